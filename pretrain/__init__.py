@@ -1,0 +1,1 @@
+"""Self-supervised pretraining: images in, `checkpoint.pth` and a backbone file out."""
