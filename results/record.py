@@ -1,0 +1,190 @@
+"""The record of one run: what was measured, on what, with what. Validated when made and when read.
+
+A record file is the JSON object of `Result` plus `checksum`, the sha256 of the rest in canonical form, so
+that an edit by hand is noticed. `from_json(to_json(result)) == result`.
+"""
+
+import hashlib
+import json
+import math
+import numbers
+import re
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+SCHEMA = 1
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in a file's name
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UTC = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+                  r"T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?\+00:00")
+_LINES = (("backbone", "name"), ("backbone", "format"), ("data", "name"), ("data", "fingerprint"))
+_KEYS = {"backbone": {"name", "format", "sha256"}, "data": {"name", "counts", "fingerprint"}}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of one task with one seed.
+
+    schema: format of this record. task, version: the task and the version of its protocol.
+    backbone: name (for people), format (reader), sha256 (64 hex digits) of the weights file.
+    metrics: {flat name: percent, 0 to 100}, main one first; empty in a draft only, which cannot be stored.
+    config: all that may change the number. scaled: {key: [paper's value, used value]}, {} where it is the
+    paper's protocol.
+    origin: always "measured". source: the command line. commit: of this suite, "" outside a checkout; dirty:
+    whether it had uncommitted changes. packages: {name: version}. device: {"type", "name", "count"}.
+    data: name, counts {split: images}, fingerprint. seconds: wall time. started: ISO 8601 in UTC.
+
+    Raises ValueError, saying what was expected and found, when a field breaks these rules.
+    """
+
+    schema: int
+    task: str
+    version: int
+    backbone: dict
+    metrics: dict
+    config: dict
+    scaled: dict
+    seed: int
+    origin: str
+    source: str
+    commit: str
+    dirty: bool
+    packages: dict
+    device: dict
+    data: dict
+    seconds: float
+    started: str
+
+    def __post_init__(self):
+        for field in fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
+        metrics = {name: float(value) if _is_number(value) else value for name, value in self.metrics.items()}
+        object.__setattr__(self, "metrics", metrics)  # NumPy's numbers become plain ones
+        for name in ("backbone", "config", "scaled", "packages", "device", "data"):
+            object.__setattr__(self, name, _plain(name, getattr(self, name)))
+        _check(self)
+
+    @property
+    def paper_protocol(self):
+        """Whether nothing was scaled, so that the record may stand in a paper's table."""
+        return not self.scaled
+
+    @cached_property
+    def config_hash(self):
+        """The 12 hex digits of `config_hash` for this record."""
+        return config_hash(self.version, self.config, self.data)
+
+    @cached_property
+    def place(self):
+        """The path of the record's file below the folder of records; different runs have different ones."""
+        name = _UNSAFE.sub("-", self.backbone["name"]).lstrip(".-")[:80] or "backbone"
+        folder = f"{name}-{self.backbone['sha256'][:8]}"
+        return f"{self.task}/{folder}/{self.config_hash}-s{self.seed}.json"
+
+
+def config_hash(version, config, data):
+    """Return 12 hex digits that name a task version, a config and a data set together.
+
+    Two runs share it only where their numbers may be averaged: another data set (name, counts or fingerprint)
+    or another version of the protocol gives another hash. Independent of the order of keys.
+    """
+    text = canonical({"version": version, "config": config, "data": data})
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def canonical(value):
+    """Return the one JSON text of a JSON value: sorted keys, no spaces, ASCII. NaN raises ValueError."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_json(result):
+    """Return the text of the record file, checksum included."""
+    content = {field.name: getattr(result, field.name) for field in fields(result)}
+    return json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text):
+    """Return the Result of a record file's text. Raises ValueError where it is damaged, edited or newer."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"damaged: not JSON ({error}); restore the file or run the task again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"damaged: expected a JSON object, found a {type(content).__name__}; run it again")
+    if content.get("schema") != SCHEMA:  # first, for another schema may have other fields and checksums
+        raise ValueError(f"expected schema {SCHEMA}, found {content.get('schema')!r}; "
+                         "read it with the version of this suite that wrote it")
+    checksum = content.pop("checksum", None)
+    expected = {field.name for field in fields(Result)}
+    if set(content) != expected:
+        raise ValueError(f"damaged: fields differ by {', '.join(sorted(expected ^ set(content)))}; "
+                         "restore the file or run the task again")
+    if checksum != _checksum(content):
+        raise ValueError("edited or damaged: the checksum does not fit the content; "
+                         "restore the file or run the task again")
+    result = Result(**content)
+    if not result.metrics:
+        raise ValueError("damaged: no metrics; run the task again")
+    return result
+
+
+def _checksum(content):
+    try:
+        return hashlib.sha256(canonical(content).encode()).hexdigest()
+    except ValueError:  # NaN, which no record holds
+        return None
+
+
+def _plain(name, value):
+    """Return a deep copy of plain JSON types (tuples become lists), so that a record equals its file."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected finite JSON values, found {value!r} ({error})") from None
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _check_type(name, value, kind):
+    fits = _is_number(value) if kind is float else isinstance(value, kind)
+    if not fits or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{name}: expected {kind.__name__}, found {value!r}")
+
+
+def _check(result):
+    """Raise ValueError for the first value of a record that is out of its range."""
+    if result.schema != SCHEMA:
+        raise ValueError(f"schema: expected {SCHEMA}, found {result.schema}")
+    _expect("task", result.task, _NAME.fullmatch(result.task), "a name of letters, digits and _")
+    _expect("version", result.version, result.version >= 1, "1 or more")
+    _expect("seed", result.seed, result.seed >= 0, "0 or more")
+    _expect("origin", result.origin, result.origin == "measured", "'measured'")
+    _expect("seconds", result.seconds, 0 <= result.seconds < math.inf, "0 or more, finite")
+    _expect("started", result.started, _UTC.fullmatch(result.started), "UTC, 2026-01-31T12:00:00+00:00")
+    for name, keys in _KEYS.items():
+        found = getattr(result, name)
+        _expect(name, found, set(found) == keys, f"the keys {', '.join(sorted(keys))}")
+    for part, name in _LINES:
+        text = getattr(result, part)[name]
+        line = isinstance(text, str) and text and text.isprintable()
+        _expect(f"{part} {name}", text, line, "one line of text")
+    sha256 = result.backbone["sha256"]
+    _expect("backbone sha256", sha256, isinstance(sha256, str) and _SHA256.fullmatch(sha256), "64 hex digits")
+    counts = result.data["counts"]
+    counted = isinstance(counts, dict) and all(type(count) is int and count >= 0 for count in counts.values())
+    _expect("data counts", counts, counted, "{split: number of images}")
+    for name, value in result.metrics.items():
+        _expect("metric name", name, isinstance(name, str) and _NAME.fullmatch(name), "letters, digits, _")
+        _expect(f"metric {name}", value, isinstance(value, float) and 0 <= value <= 100, "percent, 0 to 100")
+    for key, pair in result.scaled.items():
+        _expect(f"scaled {key}", pair, isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1],
+                "[paper's value, another value]")
+
+
+def _expect(name, value, fits, expected):
+    if not fits:
+        raise ValueError(f"{name}: expected {expected}, found {value!r}")

@@ -1,0 +1,100 @@
+"""The folder of records: results/runs/<task>/<backbone>-<sha256[:8]>/<config hash>-s<seed>.json, append-only.
+
+A record appears in one step and whole: it is written beside its place under a hidden name, then linked there.
+Of several processes that save the same run, one succeeds; a killed one leaves at most a hidden file.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from results.record import from_json, to_json
+
+
+def path_of(result, root):
+    """Return where a record (or a draft of it) belongs under root."""
+    return Path(root, result.place)
+
+
+def save(result, root, rerun=False):
+    """Store a record and return its path. Refuses (ValueError) to replace one unless `rerun` is set."""
+    if not result.metrics:
+        raise ValueError("metrics: expected at least one, found none; a draft cannot be stored")
+    path = path_of(result, root)
+    try:
+        write_atomic(path, to_json(result), replace=rerun)
+    except FileExistsError:
+        raise ValueError(f"{path}: expected no record of this run, found one; --rerun replaces it") from None
+    return path
+
+
+def find(draft, root):
+    """Return the stored record of the run that `draft` describes, or None; ValueError if damaged."""
+    path = path_of(draft, root)
+    return _read(path, Path(root)) if path.exists() else None
+
+
+def load(root):
+    """Return (records, problems) of a folder: the valid records in order of path, a line for each other one.
+
+    A record that is damaged, edited, of another schema, or not where its content belongs (a copy, a renamed
+    file) is left out and named in `problems`. A folder that does not exist holds no records.
+    """
+    records, problems = [], []
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            if name.startswith(".") or not name.endswith(".json"):
+                continue
+            try:
+                records.append(_read(Path(folder, name), root))
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+    return records, problems
+
+
+def write_atomic(path, text, replace=True):
+    """Write a UTF-8 text file whole or not at all, making its folder.
+
+    With replace=False an existing file is never touched: FileExistsError.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, hidden = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide a shared folder's records from others
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(hidden, path)
+        else:
+            _link(hidden, path)
+    finally:
+        if os.path.exists(hidden):
+            os.unlink(hidden)
+
+
+def _link(hidden, path):
+    try:
+        os.link(hidden, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: claim the place, then fill it in one step
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        os.replace(hidden, path)
+
+
+def _read(path, root):
+    """Return the record in a file. Raises ValueError, naming the file, for one that cannot be trusted."""
+    try:
+        result = from_json(path.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: damaged: not UTF-8 text; restore the file or run the task again") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    place = path_of(result, root)
+    if path != place:
+        raise ValueError(f"{path}: expected this record at {place}; move it there or delete the copy")
+    return result
