@@ -1,17 +1,17 @@
 """Make a pure-Python Detectron2 0.6 wheel that runs with today's libraries, and install it.
 
-Detectron2 is not on the registry under its own name, and its C++ sources need a compiler that matches torch's.
-R50-C4 detectors need none of them: ROIAlign and NMS come from torchvision. `pb1-detectron2` 0.6 on the registry
-carries the Python and YAML files of upstream's tag v0.6 (facebookresearch/detectron2, Apache 2.0), byte for byte.
-So we fetch that source archive, check its hash, drop the extension, patch what newer libraries broke and pack the
-rest as `detectron2-0.6+pure<n>-py3-none-any.whl`. Every patch must match exactly as often as stated, or nothing is
-built.
+Detectron2 is not on the registry under its own name, and its C++ sources need a compiler that suits torch.
+R50-C4 detectors need none of them: ROIAlign and NMS come from torchvision. `pb1-detectron2` 0.6 on the
+registry carries the Python and YAML files of upstream's tag v0.6 (facebookresearch/detectron2, Apache 2.0),
+byte for byte. So we fetch that source archive, check its hash, drop the extension, patch what newer libraries
+broke and pack the rest as `detectron2-0.6+pure<n>-py3-none-any.whl`. Every patch must match as often as
+it says, or nothing is built.
 
-    python tools/detectron2_wheel.py                  # build/detectron2/detectron2-0.6+pure<n>-py3-none-any.whl
-    python tools/detectron2_wheel.py --install        # and pip install it; a detectron2 that imports is kept
-    python tools/detectron2_wheel.py --sdist FILE     # from a source archive that is already here (no network)
+    python tools/detectron2_wheel.py                # build/detectron2/detectron2-0.6+pure<n>-py3-none-any.whl
+    python tools/detectron2_wheel.py --install      # and pip install it; a detectron2 that imports is kept
+    python tools/detectron2_wheel.py --sdist FILE   # from a source archive that is already here (no network)
 
-Needs torch and setuptools in the running Python to download: pip asks the archive's setup.py for its metadata.
+To download it needs torch and setuptools in the running Python: pip asks the archive's setup.py for metadata.
 """
 
 import argparse
@@ -34,8 +34,8 @@ SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 VERSION = "0.6+pure2"  # raise the local number with every change of what the wheel holds
 OUTPUT = Path(__file__).resolve().parent.parent / "build" / "detectron2"
 
-# Upstream's setup.py with the outdated pin of iopath relaxed (<0.1.10), and without what only its Caffe2 export
-# (future, pydot) or the pretty-printing of lazy configurations (black==21.4b2, a caught import) uses.
+# Upstream's setup.py with the outdated pin of iopath relaxed (<0.1.10), and without what only its Caffe2
+# export (future, pydot) or the pretty-printing of lazy configurations (black==21.4b2, a caught import) uses.
 REQUIRES = (
     "Pillow>=7.1", "matplotlib", "pycocotools>=2.0.2", "termcolor>=1.1", "yacs>=0.1.8", "tabulate",
     "cloudpickle", "tqdm>4.29.0", "tensorboard", "fvcore>=0.1.5,<0.1.6", "iopath>=0.1.7", "omegaconf>=2.1",
@@ -69,8 +69,8 @@ def __getattr__(name):
         raise AttributeError(name)
     raise NotImplementedError(
         f"detectron2._C.{name} is a compiled operator and this detectron2 is a pure-Python build without it "
-        "(rotated boxes, deformable convolution and the C++ COCO evaluation need it). Build detectron2 from source "
-        "with a compiler: pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
+        "(rotated boxes, deformable convolution and the C++ COCO evaluation need it). Build detectron2 from "
+        "source: pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
     )
 '''
 
@@ -88,9 +88,10 @@ PATCHES = (
     # Pillow 10 removed Image.LINEAR, the old name of BILINEAR.
     Patch("detectron2/data/transforms/transform.py", "interp=Image.LINEAR", "interp=Image.BILINEAR"),
     # NumPy 1.24 removed its aliases of Python's own types (np.bool came back in 2.0 as another type).
+    # ndmin=1: a split of one image is a list too.
     Patch("detectron2/data/build.py", "dtype=np.int)", "dtype=int)"),
     Patch("detectron2/data/build.py", "dtype=np.int\n", "dtype=int\n"),
-    Patch("detectron2/data/datasets/pascal_voc.py", "dtype=np.str)", "dtype=str, ndmin=1)"),  # ndmin: lists of one
+    Patch("detectron2/data/datasets/pascal_voc.py", "dtype=np.str)", "dtype=str, ndmin=1)"),
     Patch("detectron2/evaluation/pascal_voc_evaluation.py", "astype(np.bool)", "astype(bool)", 2),
     Patch("detectron2/evaluation/sem_seg_evaluation.py", "dtype=np.int)", "dtype=int)", 2),
     Patch("detectron2/evaluation/sem_seg_evaluation.py", "dtype=np.float)", "dtype=float)", 2),
@@ -142,8 +143,8 @@ def download(folder):
         result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         words = " ".join(result.stderr.split())[-400:] or f"exit status {result.returncode}"
-        raise RuntimeError(f"pip could not fetch {SDIST}: {words}. Check the network and pip's index, or pass "
-                           f"the archive with --sdist {SDIST_FILE}")
+        raise RuntimeError(f"pip could not fetch {SDIST}: {words}. Check the network and pip's index, or "
+                           f"pass the archive with --sdist {SDIST_FILE}")
     return folder / SDIST_FILE
 
 
@@ -154,12 +155,12 @@ def read_sdist(path, sha256=SHA256):
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"expected the source archive {path}, found no such file; leave out --sdist to "
-                                "fetch it")
+        raise FileNotFoundError(f"expected the source archive {path}, found no such file; leave out --sdist "
+                                "to fetch it")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
-        raise ValueError(f"{path}: expected sha256 {sha256}, found {found}; delete the file and run this again "
-                         f"to fetch {SDIST}")
+        raise ValueError(f"{path}: expected sha256 {sha256}, found {found}; delete the file and run this "
+                         f"again to fetch {SDIST}")
     files, licence = {}, b""
     with tarfile.open(path) as archive:
         for member in archive.getmembers():
@@ -181,8 +182,8 @@ def apply_patches(files, patches=PATCHES):
         text = files.get(patch.path, b"").decode()
         found = text.count(patch.old)
         if found != patch.count:
-            raise ValueError(f"{patch.path}: expected {patch.count} times {patch.old!r}, found {found}; these are "
-                             f"not the sources of {SDIST}, for which tools/detectron2_wheel.py has its patches")
+            raise ValueError(f"{patch.path}: expected {patch.count} times {patch.old!r}, found {found}; the "
+                             f"patches here are for {SDIST}, use its source archive")
         files[patch.path] = text.replace(patch.old, patch.new).encode()
     return files
 
@@ -190,8 +191,9 @@ def apply_patches(files, patches=PATCHES):
 def _metadata(patches):
     lines = ["Metadata-Version: 2.1", "Name: detectron2", f"Version: {VERSION}",
              "Summary: Detectron2 v0.6 as pure Python, patched for current libraries",
-             "Home-page: https://github.com/facebookresearch/detectron2", "Author: FAIR", "License: Apache 2.0",
-             "Requires-Python: >=3.10", *(f"Requires-Dist: {name}" for name in REQUIRES), "",
+             "Home-page: https://github.com/facebookresearch/detectron2", "Author: FAIR",
+             "License: Apache 2.0", "Requires-Python: >=3.10",
+             *(f"Requires-Dist: {name}" for name in REQUIRES), "",
              f"Made from {SDIST} (sha256 {SHA256}),",
              "whose Python files are those of upstream's tag v0.6. Left out: the C++ and CUDA extension",
              "(detectron2/_C.py stands in for it). Changed files, as the licence wants them named:", "",
@@ -200,7 +202,7 @@ def _metadata(patches):
 
 
 def pack(files, licence, folder, patches=PATCHES):
-    """Write `files` ({path inside the wheel: bytes}) as a wheel into `folder`. Returns its path.
+    """Write `files` ({path in the wheel: bytes}) as a wheel into `folder`. Returns its path.
 
     The same input gives the same bytes: sorted, with one fixed date, and stored, since zlib versions differ.
     """
@@ -237,15 +239,16 @@ def build(sdist, folder):
 
 
 def installed():
-    """Version of the detectron2 that this Python imports, or None. RuntimeError when there is one but broken."""
+    """Version of the detectron2 that this Python imports, or None. RuntimeError if it is there but broken."""
     specification = importlib.util.find_spec("detectron2")
     if specification is None:
         return None
     probe = "import detectron2, detectron2.layers; print(detectron2.__version__)"
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     if result.returncode != 0:
-        raise RuntimeError(f"detectron2 is installed at {specification.origin} but does not import "
-                           f"({result.stderr.strip().splitlines()[-1]}); reinstall it, or uninstall it to get ours")
+        last = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
+        raise RuntimeError(f"detectron2 is installed at {specification.origin} but does not import ({last}); "
+                           "reinstall it, or uninstall it to get ours")
     try:
         return importlib.metadata.version("detectron2")
     except importlib.metadata.PackageNotFoundError:  # a source tree on the path
@@ -261,7 +264,8 @@ def main():
     try:
         if arguments.install:
             version = installed()
-            outdated = version is not None and "+pure" in version and version != VERSION  # an older one of ours
+            # An older wheel of ours is replaced.
+            outdated = version is not None and "+pure" in version and version != VERSION
             if version is not None and not outdated:
                 print(f"detectron2 {version} is installed and used as it is")
                 return

@@ -1,0 +1,69 @@
+# One verb, one command; `make` alone lists them. PYTHON names the interpreter that .venv is made from.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+LOG := $(VENV)/setup.log
+FAIL := >&2; exit 2
+
+.PHONY: help setup demo test pretrain transfer tables doctor
+
+help:
+	@echo "make setup                          .venv with everything in it (about 3 minutes, 5.5 GB, once)"
+	@echo "make demo                           the whole suite on embedded data, from images to tables"
+	@echo "make test [ARGS=...]                the tests; ARGS goes to pytest"
+	@echo "make pretrain DATA=... [ARGS=...]   Barlow Twins over all GPUs; ARGS goes to pretrain/main.py"
+	@echo "make transfer WEIGHTS=... [TASK=...] [DATA=...] [ARGS=...]"
+	@echo "                                    one benchmark, or all whose data is found"
+	@echo "make tables                         rewrite results/tables and the README's blocks"
+	@echo "make doctor                         what is installed, which data is found, what can run"
+
+setup: $(READY)
+
+# A half-made .venv has no .ready and is completed; a change of what is to be installed renews it.
+$(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
+	@command -v $(PYTHON) > /dev/null || { \
+	    echo "error: expected Python 3.10 or newer, found no command '$(PYTHON)';" \
+	         "name one: make PYTHON=/path/to/python3" $(FAIL); }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "error: expected Python 3.10 or newer, found $$($(PYTHON) --version 2>&1);" \
+	         "name another: make PYTHON=/path/to/python3" $(FAIL); }
+	@$(PY) -m pip --version > /dev/null 2>&1 || { \
+	    echo "set-up 1/3: $(VENV) with $$($(PYTHON) --version)"; \
+	    $(PYTHON) -m venv --clear $(VENV); } || { \
+	    echo "error: expected Python's modules venv and ensurepip to make $(VENV), they failed;" \
+	         "on Debian and Ubuntu install python3-venv" $(FAIL); }
+	@echo "set-up 2/3: the tested versions (about 3 minutes and 5.5 GB the first time; log: $(LOG))"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --log $(LOG) -c constraints.txt \
+	        setuptools wheel -e '.[test]' || { \
+	    echo "error: expected pip to install the packages above, it failed (network, index, disk space?);" \
+	         "see $(LOG), then run the same command again" $(FAIL); }
+	@echo "set-up 3/3: Detectron2"
+	@$(PY) tools/detectron2_wheel.py --install
+	@touch $@
+	@echo "set-up done"
+
+demo: setup
+	@$(PY) tools/demo.py
+
+test: setup
+	@$(PY) -m pytest $(ARGS)
+
+pretrain: setup
+	@test -n "$(DATA)" || { \
+	    echo "error: expected DATA, the folder of train/: make pretrain DATA=/data/imagenet" $(FAIL); }
+	@processes=$$($(PY) -c 'import torch; print(max(1, torch.cuda.device_count()))') && \
+	    $(VENV)/bin/torchrun --standalone --nproc-per-node=$$processes pretrain/main.py "$(DATA)" $(ARGS)
+
+TASK ?= all
+transfer: setup
+	@test -n "$(WEIGHTS)" || { \
+	    echo "error: expected WEIGHTS, a ResNet-50: make transfer WEIGHTS=resnet50.pth" $(FAIL); }
+	@$(PY) transfer/run.py --task $(TASK) --weights "$(WEIGHTS)" $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+tables: setup
+	@$(PY) results/make.py
+
+doctor: setup
+	@$(PY) transfer/doctor.py
