@@ -1,0 +1,109 @@
+"""Training batches as a function of seed and iteration, through Detectron2's loader and mapper.
+
+Detectron2 draws an endless shuffled stream of images, reads it with N workers, augments with the worker's own
+random state and groups images by aspect ratio. Here the n-th place of the stream decides the image and the
+augmentation, so that neither the number of workers nor an interruption changes a batch.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+from detectron2.data import (DatasetFromList, DatasetMapper, build_detection_train_loader,
+                             get_detection_dataset_dicts)
+from detectron2.utils import comm
+from torch.utils.data import Dataset, Sampler
+
+
+def mix(*numbers):
+    """Return one 63-bit seed of several small non-negative integers; neighbours give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) & (2**63 - 1)
+
+
+class Stream(Dataset):
+    """Images in an endless shuffled order: place n is image order(epoch of n)[n within the epoch]."""
+
+    def __init__(self, images, seed):
+        """images: Detectron2 data-set dicts, with "width" and "height"."""
+        self.wide = [image["width"] > image["height"] for image in images]  # as Detectron2 groups them
+        self.images = DatasetFromList(images, copy=False)
+        self.seed = seed
+        self._epoch, self._order = -1, []
+
+    def __len__(self):
+        return len(self.wide)
+
+    def index(self, place):
+        """Return the number of the image at a place (0, 1, ...)."""
+        epoch, offset = divmod(place, len(self))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            self._epoch, self._order = epoch, torch.randperm(len(self), generator=generator).tolist()
+        return self._order[offset]
+
+    def __getitem__(self, place):
+        return {**self.images[self.index(place)], "place": place}
+
+
+class Places(Sampler):
+    """This rank's places of a Stream: rank, rank + ranks, ..., from the batch number `start` on."""
+
+    def __init__(self, stream, batch, grouped, start, rank, ranks):
+        """batch: images of one rank's batch. grouped: whether batches are made by aspect ratio."""
+        self.stream, self.batch, self.grouped, self.start = stream, batch, grouped, start
+        self.rank, self.ranks = rank, ranks
+
+    def __iter__(self):
+        place, waiting = self.rank, []
+        if self.grouped:  # replay it: half-filled groups are still waiting when batch `start` begins
+            groups, done = ([], []), 0
+            while done < self.start:
+                group = groups[self.stream.wide[self.stream.index(place)]]
+                group.append(place)
+                if len(group) == self.batch:
+                    group.clear()
+                    done += 1
+                place += self.ranks
+            waiting = sorted(groups[0] + groups[1])
+        else:
+            place += self.start * self.batch * self.ranks
+        yield from waiting
+        yield from itertools.count(place, self.ranks)
+
+
+class SeededMapper(DatasetMapper):
+    """Detectron2's mapper with augmentations drawn from the seed and the place in the stream."""
+
+    def __init__(self, config, seed):
+        super().__init__(config, is_train=True)
+        self.seed = seed
+
+    def __call__(self, image):
+        state = np.random.get_state()
+        np.random.seed(mix(self.seed, image["place"]) % 2**32)  # Detectron2 draws from NumPy's global state
+        try:
+            return super().__call__(image)
+        finally:
+            np.random.set_state(state)
+
+
+class TrainLoader:
+    """Iterable of batches (lists of Detectron2's dicts) from iteration `start` on.
+
+    The loader behind it is built at the first batch, so that `start` may be set after a checkpoint is read.
+    """
+
+    def __init__(self, config):
+        self.config, self.start = config, 0
+        images = get_detection_dataset_dicts(config.DATASETS.TRAIN,
+                                             filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+        self.stream = Stream(images, mix(config.SEED, 1))
+        self.mapper = SeededMapper(config, mix(config.SEED, 2))
+
+    def __iter__(self):
+        config, ranks = self.config, comm.get_world_size()
+        total, grouped = config.SOLVER.IMS_PER_BATCH, config.DATALOADER.ASPECT_RATIO_GROUPING
+        places = Places(self.stream, total // ranks, grouped, self.start, comm.get_rank(), ranks)
+        yield from build_detection_train_loader(
+            self.stream, mapper=self.mapper, sampler=places, total_batch_size=total,
+            aspect_ratio_grouping=grouped, num_workers=config.DATALOADER.NUM_WORKERS)

@@ -1,0 +1,152 @@
+"""One detection run: Detectron2's trainer on proven weights, exact resumption, and the figures in the end."""
+
+import contextlib
+import functools
+import logging
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, defaults
+from detectron2.engine import hooks as d2_hooks
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+from pretrain import distributed
+from transfer.detection import d2, folder, hooks, pictures
+from transfer.detection.evaluation import COCOFigures, VOCEvaluator
+from transfer.detection.loader import TrainLoader
+from transfer.detection.norms import joint_on_cpu
+from transfer.weights.proof import convert_to_detectron2, prove_loaded
+
+log = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's DefaultTrainer with our data stream, evaluators and hooks, on GPUs or CPU processes."""
+
+    def __init__(self, cfg):
+        with _ddp_of(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
+
+    @classmethod
+    def build_model(cls, cfg):
+        model = super().build_model(cfg)
+        return joint_on_cpu(model) if cfg.MODEL.DEVICE == "cpu" else model
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return TrainLoader(cfg)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        """VOC's or COCO's, by the kind of the data set; both keep their files in OUTPUT_DIR/inference."""
+        inference = Path(cfg.OUTPUT_DIR) / "inference"
+        if MetadataCatalog.get(dataset_name).evaluator_type == "pascal_voc":
+            return VOCEvaluator(dataset_name, inference)
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        return COCOFigures(dataset_name, tasks, output_dir=str(inference), use_fast_impl=False)
+
+    def build_hooks(self):
+        """Detectron2's hooks and ours; runs of less than 400 iterations write their metrics more often."""
+        built = [hook for hook in super().build_hooks() if hook is not None]
+        for hook in built:
+            if isinstance(hook, d2_hooks.PeriodicWriter):
+                hook._period = min(20, max(1, self.cfg.SOLVER.MAX_ITER // 20))
+        precise = [number for number, hook in enumerate(built) if isinstance(hook, d2_hooks.PreciseBN)]
+        for number in precise:  # before the checkpoint is saved
+            built.insert(number + 1, hooks.SameStatistics(self.model, self.cfg.TEST.EVAL_PERIOD))
+        if comm.is_main_process():
+            built.append(hooks.Curves(Path(self.cfg.OUTPUT_DIR)))
+        return [hooks.SeedEachIteration(self.cfg.SEED), *built]
+
+    def state_dict(self):
+        """What a checkpoint holds. Detectron2 v0.6 leaves the optimiser out; later versions do not."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    def load(self, backbone, resume):
+        """Load the converted backbone and prove in the built model that it arrived; then, if asked for and
+        there is one, continue from the last checkpoint."""
+        self.resume_or_load(resume=False)
+        model = self.checkpointer.model  # without DistributedDataParallel
+        for line in prove_loaded(model, backbone).lines():
+            log.info("proof: %s", line)
+        if resume and self.checkpointer.has_checkpoint():
+            self.resume_or_load(resume=True)
+        self.data_loader.start = self.start_iter
+
+
+@contextlib.contextmanager
+def _ddp_of(device):
+    """On a CPU, make Detectron2 wrap the model without device numbers, which it would always pass."""
+    original = defaults.create_ddp_model
+    if device == "cpu":
+        defaults.create_ddp_model = functools.partial(original, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = original
+
+
+def run(backbone, config, context):
+    """See protocol.run."""
+    cfg = prepare(config, context)
+    distributed.local_device(context.device)  # selects this process's GPU
+    d2.join_processes()
+    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is the total over all processes, "
+                         f"found {comm.get_world_size()} of them; use a number that divides it")
+    if comm.is_main_process():
+        context.out.mkdir(parents=True, exist_ok=True)
+        identity = {"weights": backbone.sha256, "seed": context.seed, "config": config.resolved()}
+        folder.claim(context.out, identity, context.resume)
+        (context.out / "config.yaml").write_text(cfg.dump())
+    distributed.barrier()
+    with d2.log_to(context.out):
+        results = _train_and_test(backbone, cfg, context)
+    distributed.barrier()
+    return figures(results, cfg) if comm.is_main_process() else {}
+
+
+def prepare(config, context):
+    """Return the frozen CfgNode of a run: the config with what belongs to the context filled in."""
+    cfg = d2.configuration(config.yaml, config.options)
+    cfg.OUTPUT_DIR, cfg.SEED = str(context.out), context.seed
+    cfg.MODEL.DEVICE, cfg.DATALOADER.NUM_WORKERS = context.device, context.workers
+    cfg.MODEL.WEIGHTS = str(context.out / "backbone_d2.pkl")
+    cfg.freeze()
+    d2.register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST], context.data)
+    return cfg
+
+
+def _train_and_test(backbone, cfg, context):
+    if comm.is_main_process():
+        for line in convert_to_detectron2(backbone, Path(cfg.MODEL.WEIGHTS)).lines():
+            log.debug("conversion: %s", line)
+    distributed.barrier()
+    seed_all_rng(cfg.SEED)  # the heads' initialisation
+    trainer = Trainer(cfg)
+    trainer.load(backbone, context.resume)
+    if comm.is_main_process():
+        folder.forget_after(context.out, trainer.start_iter)
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        last, found = trainer.checkpointer.get_checkpoint_file() or "none", " ".join(str(error).split())
+        raise ValueError(f"training diverged at iteration {trainer.iter}: {found}; lower SOLVER.BASE_LR or "
+                         f"lengthen SOLVER.WARMUP_ITERS (last checkpoint: {last})") from None
+    if comm.is_main_process():
+        pictures.detections(trainer.checkpointer.model, cfg, context.out / "detections.png")
+    return trainer._last_eval_results
+
+
+def figures(results, cfg):
+    """Return Detectron2's nested results as {metric: percent}: bare names for VOC, box_ and mask_ for COCO."""
+    if MetadataCatalog.get(cfg.DATASETS.TEST[0]).evaluator_type == "pascal_voc":
+        return {name: float(results["bbox"][name]) for name in ("AP50", "AP", "AP75")}
+    prefix = {"bbox": "box_", "segm": "mask_"}
+    return {prefix[kind] + name: float(value)
+            for kind, values in results.items() for name, value in values.items()}
