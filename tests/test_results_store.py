@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from results import store
-from results.record import SCHEMA, to_json
+from results.record import to_json
 from tests.test_results_record import toy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,7 @@ def test_a_draft_is_not_stored(tmp_path):
     (lambda path: path.write_text(path.read_text().replace("56.0", "65.0")), "edited or damaged"),
     (lambda path: path.write_text(path.read_text()[:100]), "not JSON"),
     (lambda path: path.write_bytes(b"\xff\xfe"), "not UTF-8"),
-    (lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 2')), f"schema {SCHEMA}"),
+    (lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 2')), "schema 1"),
     (lambda path: shutil.copy(path, path.with_name("copy.json")), "move it there or delete"),
     (lambda path: path.rename(path.with_name("renamed.json")), "move it there or delete"),
     (lambda path: path.with_name("fake.json").mkdir(), None),

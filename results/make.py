@@ -1,0 +1,115 @@
+"""Rewrite the tables from the records: results/tables/* and the blocks of the README.
+
+    python results/make.py                      # rewrite what changed
+    python results/make.py --check              # change nothing; exit status 1 where a file is stale
+    python results/make.py --list               # the records, a line each
+    python results/make.py --runs R --out T --print     # other records and folder; shows the tables too
+
+A block of the README stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. Records that cannot be
+trusted are named, left out, and make the exit status 1; the tables of the others are still written.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:
+    sys.path[0] = str(ROOT)
+
+import tabulate  # noqa: E402
+
+from results import render, store, tables  # noqa: E402
+
+RUNS = ROOT / "results" / "runs"
+OUT = ROOT / "results" / "tables"
+README = ROOT / "README.md"
+
+
+def main(argv=None):
+    """Parse, act, report. Returns the exit status: 0 all well, 1 stale files or bad records, 2 an error."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is stale")
+    parser.add_argument("--list", action="store_true", help="list the records and exit")
+    parser.add_argument("--print", action="store_true", dest="show", help="print the tables as well")
+    parser.add_argument("--runs", type=Path, help="folder of records (default: results/runs)")
+    parser.add_argument("--out", type=Path, help="folder of the tables (default: results/tables)")
+    parser.add_argument("--readme", type=Path, help="file with table blocks (default: README.md, unless "
+                                                    "--runs or --out is given)")
+    try:
+        return make(parser.parse_args(argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def make(arguments):
+    """Do what the arguments ask for and return the exit status."""
+    if arguments.runs and not arguments.runs.is_dir():
+        raise FileNotFoundError(f"{arguments.runs}: expected a folder of records, found none; check --runs")
+    if arguments.runs and not arguments.out and not arguments.list:
+        raise ValueError("expected --out with --runs, found none; results/tables is for results/runs alone")
+    results, problems = store.load(arguments.runs or RUNS)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if arguments.list:
+        print(listing(results))
+        return 1 if problems else 0
+    sheets = tables.build(results)
+    standard = not (arguments.runs or arguments.out) and README.exists()
+    readme = arguments.readme or (README if standard else None)
+    texts = wanted(sheets, arguments.out or OUT, readme)
+    stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
+    if arguments.show:
+        print("\n\n".join(render.plain(sheet).rstrip() for sheet in sheets))
+    for path in stale:
+        if arguments.check:
+            print(f"stale: {path}; python results/make.py rewrites it", file=sys.stderr)
+        else:
+            store.write_atomic(path, texts[path])
+    count = f"{len(results)} records, {len(sheets)} tables"
+    print(f"{count}: {len(stale)} of {len(texts)} files {'are stale' if arguments.check else 'rewritten'}")
+    return 1 if problems or (arguments.check and stale) else 0
+
+
+def wanted(sheets, out, readme):
+    """Return {path: the text it should have} for the table files and, where there is one, the README."""
+    texts = {Path(out, f"{sheet.name}.{suffix}"): form(sheet)
+             for sheet in sheets for suffix, form in render.FORMATS.items()}
+    if readme:
+        texts[readme] = fill_blocks(readme.read_text("utf-8"), sheets, readme)
+    return texts
+
+
+def fill_blocks(text, sheets, name):
+    """Return a document with each table block rewritten.
+
+    Raises ValueError, naming the document, for an unknown table and for a marker without its partner.
+    """
+    known = {sheet.name: sheet for sheet in sheets}
+    block = re.compile(r"<!-- table:(\S+) -->\n(?:(?!<!-- /?table:).)*?<!-- /table:\1 -->", re.DOTALL)
+    for lonely in re.findall(r"<!-- /?table:.*?-->", block.sub("", text)):
+        raise ValueError(f"{name}: expected <!-- table:NAME --> and <!-- /table:NAME --> on lines of their "
+                         f"own, found {lonely} alone; add its partner")
+
+    def rewrite(match):
+        if match[1] not in known:
+            raise ValueError(f"{name}: unknown table {match[1]!r}; known are {', '.join(known)}")
+        return f"<!-- table:{match[1]} -->\n{render.markdown(known[match[1]])}<!-- /table:{match[1]} -->"
+
+    return block.sub(rewrite, text)
+
+
+def listing(results):
+    """Return the records as text: task, backbone, metrics, seed, scaled or paper, date."""
+    rows = [[result.task, result.version, tables.backbone_text(result), result.seed,
+             "paper" if result.paper_protocol else "scaled", result.started[:10],
+             " ".join(f"{name} {value:.2f}" for name, value in list(result.metrics.items())[:6])]
+            for result in results]
+    headers = ["task", "version", "backbone", "seed", "protocol", "date", "metrics"]
+    return tabulate.tabulate(rows, headers, disable_numparse=True) if rows else "no records"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

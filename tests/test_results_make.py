@@ -1,0 +1,171 @@
+"""The command that rewrites tables: files, README blocks, --check, --list, bad records (results/make.py)."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from results import make, render, store, tables
+from tests.test_results_record import toy
+
+ROOT = Path(__file__).resolve().parent.parent
+LINEAR = ("<!-- table:linear -->\n", "<!-- /table:linear -->\n")
+KNN = ("<!-- table:knn -->\n", "<!-- /table:knn -->\n")
+README = "# Title\n\n" + "old\n".join(LINEAR) + "between\n" + "".join(KNN)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of one paper record and one scaled record, and a README with two blocks."""
+    store.save(toy("imagenet_linear", {"top1": 73.5, "top5": 91.0}), tmp_path / "runs")
+    store.save(toy(scaled={"epochs": [100, 1]}, config={"epochs": 1}), tmp_path / "runs")
+    (tmp_path / "README.md").write_text(README)
+    return tmp_path
+
+
+def run(folder, *flags):
+    places = ["--runs", folder / "runs", "--out", folder / "tables", "--readme", folder / "README.md"]
+    return make.main([*map(str, places), *flags])
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_tables_and_blocks_are_written(folder):
+    assert run(folder) == 0
+    sheets = {sheet.name: sheet for sheet in tables.build(store.load(folder / "runs")[0])}
+    written = {path.name: path.read_text("utf-8") for path in (folder / "tables").iterdir()}
+    assert written == {f"{name}.{suffix}": form(sheet) for name, sheet in sheets.items()
+                       for suffix, form in render.FORMATS.items()}
+    text = (folder / "README.md").read_text("utf-8")
+    blocks = written["linear.md"].join(LINEAR) + "between\n" + written["knn.md"].join(KNN)
+    assert text == "# Title\n\n" + blocks
+    assert "ours: bt" in text
+
+
+def test_a_second_run_changes_nothing(folder):
+    run(folder)
+    before, times = files(folder), {path: path.stat().st_mtime_ns for path in (folder / "tables").iterdir()}
+    assert run(folder) == 0
+    assert files(folder) == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / "tables").iterdir()} == times
+
+
+@pytest.mark.parametrize("spoil, name", [
+    (lambda folder: store.save(toy("imagenet_knn", {"top1_k20": 64.0, "top1_k200": 62.0}), folder / "runs"),
+     "knn.md"),
+    (lambda folder: (folder / "tables" / "semi.tex").write_text("edited"), "semi.tex"),
+    (lambda folder: (folder / "tables" / "semi.csv").unlink(), "semi.csv"),
+    (lambda folder: (folder / "README.md").write_text(README), "README.md"),
+], ids=["new record", "edited table", "missing table", "README"])
+def test_check_names_what_is_stale_and_changes_nothing(folder, capsys, spoil, name):
+    assert run(folder, "--check") == 1  # nothing was written yet
+    run(folder)
+    assert run(folder, "--check") == 0
+    spoil(folder)
+    before = files(folder)
+    capsys.readouterr()
+    assert run(folder, "--check") == 1
+    assert name in capsys.readouterr().err
+    assert files(folder) == before
+    assert run(folder) == 0 and run(folder, "--check") == 0
+
+
+def test_a_bad_record_is_named_and_the_rest_is_written(folder, capsys):
+    path = store.save(toy("voc07_svm", {"mAP": 86.0}), folder / "runs")
+    path.write_text(path.read_text().replace("86.0", "89.0"))
+    assert run(folder) == 1
+    assert f"left out: {path}: edited or damaged" in capsys.readouterr().err
+    assert "ours: bt" in (folder / "tables" / "linear.md").read_text()
+    assert "ours" not in (folder / "tables" / "transfer.md").read_text()
+    assert run(folder, "--check") == 1
+    assert run(folder, "--list") == 1
+
+
+def test_list(folder, capsys):
+    assert run(folder, "--list") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["imagenet_linear", "1", "bt", "[1a2b3c4d]", "0", "paper", "2026-01-31", "top1", "73.50", "top5",
+            "91.00"] in lines
+    assert ["voc_det", "1", "bt", "[1a2b3c4d]", "0", "scaled", "2026-01-31", "AP", "56.00", "AP50", "82.50",
+            "AP75", "63.25"] in lines
+    assert not (folder / "tables").exists()
+
+
+def test_print_shows_every_table(folder, capsys):
+    assert run(folder, "--print") == 0
+    out = capsys.readouterr().out
+    assert all(sheet.title in out for sheet in tables.build([])) and "ours: bt [1a2b3c4d], n = 1" in out
+
+
+@pytest.mark.parametrize("text, message", [
+    ("<!-- table:linaer -->\n<!-- /table:linaer -->\n", "unknown table 'linaer'; known are linear, semi"),
+    ("<!-- table:linear -->\n", "found <!-- table:linear --> alone"),
+    ("<!-- /table:linear -->\n", "found <!-- /table:linear --> alone"),
+    ("<!-- table:linear -->\n<!-- table:knn -->\n<!-- /table:knn -->\n", "found <!-- table:linear --> alone"),
+    ("<!-- table:linear -->\n<!-- /table:knn -->\n", "alone"),
+])
+def test_wrong_markers_are_an_error_and_nothing_is_written(folder, capsys, text, message):
+    (folder / "README.md").write_text(text)
+    before = files(folder)
+    assert run(folder) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "README.md" in error
+    assert files(folder) == before
+
+
+def test_a_readme_without_markers_is_left_alone(folder):
+    (folder / "README.md").write_text("no tables here\n")
+    assert run(folder) == 0
+    assert (folder / "README.md").read_text() == "no tables here\n"
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--runs", "nowhere", "--out", "t"], "expected a folder of records"),
+    (["--runs", "."], "expected --out with --runs"),
+    (["--out", "t", "--readme", "nowhere.md"], "nowhere.md"),
+])
+def test_wrong_arguments(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert make.main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_mixed_records_are_an_error_that_leaves_the_tables(folder, capsys):
+    run(folder)
+    before = (folder / "tables" / "linear.md").read_bytes()
+    odd = toy("imagenet_linear", {"top1": 70.0, "top5": 90.0}, seed=1, config={"other": 1})
+    store.save(odd, folder / "runs")
+    assert run(folder) == 2
+    message = "error: imagenet_linear top1: expected runs that differ by seed, found two configs"
+    assert message in capsys.readouterr().err
+    assert (folder / "tables" / "linear.md").read_bytes() == before
+
+
+def test_the_script_runs_from_any_folder(folder):
+    command = [sys.executable, str(ROOT / "results" / "make.py"), "--runs", "runs", "--out", "tables"]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert answer.returncode == 0 and "2 records" in answer.stdout, answer.stderr
+    assert (folder / "README.md").read_text() == README  # --out given: the README is not touched
+
+
+def test_the_defaults_are_the_repositorys_folders(tmp_path):
+    others = shutil.ignore_patterns("runs", "tables", "__pycache__")
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=others)
+    (tmp_path / "README.md").write_text(README)
+    store.save(toy("imagenet_linear", {"top1": 73.5, "top5": 91.0}), tmp_path / "results" / "runs")
+    answer = subprocess.run([sys.executable, "results/make.py"], cwd=tmp_path, capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": ""})
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "results" / "tables" / "linear.md").exists()
+    assert "ours: bt" in (tmp_path / "README.md").read_text()
+
+
+def test_the_committed_tables_are_up_to_date(capsys):
+    assert make.main(["--check"]) == 0, capsys.readouterr().err
