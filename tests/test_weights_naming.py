@@ -1,0 +1,59 @@
+"""torchvision's names <-> Detectron2's (PROTOCOLS 7.1)."""
+import pytest
+
+from transfer.weights.backbone import expected
+from transfer.weights.naming import detectron2_names, to_detectron2, to_torchvision
+
+GOLDEN = {
+    "conv1.weight": "stem.conv1.weight",
+    "bn1.weight": "stem.conv1.norm.weight",
+    "bn1.num_batches_tracked": "stem.conv1.norm.num_batches_tracked",
+    "layer1.0.conv1.weight": "res2.0.conv1.weight",
+    "layer1.0.bn1.running_mean": "res2.0.conv1.norm.running_mean",
+    "layer1.0.downsample.0.weight": "res2.0.shortcut.weight",
+    "layer1.0.downsample.1.bias": "res2.0.shortcut.norm.bias",
+    "layer2.3.conv2.weight": "res3.3.conv2.weight",
+    "layer3.5.bn2.running_var": "res4.5.conv2.norm.running_var",
+    "layer4.2.bn3.weight": "res5.2.conv3.norm.weight",
+}
+
+
+@pytest.mark.parametrize("torchvision_name, detectron2_name", GOLDEN.items(), ids=GOLDEN)
+def test_golden_names(torchvision_name, detectron2_name):
+    assert detectron2_names()[torchvision_name] == detectron2_name
+
+
+def test_the_whole_map_is_what_the_rules_say():
+    """The rules of PROTOCOLS 7.1 a second time, from the network's structure instead of by replacement."""
+    rules = {}
+    tensors = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    rules["conv1.weight"] = "stem.conv1.weight"
+    rules |= {f"bn1.{tensor}": f"stem.conv1.norm.{tensor}" for tensor in tensors}
+    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
+        for block in range(blocks):
+            old, new = f"layer{stage}.{block}", f"res{stage + 1}.{block}"
+            for k in (1, 2, 3):
+                rules[f"{old}.conv{k}.weight"] = f"{new}.conv{k}.weight"
+                rules |= {f"{old}.bn{k}.{tensor}": f"{new}.conv{k}.norm.{tensor}" for tensor in tensors}
+            if block == 0:
+                rules[f"{old}.downsample.0.weight"] = f"{new}.shortcut.weight"
+                rules |= {f"{old}.downsample.1.{tensor}": f"{new}.shortcut.norm.{tensor}"
+                          for tensor in tensors}
+    assert detectron2_names() == rules
+    assert len(set(rules.values())) == 318
+
+
+def test_there_and_back_is_the_identity_and_keeps_the_objects():
+    state = {name: object() for name in expected()}
+    assert to_torchvision(to_detectron2(state)) == state
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda state: state.pop("bn1.bias"), "1 missing, first bn1.bias"),
+    (lambda state: state.update({"fc.weight": 0, "fc.bias": 0}), "2 unknown, first fc.weight"),
+], ids=["missing", "more"])
+def test_other_names_are_refused(change, message):
+    state = dict.fromkeys(expected(), 0)
+    change(state)
+    with pytest.raises(ValueError, match=f"318 torchvision names .* {message}"):
+        to_detectron2(state)

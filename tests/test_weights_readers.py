@@ -1,0 +1,269 @@
+"""Every format is read, every wrong file gives the message that helps, and no code of a file runs."""
+import hashlib
+import io
+import os
+from collections import OrderedDict
+
+import pytest
+import torch
+import torchvision
+from weights_toys import distinct_backbone, small_state
+
+from transfer.weights import readers
+from transfer.weights.backbone import expected
+from transfer.weights.readers import READERS, read
+
+pytestmark = pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """saved(content) -> path of a torch file that holds it."""
+    def save(content, name="weights.pth", **options):
+        torch.save(content, tmp_path / name, **options)
+        return tmp_path / name
+    return save
+
+
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def barlowtwins(prefix="module.", state=None):
+    """Like checkpoint.pth of facebookresearch/barlowtwins, with a narrow projector."""
+    model = prefixed(f"{prefix}backbone.", state or small_state())
+    model |= {f"{prefix}projector.0.weight": torch.ones(8, 2048),
+              f"{prefix}bn.running_mean": torch.zeros(8), f"{prefix}bn.running_var": torch.ones(8),
+              f"{prefix}bn.num_batches_tracked": torch.tensor(7)}
+    optimizer = {"state": {0: {"mu": torch.zeros(3)}}, "param_groups": [{"lr": 0.2, "params": [0]}]}
+    return {"epoch": 3, "model": OrderedDict(model), "optimizer": optimizer}
+
+
+def with_classifier(state):
+    return state | {"fc.weight": torch.ones(1000, 2048), "fc.bias": torch.ones(1000)}
+
+
+LAYOUTS = {
+    "torchvision without fc": ("torchvision", small_state),
+    "torchvision with fc": ("torchvision", lambda: with_classifier(small_state())),
+    "OrderedDict": ("torchvision", lambda: OrderedDict(small_state())),
+    "parameters": ("torchvision", lambda: {
+        name: torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+        for name, tensor in small_state().items()}),
+    "barlowtwins, distributed": ("barlowtwins_checkpoint", barlowtwins),
+    "barlowtwins, one process": ("barlowtwins_checkpoint", lambda: barlowtwins(prefix="")),
+}
+
+
+@pytest.mark.parametrize("format, content", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("named", [False, True], ids=["recognised", "named"])
+def test_each_layout_gives_the_same_backbone(format, content, named, saved):
+    path = saved(content(), "layout.pth")
+    backbone = read(path, format if named else None)
+    assert (backbone.name, backbone.format, backbone.path) == ("layout", format, str(path))
+    assert backbone.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert {name: tuple(tensor.shape) for name, tensor in backbone.state.items()} == expected()
+    for index, (name, tensor) in enumerate(backbone.state.items()):
+        wanted = index if name.endswith("num_batches_tracked") else torch.tensor(0.5 + index / 1000)
+        assert (tensor == wanted).all(), name
+        assert tensor.is_contiguous() and not tensor.requires_grad, name
+
+
+def test_every_reader_has_a_layout():
+    assert {format for format, _ in LAYOUTS.values()} == set(READERS)
+
+
+def test_values_are_kept_bit_for_bit(saved):
+    path = saved(distinct_backbone().state)
+    state = read(path, name="mine").state
+    path.unlink()
+    assert list(state) == list(expected())
+    for name, tensor in distinct_backbone().state.items():
+        assert state[name].dtype == tensor.dtype and torch.equal(state[name], tensor), name
+
+
+def test_old_files_and_other_precisions(saved):
+    legacy = read(saved(small_state(), "old.pth", _use_new_zipfile_serialization=False))
+    assert torch.equal(legacy.state["bn1.bias"], small_state()["bn1.bias"])
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+                 for name, tensor in small_state().items()}
+        read_back = read(saved(state)).state["bn1.bias"]
+        assert read_back.dtype == torch.float32 and torch.equal(read_back, state["bn1.bias"].float())
+
+
+def test_files_without_any_counter_get_zeros(saved):
+    backbone = read(saved(without(*(name for name in expected() if name.endswith("num_batches_tracked")))()))
+    assert len(backbone.state) == 318
+    assert backbone.state["bn1.num_batches_tracked"].dtype == torch.int64
+    assert backbone.state["bn1.num_batches_tracked"] == 0
+
+
+def without(*names):
+    return lambda: {name: tensor for name, tensor in small_state().items() if name not in names}
+
+
+def replaced(name, tensor):
+    return lambda: small_state() | {name: tensor}
+
+
+def renamed(old, new):
+    return lambda: {new if name == old else name: tensor for name, tensor in small_state().items()}
+
+
+def one_bad(name, value):
+    def content():
+        tensor = small_state()[name].clone()
+        tensor.view(-1)[3] = value
+        return small_state() | {name: tensor}
+    return content
+
+
+def truncated_names():
+    """53 tensors short, as from a cut download of a converted file."""
+    names = [name for name in expected() if "layer4" in name][:53]
+    return without(*names)()
+
+
+def meta(name):
+    return lambda: small_state() | {name: torch.empty(expected()[name], device="meta")}
+
+
+WRONG = {
+    "missing": (without("layer1.0.bn1.weight"),
+                "1 of 318 backbone tensors missing, first layer1.0.bn1.weight"),
+    "53 missing": (truncated_names, "53 of 318 backbone tensors missing, first layer4.0.conv1.weight"),
+    "one counter missing": (without("bn1.num_batches_tracked"), "1 of 318 .* first bn1.num_batches_tracked"),
+    "renamed": (renamed("layer2.0.conv1.weight", "layer2.0.convolution1.weight"),
+                "1 of 318 .* first layer2.0.conv1.weight; 1 tensors that ResNet-50 does not have, first "
+                "layer2.0.convolution1.weight"),
+    "reshaped": (replaced("layer1.0.conv1.weight", torch.ones(64, 64)),
+                 r"1 of another shape, first layer1.0.conv1.weight: expected \(64, 64, 1, 1\), found \(64,"),
+    "CIFAR stem": (replaced("conv1.weight", torch.ones(64, 3, 3, 3)),
+                   r"conv1.weight: expected \(64, 3, 7, 7\), found \(64, 3, 3, 3\) .*CIFAR"),
+    "ResNet-18": (lambda: torchvision.models.resnet18().state_dict(),
+                  r"198 of 318 .*layer1.0.conv1.weight: expected \(64, 64, 1, 1\), found \(64, 64, 3, 3\)"
+                  ".*ResNet-18"),
+    "deeper": (lambda: small_state() | {f"layer3.{k}.conv1.weight": torch.ones(1) for k in range(6, 23)},
+               "17 tensors that ResNet-50 does not have, first layer3.6.conv1.weight .*ResNet-101"),
+    "NaN": (one_bad("layer3.0.bn1.running_mean", float("nan")),
+            "layer3.0.bn1.running_mean: expected finite values, found 1 of 256 NaN or infinite"),
+    "infinite": (one_bad("conv1.weight", float("inf")), "conv1.weight: expected finite .* found 1 of 9408"),
+    "too large for float32": (replaced("bn1.bias", torch.full((64,), 1e300, dtype=torch.float64)),
+                              "bn1.bias: expected finite values, found 64 of 64"),
+    "negative variance": (one_bad("bn1.running_var", -1.0), "bn1.running_var: expected variances, found -1"),
+    "integers": (replaced("conv1.weight", torch.ones(64, 3, 7, 7, dtype=torch.int8)),
+                 "conv1.weight: expected floating-point numbers, found torch.int8"),
+    "complex": (replaced("bn1.bias", torch.ones(64, dtype=torch.complex64)), "bn1.bias: .*complex64"),
+    "float counter": (replaced("bn1.num_batches_tracked", torch.tensor(1.0)),
+                      "bn1.num_batches_tracked: expected an integer, found torch.float32"),
+    "sparse": (replaced("bn1.bias", torch.ones(64).to_sparse()), "bn1.bias: expected a dense real tensor"),
+    "meta": (meta("bn1.bias"), "bn1.bias: expected a dense real tensor"),
+    "foreign prefix": (lambda: prefixed("encoder.", small_state()),
+                       r"no known format matched \(tried torchvision, barlowtwins_checkpoint\); "
+                       r"nearest is torchvision under encoder\.\*, all 318 .*Pass --format or add a reader"),
+    "foreign container": (lambda: {"state_dict": prefixed("net.", without("conv1.weight", "bn1.bias")())},
+                          r"under state_dict: net\.\*, 2 of 318 backbone tensors missing, first conv1"),
+    "no loss BN": (lambda: barlowtwins() | {"model": prefixed("module.backbone.", small_state())},
+                   r"no known format matched .*under model: module.backbone\.\*, all 318"),
+    "incomplete checkpoint": (lambda: barlowtwins(state=without("bn1.bias")()),
+                              "1 of 318 backbone tensors missing, first bn1.bias"),
+    "other network": (lambda: torch.nn.Linear(2, 2).state_dict(),
+                      "none of the 318 backbone tensors found, the first keys are weight, bias"),
+    "empty dictionary": (dict, "the first keys are none: it is empty"),
+    "list": (lambda: [torch.ones(2)], "expected a dictionary of tensors, found a list"),
+    "tensor": (lambda: torch.ones(2), "expected a dictionary of tensors, found a Tensor"),
+    "odd keys": (lambda: {1: torch.ones(2), None: 3}, "the first keys are 1, None"),
+}
+
+
+@pytest.mark.parametrize("content, message", WRONG.values(), ids=WRONG)
+def test_wrong_contents_say_what_is_wrong(content, message, saved):
+    path = saved(content())
+    with pytest.raises(ValueError, match=message) as caught:
+        read(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text
+
+
+def archive():
+    buffer = io.BytesIO()
+    torch.save(small_state(), buffer)
+    return buffer.getvalue()
+
+
+def flipped():
+    """One bit of one weight: torch.load itself would not notice."""
+    content = bytearray(archive())
+    with torch.serialization._open_zipfile_reader(io.BytesIO(content)) as reader:
+        offset = reader.get_record_offset("data/0")
+    content[offset] ^= 1
+    return bytes(content)
+
+
+DAMAGED = {
+    "empty": (lambda: b"", "the file is empty"),
+    "text": (lambda: b"not a checkpoint at all\n", "expected a PyTorch checkpoint, found a damaged"),
+    "binary": (lambda: bytes(range(256)) * 8, "expected a PyTorch checkpoint, found a damaged"),
+    "truncated archive": (lambda: archive()[:-3000], "expected a PyTorch checkpoint, found a damaged"),
+    "half an archive": (lambda: archive()[:90000], "expected a PyTorch checkpoint, found a damaged"),
+    "flipped bit": (flipped, "checksum of .*data/0 does not match"),
+}
+
+
+@pytest.mark.parametrize("content, message", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_files_are_refused(content, message, tmp_path):
+    path = tmp_path / "damaged.pth"
+    path.write_bytes(content())
+    with pytest.raises(ValueError, match=message) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.pth: no such weights file"):
+        read(tmp_path / "absent.pth")
+    with pytest.raises(ValueError, match="found a folder"):
+        read(tmp_path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_no_code_from_a_file_runs(legacy, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = saved(small_state() | {"fc.weight": Malicious()}, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match="refused, as it holds posix.mkdir, .* may run code"):
+        read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_formats_by_name(saved, monkeypatch):
+    with pytest.raises(ValueError, match="unknown weights format torchvison, .* did you mean torchvision?"):
+        read("any.pth", "torchvison")
+    with pytest.raises(ValueError, match="not a file of the format barlowtwins_checkpoint; nearest is "):
+        read(saved(small_state()), "barlowtwins_checkpoint")
+    monkeypatch.setitem(readers.READERS, "twin", readers.from_torchvision)
+    with pytest.raises(ValueError, match=r"several formats \(torchvision, twin\); pass --format"):
+        read(saved(small_state()))
+    assert read(saved(small_state()), "twin").format == "twin"
+
+
+def test_random_is_the_same_every_time_and_leaves_the_generator_alone():
+    torch.manual_seed(5)
+    generator = torch.get_rng_state()
+    one = read("random")
+    assert torch.equal(torch.get_rng_state(), generator)
+    torch.manual_seed(6)
+    two = read("random", name="untrained")
+    assert (one.name, two.name, one.format, one.path) == ("random", "untrained", "random", "random")
+    assert one.sha256 == two.sha256 and len(one.sha256) == 64
+    assert all(torch.equal(tensor, two.state[name]) for name, tensor in one.state.items())
+    assert {name: tuple(tensor.shape) for name, tensor in one.state.items()} == expected()
+    assert one.state["layer1.0.bn3.weight"].eq(1).all(), "residual branches are not zeroed"
+    assert 0.01 < one.state["conv1.weight"].std() < 0.05
+    with pytest.raises(ValueError, match="random is no file"):
+        read("random", "torchvision")

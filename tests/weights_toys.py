@@ -1,0 +1,38 @@
+"""ResNet-50 states for the tests of the weights wing."""
+from functools import cache
+
+import torch
+
+from transfer.weights.backbone import Backbone, expected
+
+
+def small_state() -> dict:
+    """The 318 names and shapes, each tensor one repeated value: a file of it has kilobytes, not 100 MB."""
+    values = {name: index if name.endswith("num_batches_tracked") else 0.5 + index / 1000
+              for index, name in enumerate(expected())}
+    return {name: torch.tensor(values[name]).expand(shape) for name, shape in expected().items()}
+
+
+@cache
+def distinct_backbone() -> Backbone:
+    """Random weights where every tensor matters, BN statistics included, no two alike. Do not modify."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for index, (name, shape) in enumerate(expected().items()):
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(1000 + index)
+        elif len(shape) == 4:  # He initialisation
+            scale = (2 / (shape[0] * shape[2] * shape[3])) ** 0.5
+            state[name] = torch.randn(shape, generator=generator) * scale
+        elif name.endswith("running_var") or name.endswith("weight"):
+            state[name] = 0.5 + torch.rand(shape, generator=generator)
+        else:
+            state[name] = torch.randn(shape, generator=generator) * 0.1
+    return Backbone("distinct", "torchvision", state, "0" * 64, "distinct.pth")
+
+
+def with_state(backbone: Backbone, change) -> Backbone:
+    """The backbone after change(state) on a copy of its dictionary."""
+    state = dict(backbone.state)
+    change(state)
+    return Backbone(backbone.name, backbone.format, state, backbone.sha256, backbone.path)
