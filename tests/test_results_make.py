@@ -160,9 +160,13 @@ def test_the_defaults_are_the_repositorys_folders(tmp_path):
     shutil.copytree(ROOT / "results", tmp_path / "results", ignore=others)
     (tmp_path / "README.md").write_text(README)
     store.save(toy("imagenet_linear", {"top1": 73.5, "top5": 91.0}), tmp_path / "results" / "runs")
-    answer = subprocess.run([sys.executable, "results/make.py"], cwd=tmp_path, capture_output=True, text=True,
-                            env={**os.environ, "PYTHONPATH": ""})
-    assert answer.returncode == 0, answer.stderr
+    for flags in (["--out", "elsewhere"], []):  # with --out the README stays as it is
+        assert (tmp_path / "README.md").read_text() == README
+        assert not (tmp_path / "results" / "tables").exists()
+        command = [sys.executable, "results/make.py", *flags]
+        answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True,
+                                env={**os.environ, "PYTHONPATH": ""})
+        assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "results" / "tables" / "linear.md").exists()
     assert "ours: bt" in (tmp_path / "README.md").read_text()
 

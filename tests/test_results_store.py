@@ -87,7 +87,7 @@ def test_a_draft_is_not_stored(tmp_path):
     (lambda path: shutil.copy(path, path.with_name("copy.json")), "move it there or delete"),
     (lambda path: path.rename(path.with_name("renamed.json")), "move it there or delete"),
     (lambda path: path.with_name("fake.json").mkdir(), None),
-    (lambda path: path.with_name(".half.json.x").write_text("{"), None),
+    (lambda path: path.with_name("._hidden.json").write_text("{"), None),
 ], ids=["edited", "torn", "binary", "newer", "copied", "renamed", "folder", "hidden"])
 def test_what_cannot_be_trusted_is_named_and_left_out(tmp_path, spoil, message):
     store.save(toy(seed=1), tmp_path)
@@ -130,6 +130,19 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     assert path.read_text() == to_json(toy()) and os.listdir(path.parent) == [path.name]
     with pytest.raises(ValueError, match="--rerun"):
         store.save(toy(), tmp_path)
+
+
+def test_a_reader_never_sees_half_a_rerun(tmp_path):
+    code = ("import sys; from results import store; from tests.test_results_record import toy\n"
+            "for n in range(300):\n"
+            "    store.save(toy(config={'pad': ['x' * 100] * 500}), sys.argv[1], rerun=True)")
+    writer = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT)
+    seen = 0
+    while writer.poll() is None:
+        loaded, problems = store.load(tmp_path)
+        assert not problems
+        seen += len(loaded)
+    assert writer.returncode == 0 and seen > 10
 
 
 def test_many_writers_store_each_run_once(tmp_path):

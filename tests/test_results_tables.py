@@ -91,10 +91,14 @@ def test_published_figures(table, row, task, metric, value):
     assert found == [value]
 
 
-def test_published_file_with_a_bad_figure_is_refused(tmp_path):
+@pytest.mark.parametrize("old, new, message", [
+    ("76.5", "765", "supervised/imagenet_linear/top1: expected one entry, percent or null, found 765"),
+    ("table-1/moco/", "table-1/supervised/", "supervised/imagenet_linear/top1: expected one entry"),
+], ids=["range", "duplicate"])
+def test_published_file_with_a_bad_entry_is_refused(tmp_path, old, new, message):
     path = tmp_path / "published.json"
-    path.write_text(tables.PUBLISHED.read_text().replace("76.5", "765"))
-    with pytest.raises(ValueError, match="expected one entry, percent or null, found 765"):
+    path.write_text(tables.PUBLISHED.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=message):
         tables.read_published(path)
 
 
