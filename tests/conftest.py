@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the embedded data, written once, and the real images beside the project where they are."""
+"""Fixtures for all tests: the embedded data, written once, and the real images beside the project, if any."""
 
 from pathlib import Path
 

@@ -1,0 +1,107 @@
+"""The Makefile's set-up: what it says when a machine cannot do it, and that a second call does nothing."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parent.parent
+INPUTS = ("Makefile", "pyproject.toml", "constraints.txt", "tools/detectron2_wheel.py")
+
+OLD = """#!/bin/sh
+case "$1" in --version) echo Python 3.8.1;; *) exit 1;; esac
+"""
+WITHOUT_VENV = """#!/bin/sh
+case "$1" in -c) exit 0;; --version) echo Python 3.11.2;; *) echo "No module named venv" >&2; exit 1;; esac
+"""
+# Makes a .venv whose python does what $PIP says to installing, and claims to have installed Detectron2.
+TOY = """#!/bin/sh
+case "$*" in
+    *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python;;
+    --version) echo Python 3.11.2;;
+    *"pip --version"*) test "$0" = .venv/bin/python;;
+    *"pip install"*) echo "$*" >> installed; exit ${PIP:-0};;
+    *detectron2_wheel*) exit ${WHEEL:-0};;
+esac
+"""
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Returns a function that calls make in a copy of the set-up's inputs with a python made of `script`."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    for name in INPUTS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    def make(script, *words, command="./python", **environment):
+        python = tmp_path / "python"
+        python.write_text(script)
+        python.chmod(0o755)
+        return subprocess.run(["make", "-s", *words, f"PYTHON={command}"], cwd=tmp_path, capture_output=True,
+                              text=True, env={**os.environ, "MAKEFLAGS": "", **environment})
+    return make
+
+
+@pytest.mark.parametrize("script, environment, message", [
+    (OLD, {}, "error: expected Python 3.10 or newer, found Python 3.8.1; name another: make PYTHON="),
+    (WITHOUT_VENV, {}, "error: expected Python's modules venv and ensurepip"),
+    (TOY, {"PIP": "1"}, "error: expected pip to install the packages above, it failed (network, index, disk"),
+    (TOY, {"WHEEL": "2"}, "Error 2"),
+], ids=["old python", "no venv", "no network", "no detectron2"])
+def test_set_up_that_cannot_work_says_so_and_can_be_repeated(machine, tmp_path, script, environment, message):
+    result = machine(script, "setup", **environment)
+    assert result.returncode != 0 and message in result.stderr
+    assert not (tmp_path / ".venv/.ready").exists()
+    again = machine(TOY, "setup")
+    assert again.returncode == 0 and again.stdout.endswith("set-up done\n"), again.stderr
+
+
+def test_missing_python_is_named(machine):
+    result = machine(TOY, "setup", command="./nopython")
+    assert result.returncode != 0
+    assert "error: expected Python 3.10 or newer, found no command './nopython'; name one" in result.stderr
+
+
+def test_second_call_does_nothing_until_what_is_installed_changes(machine, tmp_path):
+    assert machine(TOY, "setup").returncode == 0
+    second = machine(TOY, "setup")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert len((tmp_path / "installed").read_text().splitlines()) == 1
+    os.utime(tmp_path / "constraints.txt")
+    assert machine(TOY, "setup").returncode == 0
+    calls = (tmp_path / "installed").read_text().splitlines()
+    assert len(calls) == 2 and all("-c constraints.txt" in call and "-e .[test]" in call for call in calls)
+
+
+@pytest.mark.parametrize("verb, message", [
+    ("pretrain", "error: expected DATA, the folder of train/: make pretrain DATA=/data/imagenet"),
+    ("transfer", "error: expected WEIGHTS, a ResNet-50: make transfer WEIGHTS=resnet50.pth"),
+])
+def test_verb_without_its_argument(machine, verb, message):
+    result = machine(TOY, verb)
+    assert result.returncode != 0 and message in result.stderr
+
+
+def test_every_dependency_has_a_tested_version_inside_its_range():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    tested = dict(re.fullmatch(r"(\S+)==([^;\s]+)(?:; .*)?", line).groups() for line in lines)
+    assert len(tested) == len(lines) and not [name for name in tested if name.startswith("nvidia")]
+    project = (ROOT / "pyproject.toml").read_text().partition("[project]")[2]
+    ranges = re.findall(r'"([\w-]+)(>=[\d.,<]+)"', project)
+    assert len(ranges) >= 20
+    for name, versions in ranges:
+        assert SpecifierSet(versions).contains(tested[name]), name
+
+
+def test_every_package_folder_is_installed():
+    packages = (ROOT / "pyproject.toml").read_text().partition("packages = [")[2].partition("]")[0]
+    listed = re.findall(r'"([\w.]+)"', packages)
+    folders = [path.parent.relative_to(ROOT) for top in ("pretrain", "results", "transfer")
+               for path in (ROOT / top).rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)
