@@ -1,0 +1,175 @@
+"""Fine-tuning against a plain loop, and the lists of labelled images."""
+import dataclasses
+import gzip
+import hashlib
+from pathlib import Path
+
+import classification_toys as toys
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from transfer.classification import data, finetune, layouts, training
+
+LISTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_splits"
+LISTED = [f"{name}_{number}.JPEG" for name in toys.CLASSES for number in (2, 0, 3)]
+# Rates at which a batch of five does not explode: chaos would multiply rounding beyond any tolerance.
+SMALL = finetune.Config(epochs=1, batch_size=5, image_size=64, precision="float64", weight_decay=1e-3,
+                        backbone_learning_rate=1e-3, head_learning_rate=0.1)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Data root with an unofficial 1percent.txt of 9 names."""
+    toys.image_tree(tmp_path / "data" / "imagenet")
+    (tmp_path / "data" / "imagenet" / "1percent.txt").write_text("\n".join(LISTED) + "\n")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_two_epochs_equal_a_plain_loop(root, tmp_path, schedule):
+    """The protocol step by step: everything in train mode, two rates, torch's optimiser and scheduler."""
+    config = dataclasses.replace(SMALL, epochs=2, schedule=schedule, drop_epochs=(1,))
+    context = toys.context(root, tmp_path / "out")
+    metrics = finetune.run(toys.backbone(), config, context)
+    saved = torch.load(context.out / "checkpoint.pth", weights_only=True)
+    network, head = toys.plain_network(), nn.Linear(2048, 3).double()
+    draw = torch.Generator().manual_seed(0)
+    head.weight.data = torch.empty(3, 2048).normal_(0, 0.01, generator=draw).double()
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.SGD([{"params": network.parameters(), "lr": 1e-3}, {"params": head.parameters()}],
+                                lr=0.1, momentum=0.9, weight_decay=1e-3)
+    scheduler = (torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2) if schedule == "cosine" else
+                 torch.optim.lr_scheduler.MultiStepLR(optimizer, [1], 0.2))
+    train, val = layouts.split_pair(root / "imagenet")
+    index_of = {train.path(index).name: index for index in range(len(train))}
+    labelled = train.subset(sorted(index_of[name] for name in LISTED), "")
+    batches = data.TrainBatches(9, 5, seed=0)
+    loader = data.loader(data.Images(labelled, 64, augment=True, seed=0), batches, context)
+    for batches.epoch in range(2):
+        network.train()
+        for images, labels, _ in data.read(loader):
+            optimizer.zero_grad()
+            logits = head(network(data.normalised(images, torch.device("cpu"), torch.float64)))
+            functional.cross_entropy(logits, labels).backward()
+            optimizer.step()
+        scheduler.step()
+    for name, expected in network.state_dict().items():
+        assert torch.allclose(saved["network"][name].double(), expected.double(), rtol=0, atol=1e-9), name
+    assert torch.allclose(saved["head"]["weight"], head.weight, rtol=0, atol=1e-9)
+    assert (network.conv1.weight - toys.plain_network().conv1.weight).abs().max() > 1e-6
+    network.eval()
+    pictures = torch.stack([data.Images(val, 64, augment=False)[0, index][0] for index in range(8)])
+    with torch.no_grad():
+        logits = head(network(data.normalised(pictures, torch.device("cpu"), torch.float64)))
+    hits = (logits.argmax(1) == torch.from_numpy(val.labels)).sum().item()
+    assert metrics["top1"] == 100 * hits / 8 and metrics["top5"] == 100
+
+
+def test_an_interrupted_run_continues_exactly(root, tmp_path, monkeypatch):
+    config = dataclasses.replace(SMALL, epochs=2, image_size=32)
+    whole = finetune.run(toys.backbone(), config, toys.context(root, tmp_path / "whole"))
+    context = toys.context(root, tmp_path / "broken")
+    save = training.Checkpoint.save
+
+    def save_once(self, history):
+        save(self, history)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Checkpoint, "save", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(toys.backbone(), config, context)
+    monkeypatch.undo()
+    assert finetune.run(toys.backbone(), config, dataclasses.replace(context, resume=True)) == whole
+    one, two = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)
+                for name in ("whole", "broken"))
+    assert all(torch.equal(tensor, two["network"][name]) for name, tensor in one["network"].items())
+
+
+def test_data_tells_lists_apart(root, tmp_path):
+    context = toys.context(root, tmp_path / "out")
+    found = finetune.data(SMALL, context)
+    sha256 = hashlib.sha256((root / "imagenet" / "1percent.txt").read_bytes()).hexdigest()
+    assert found["name"] == f"imagenet list {sha256[:12]}" and found["counts"] == {"train": 9, "val": 8}
+    (tmp_path / "mine.txt").write_text("\n".join(LISTED[::-1]))
+    other = finetune.data(dataclasses.replace(SMALL, split=str(tmp_path / "mine.txt")), context)
+    assert other["counts"] == found["counts"] and other["fingerprint"] != found["fingerprint"]
+    (root / "imagenet" / "1percent.txt").unlink()
+    packed = root / "imagenet" / "1percent.txt.gz"
+    packed.write_bytes(gzip.compress("\n".join([*LISTED, ""]).encode()))
+    assert finetune.data(SMALL, context) == found  # the unpacked bytes count
+    packed.write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match="1percent.txt.gz: not a gzip file"):
+        finetune.data(SMALL, context)
+
+
+def test_the_official_list_is_fetched_once_and_checked(root, tmp_path, monkeypatch):
+    (root / "imagenet" / "1percent.txt").rename(tmp_path / "1percent.txt")
+    content = (tmp_path / "1percent.txt").read_bytes()
+    context = toys.context(root, tmp_path / "out")
+    monkeypatch.setattr(finetune, "LIST_URL", f"file://{tmp_path}/")
+    with pytest.raises(ValueError, match="expected sha256 71e82a48ba78..., found"):
+        finetune.data(SMALL, context)
+    assert not (root / "imagenet" / "1percent.txt").exists()
+    monkeypatch.setitem(finetune.OFFICIAL, "1percent", hashlib.sha256(content).hexdigest())
+    assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
+    assert (root / "imagenet" / "1percent.txt").read_bytes() == content
+    monkeypatch.setattr(finetune, "LIST_URL", f"file://{tmp_path}/nowhere/")
+    assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
+    with pytest.raises(FileNotFoundError, match="10percent.txt: no such list, and fetching .* failed"):
+        finetune.data(dataclasses.replace(SMALL, split="10percent"), context)
+
+
+def test_a_read_only_data_root_keeps_the_list_beside_the_run(tmp_path, monkeypatch):
+    (tmp_path / "1percent.txt").write_text("a_1.JPEG\n")
+    monkeypatch.setattr(finetune, "LIST_URL", f"file://{tmp_path}/")
+    monkeypatch.setitem(finetune.OFFICIAL, "1percent", hashlib.sha256(b"a_1.JPEG\n").hexdigest())
+    (tmp_path / "out").mkdir()
+    # A folder that is not there cannot be written to, whoever runs the tests.
+    content, path = finetune.split_list("1percent", tmp_path / "absent", tmp_path / "out")
+    assert content == b"a_1.JPEG\n" and path == str(tmp_path / "out" / "1percent.txt")
+    with pytest.raises(ValueError, match="expected one that can be written"):
+        finetune.split_list("1percent", tmp_path / "absent", tmp_path / "absent too")
+
+
+@pytest.mark.parametrize("content, message", [
+    ("", "expected image names, found none"),
+    ("apple_0.JPEG\napple_77.JPEG\nboat_88.JPEG\n", "2 of 3 names are not in .*train, first apple_77.JPEG"),
+    ("apple_0.JPEG\napple_0.JPEG\n", "1 names are repeated"),
+])
+def test_wrong_lists(root, tmp_path, content, message):
+    (tmp_path / "mine.txt").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        finetune.data(dataclasses.replace(SMALL, split=str(tmp_path / "mine.txt")),
+                      toys.context(root, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"split": "2percent"}, "split: expected 1percent or 10percent or the path of a list, found '2percent'"),
+    ({"precision": "bfloat16"}, "precision: expected float32 or float64"),
+    ({"batch_size": 4, "image_size": 32}, "last batch of one image a process"),
+    ({"schedule": "flat"}, "schedule: expected cosine or step"),
+])
+def test_errors(root, tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        finetune.run(toys.backbone(), dataclasses.replace(SMALL, **changes),
+                     toys.context(root, tmp_path / "out"))
+
+
+def test_defaults_are_the_papers():
+    """Golden: evaluate.py and the README's command of facebookresearch/barlowtwins."""
+    assert finetune.ONE_PERCENT == finetune.Config(
+        "imagenet", "1percent", 20, 256, 0.005, 0.5, 0.9, 0.0, "cosine", (12, 16), 0.2, 0.01, 224,
+        (0.08, 1.0), "float32")
+    assert finetune.TEN_PERCENT == dataclasses.replace(finetune.ONE_PERCENT, split="10percent")
+    step = dataclasses.replace(finetune.ONE_PERCENT, schedule="step")
+    assert [training.schedule_factor(step, epoch) for epoch in (11, 12, 16)] == pytest.approx([1, 0.2, 0.04])
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason="shared/data/imagenet_splits is not beside the project")
+@pytest.mark.parametrize("split, count", [("1percent", 12811), ("10percent", 128116)])
+def test_official_lists(split, count):
+    content, _ = finetune.split_list(split, LISTS, LISTS)
+    assert hashlib.sha256(content).hexdigest() == finetune.OFFICIAL[split]
+    assert len(set(content.split())) == count

@@ -1,0 +1,85 @@
+"""kNN against brute force."""
+import dataclasses
+import math
+
+import classification_toys as toys
+import pytest
+import torch
+
+from transfer.classification import data, knn, layouts
+
+SMALL = knn.Config(k=(1, 3), image_size=32, precision="float64")
+
+
+def brute_force(bank, bank_labels, query, k, temperature, classes):
+    """The rule in plain Python: cosine, sort, weigh, vote."""
+    def cosine(one, two):
+        return (one @ two / (one.norm() * two.norm())).item()
+
+    near = [(cosine(row, query), label) for row, label in zip(bank, bank_labels.tolist())]
+    near = sorted(near, reverse=True)[:k]
+    votes = [sum(math.exp(similarity / temperature) for similarity, label in near if label == number)
+             for number in range(classes)]
+    return votes.index(max(votes))
+
+
+@pytest.mark.parametrize("temperature", [0.07, 5.0])
+def test_votes_equal_brute_force(monkeypatch, temperature):
+    monkeypatch.setattr(knn, "QUERIES", 4)  # several chunks, the last one smaller
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (40,), generator=draw)
+    bank = torch.randn(40, 8, generator=draw, dtype=torch.float64)
+    bank += 0.5 * torch.nn.functional.one_hot(labels, 8)
+    queries = torch.randn(11, 8, generator=draw, dtype=torch.float64)
+    config = knn.Config(k=(1, 5, 40), temperature=temperature)
+    votes = knn.predict(bank, labels, queries, 4, config, torch.device("cpu"))
+    for k, found in zip(config.k, votes):
+        assert found.tolist() == [brute_force(bank, labels, query, k, temperature, 4) for query in queries]
+    assert not torch.equal(votes[0], votes[1])  # k matters here
+
+
+def test_a_small_temperature_does_not_overflow():
+    bank, labels = torch.eye(3), torch.tensor([2, 0, 1])
+    config = knn.Config(k=(3,), temperature=1e-4)
+    votes = knn.predict(bank, labels, torch.eye(3), 3, config, torch.device("cpu"))
+    assert votes[0].tolist() == [2, 0, 1]
+
+
+def test_run_on_images(tmp_path):
+    toys.image_tree(tmp_path / "imagenet")
+    context = toys.context(tmp_path, tmp_path / "out")
+    metrics = knn.run(toys.backbone(), SMALL, context)
+    network = toys.plain_network().eval()
+    pooled = []
+    for samples in layouts.split_pair(tmp_path / "imagenet"):
+        images = data.Images(samples, 32, augment=False)
+        pixels = torch.stack([images[0, index][0] for index in range(len(images))])
+        with torch.no_grad():
+            pooled.append((network(data.normalised(pixels, torch.device("cpu"), torch.float64)),
+                           torch.from_numpy(samples.labels)))
+    (bank, labels), (queries, truth) = pooled
+    for k in SMALL.k:
+        found = [brute_force(bank, labels, query, k, 0.07, 3) for query in queries]
+        hits = sum(torch.tensor(found) == truth)
+        assert metrics[f"top1_k{k}"] == 100 * hits.item() / 8
+    assert (context.out / "log.txt").read_text().startswith('{"top1_k1": ')
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"k": (3, 15)}, r"k: expected values from 1 to the 14 training images of .*train, found \(3, 15\)"),
+    ({"k": (0,)}, "k: expected values from 1"),
+    ({"k": ()}, "k: expected values from 1"),
+    ({"temperature": 0.0}, "temperature: expected a value above 0"),
+    ({"precision": "int8"}, "precision: expected one of"),
+])
+def test_errors(tmp_path, changes, message):
+    toys.image_tree(tmp_path / "imagenet")
+    config, context = dataclasses.replace(SMALL, **changes), toys.context(tmp_path, tmp_path / "out")
+    for function in (lambda: knn.data(config, context), lambda: knn.run(toys.backbone(), config, context)):
+        with pytest.raises(ValueError, match=message):
+            function()
+
+
+def test_defaults():
+    """Golden: VICReg's two k, mmselfsup's temperature."""
+    assert knn.Config() == knn.Config("imagenet", (20, 200), 0.07, 224, "float32")

@@ -1,0 +1,158 @@
+"""The linear protocol against a plain loop and over an interruption, its defaults and its errors."""
+import dataclasses
+import json
+
+import classification_toys as toys
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from transfer.classification import data, features, layouts, linear, training
+from transfer.config import override, resolved
+
+SMALL = linear.Config(epochs=2, batch_size=4, image_size=32, precision="float64")
+
+
+def trained(config, context):
+    """(metrics, head state, history) of a run."""
+    metrics = linear.run(toys.backbone(), config, context)
+    saved = torch.load(context.out / "checkpoint.pth", weights_only=True)
+    return metrics, saved["head"], saved["history"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    toys.image_tree(root / "imagenet")
+    return root
+
+
+@pytest.mark.parametrize("config", [
+    SMALL,
+    dataclasses.replace(SMALL, schedule="step", drop_epochs=(1,), drop_factor=0.1, nesterov=True,
+                        weight_decay=0.1, batch_norm=True),
+], ids=["cosine", "steps, batch norm"])
+def test_head_equals_a_plain_loop(root, tmp_path, config):
+    """The protocol written down step by step: unfolded eval-mode network, torch's optimiser and scheduler."""
+    context = toys.context(root, tmp_path)
+    metrics, head, history = trained(config, context)
+    train, val = layouts.split_pair(root / "imagenet")
+    network = toys.plain_network().eval()
+    layer = nn.Linear(2048, 3)
+    torch.nn.init.normal_(layer.weight, 0, 0.01, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.zeros_(layer.bias)
+    plain = nn.Sequential(*[nn.BatchNorm1d(2048, affine=False)] * config.batch_norm, layer).double()
+    optimizer = torch.optim.SGD(plain.parameters(), 0.3, momentum=0.9, nesterov=config.nesterov,
+                                weight_decay=config.weight_decay)
+    scheduler = (torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2) if config.schedule == "cosine" else
+                 torch.optim.lr_scheduler.MultiStepLR(optimizer, [1], 0.1))
+    batches = data.TrainBatches(len(train), 4, seed=0)
+    loader = data.loader(data.Images(train, 32, augment=True, seed=0), batches, context)
+    for batches.epoch in range(2):
+        plain.train()
+        for images, labels, _ in data.read(loader):
+            with torch.no_grad():
+                pooled = network(data.normalised(images, torch.device("cpu"), torch.float64))
+            optimizer.zero_grad()
+            functional.cross_entropy(plain(pooled), labels).backward()
+            optimizer.step()
+        scheduler.step()
+    plain.eval()
+    tests = data.Images(val, 32, augment=False)
+    images = torch.stack([tests[0, index][0] for index in range(len(val))])
+    with torch.no_grad():
+        pooled = network(data.normalised(images, torch.device("cpu"), torch.float64))
+        ours = linear.make_head(config, 3, 0, torch.device("cpu"))
+        ours.load_state_dict(head)
+        expected = plain(pooled)
+        assert (ours.eval()(pooled) - expected).abs().max() < 1e-6 < expected.abs().max()
+    hits = (expected.argmax(1) == torch.from_numpy(val.labels)).sum().item()
+    assert metrics["top1"] == history[-1][1] == 100 * hits / 8
+    assert metrics == {"top1": history[-1][1], "top5": 100.0, "best_top1": max(row[1] for row in history)}
+
+
+def test_folded_network_equals_the_plain_one_in_float32():
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=draw)
+    device = torch.device("cpu")
+    folded = features.freeze(toys.backbone(), device)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    plain = toys.plain_network(torch.float32).eval()(data.normalised(images, device)).detach()
+    ours = features.features_of(folded, images, device, "float32")
+    assert (ours - plain).norm() < 2e-6 * plain.norm()
+
+
+def test_an_interrupted_run_continues_exactly(root, tmp_path, monkeypatch):
+    config = dataclasses.replace(SMALL, epochs=3, batch_norm=True)
+    whole = trained(config, toys.context(root, tmp_path / "whole"))
+    context = toys.context(root, tmp_path / "broken")
+    save = training.Checkpoint.save
+
+    def save_once(self, history):
+        save(self, history)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Checkpoint, "save", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        linear.run(toys.backbone(), config, context)
+    monkeypatch.undo()
+    again = dataclasses.replace(context, resume=True)
+    resumed = trained(config, again)
+    assert resumed[0] == whole[0] and resumed[2] == whole[2] and len(whole[2]) == 3
+    assert all(torch.equal(tensor, resumed[1][name]) for name, tensor in whole[1].items())
+    monkeypatch.setattr(linear, "train_epoch", None)  # a finished run is not trained again
+    assert linear.run(toys.backbone(), config, again) == whole[0]
+    lines = [json.loads(line) for line in (context.out / "log.txt").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [2, 3]  # epoch 1 was cut off before its line
+    with pytest.raises(ValueError, match="found one with batch_size 4 .here 2.; choose another --output"):
+        linear.run(toys.backbone(), dataclasses.replace(config, batch_size=2), again)
+    (context.out / "checkpoint.pth").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="checkpoint.pth: not a checkpoint of this task"):
+        linear.run(toys.backbone(), config, again)
+
+
+def test_a_changed_backbone_is_noticed():
+    network = features.freeze(toys.backbone(), torch.device("cpu"))
+    features.assert_frozen(network, toys.backbone(), "float32")
+    with torch.no_grad():
+        network.layer4[2].conv3.bias[7] += 1e-7 + 1e-6 * network.layer4[2].conv3.bias[7].abs()
+    with pytest.raises(RuntimeError, match="layer4.2.conv3.bias"):
+        features.assert_frozen(network, toys.backbone(), "float32")
+
+
+def test_defaults_are_the_papers():
+    """Golden: P B.1 with evaluate.py; P C.1 with VISSL's schedule."""
+    assert linear.IMAGENET == linear.Config(
+        "imagenet", 100, 256, 0.3, 0.9, False, 1e-6, "cosine", (60, 80), 0.1, False, 0.01, 224, (0.08, 1.0),
+        "float32")
+    for config, name, epochs, drops in ((linear.PLACES205, "places205", 14, (4, 8, 12)),
+                                        (linear.INAT18, "inat18", 84, (24, 48, 72))):
+        assert config == linear.Config(name, epochs, 256, 0.01, 0.9, True, 5e-4, "step", drops, 0.1, True)
+        rates = [config.learning_rate * training.schedule_factor(config, epoch) for epoch in range(epochs)]
+        assert rates[drops[0] - 1] == 0.01 and rates[drops[0]] == pytest.approx(1e-3)
+        assert rates[-1] == pytest.approx(1e-5)
+    cosine = [0.3 * training.schedule_factor(linear.IMAGENET, epoch) for epoch in (0, 50, 99)]
+    assert cosine == pytest.approx([0.3, 0.15, 0.3 * 0.000246719], rel=1e-5)
+    changed = resolved(override(linear.INAT18, ["drop_epochs", "1,2", "batch_norm", "false"]))
+    assert changed["drop_epochs"] == [1, 2] and changed["batch_norm"] is False
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"schedule": "linear"}, "schedule: expected cosine or step"),
+    ({"epochs": 0}, "epochs: expected at least 1"),
+    ({"precision": "half"}, "precision: expected one of float32"),
+    ({"batch_size": 0}, "batch_size 0"),
+    ({"batch_size": 13, "batch_norm": True}, "last batch of one of 14 images"),
+    ({"learning_rate": 1e300, "epochs": 2}, "lower the learning rate"),
+    ({"dataset": "imagenot"}, "imagenot: no such folder"),
+])
+def test_errors(root, tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        linear.run(toys.backbone(), dataclasses.replace(SMALL, **changes), toys.context(root, tmp_path))
+
+
+def test_data(root, tmp_path):
+    found = linear.data(SMALL, toys.context(root, tmp_path))
+    assert found["name"] == "imagenet" and found["counts"] == {"train": 14, "val": 8}
+    assert len(found["fingerprint"]) == 64

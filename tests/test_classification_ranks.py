@@ -1,0 +1,109 @@
+"""Two gloo ranks and one process give the same heads and the same numbers, on sets of odd size."""
+import dataclasses
+
+import classification_toys as toys
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pretrain.distributed import launch
+from transfer.classification import data, finetune, knn, linear, svm
+
+LINEAR = linear.Config(dataset="odd", epochs=2, batch_size=4, image_size=32, precision="float64")
+RUNS = {
+    "linear": (linear, LINEAR),  # 13 images in batches of 4: the last one leaves a rank without any
+    "batch norm": (linear, dataclasses.replace(LINEAR, dataset="even", batch_norm=True)),
+    "knn": (knn, knn.Config(dataset="odd", k=(1, 3), image_size=32, precision="float64")),
+    "svm": (svm, svm.Config(costs=(0.1, 10.0), image_size=32)),
+}
+FINETUNE = finetune.Config(dataset="odd", split="", epochs=1, batch_size=8, image_size=64,
+                           precision="float64", backbone_learning_rate=1e-3, head_learning_rate=0.1)
+
+
+def run_all(root, out, gpus, names):
+    found = {}
+    for name in names:
+        protocol, config = {**RUNS, "finetune": (finetune, FINETUNE)}[name]
+        if protocol is finetune:
+            config = dataclasses.replace(config, split=str(root / "list.txt"))
+        found[name] = protocol.run(toys.backbone(), config, toys.context(root, out / name, gpus=gpus))
+    return found
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """(data root, folder with the runs of one process and of two, metrics of one, metrics of two)."""
+    root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out")
+    toys.image_tree(root / "even")
+    toys.image_tree(root / "odd")
+    for split in ("train", "val"):
+        (root / "odd" / split / "apple" / "apple_0.JPEG").unlink()
+    (root / "list.txt").write_text("\n".join(path.name for path in (root / "odd" / "train").glob("*/*")))
+    toys.voc_tree(root / "VOC2007", trainval=19, test=11)
+    one = run_all(root, out / "one", 1, list(RUNS))
+    two = launch(run_all, 2, root, out / "two", 2, [*RUNS, "finetune"])
+    return root, out, one, two
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_numbers_are_equal(both, name):
+    _, _, one, two = both
+    assert one[name] == pytest.approx(two[name], abs=1e-9 if name != "svm" else 1e-4)
+
+
+@pytest.mark.parametrize("name", ["linear", "batch norm"])
+def test_the_heads_are_equal(both, name):
+    _, out, *_ = both
+    one, two = (torch.load(out / ranks / name / "checkpoint.pth", weights_only=True)
+                for ranks in ("one", "two"))
+    assert one["head"].keys() == two["head"].keys()
+    for key, tensor in one["head"].items():
+        assert torch.allclose(tensor, two["head"][key], rtol=0, atol=1e-8), key
+    assert torch.allclose(torch.tensor(one["history"]), torch.tensor(two["history"]), rtol=1e-9)
+
+
+def test_fine_tuning_on_two_ranks_equals_two_half_batches(both):
+    """Batch norm sees each rank's half alone, gradients are averaged, rank 0's statistics are kept; the
+    last batch of 5 images is filled up to 6."""
+    root, out, _, two = both
+    saved = torch.load(out / "two" / "finetune" / "checkpoint.pth", weights_only=True)
+    network, head = toys.plain_network(), linear.linear_head(3, 2048, 0.01, 0).double()
+    optimizer = torch.optim.SGD([{"params": network.parameters(), "lr": 1e-3}, {"params": head.parameters()}],
+                                lr=0.1, momentum=0.9)
+    train, _ = finetune.labelled_pair((root / "list.txt").read_bytes(), "", root / "odd")
+    images = data.Images(train, 64, augment=True, seed=0)
+    keys = sum(data.TrainBatches(13, 8, seed=0), [])
+    for batch in (keys[:8], keys[8:] + keys[:1]):
+        pixels, labels, _ = data._collate([images[key] for key in batch], images)
+        pixels = data.normalised(pixels, torch.device("cpu"), torch.float64)
+        optimizer.zero_grad()
+        for half in (1, 0):
+            own = slice(0, len(batch) // 2) if half == 0 else slice(len(batch) // 2, None)
+            before = [buffer.clone() for buffer in network.buffers()]
+            (functional.cross_entropy(head(network.train()(pixels[own])), labels[own]) / 2).backward()
+            if half == 1:
+                for buffer, value in zip(network.buffers(), before):
+                    buffer.copy_(value)
+        optimizer.step()
+    for name, expected in network.state_dict().items():
+        assert torch.allclose(saved["network"][name].double(), expected.double(), rtol=0, atol=1e-9), name
+    assert two["finetune"]["top1"] in [100 * hits / 7 for hits in range(8)]  # 7 images, none counted twice
+
+
+def unequal(root, out):
+    config = dataclasses.replace(LINEAR, batch_size=5)
+    return linear.run(toys.backbone(), config, toys.context(root, out, gpus=2))
+
+
+def test_batch_size_that_does_not_divide(monkeypatch, both, tmp_path):
+    monkeypatch.setattr(data, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match="batch_size 5 is over all 2 processes and must divide by them"):
+        unequal(both[0], tmp_path)
+
+
+def test_toy_network_needs_its_batch_norm():
+    """The toy's statistics matter, so equal numbers above are no accident of a network that ignores them."""
+    network = toys.plain_network()
+    assert all(module.running_mean.abs().max() > 0.05 for module in network.modules()
+               if isinstance(module, nn.BatchNorm2d))

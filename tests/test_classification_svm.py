@@ -1,0 +1,111 @@
+"""The VOC07 SVM against a plain LinearSVC loop."""
+import dataclasses
+import json
+
+import classification_toys as toys
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import cross_val_score
+from sklearn.svm import LinearSVC
+
+from transfer.classification import data, layouts, svm
+from transfer.classification.metrics import average_precision
+
+# The plain loop hits max_iter on toy features as ours does; ours counts it.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+SMALL = svm.Config(costs=(0.01, 1.0, 50.0), image_size=32)
+
+
+def plain(train, labels, test, costs):
+    """Per class: cost by scikit-learn's own cross-validation, refit, scores of the test rows."""
+    for column in labels.T:
+        target = np.where(column > 0, 1, -1)
+        models = [LinearSVC(C=cost, class_weight={1: 2, -1: 1}, dual=True, max_iter=2000, random_state=0)
+                  for cost in costs]
+        means = [cross_val_score(model, train, target, cv=3, scoring="average_precision").mean()
+                 for model in models]
+        best = int(np.argmax(means))
+        yield costs[best], models[best].fit(train, target).decision_function(test)
+
+
+def problem():
+    """Features (90, 12) and (40, 12) of three overlapping classes, labels with some ignored (0)."""
+    draw = np.random.default_rng(0)
+    direction = draw.normal(size=(12, 3))
+    features = np.abs(draw.normal(size=(130, 12)))
+    score = features @ direction + draw.normal(size=(130, 3))
+    labels = np.where(score > np.quantile(score, 0.75, axis=0), 1, -1)
+    labels[draw.random(labels.shape) < 0.1] = 0
+    config = svm.Config()
+    train, test = (svm.normalised(rows, config) for rows in (features[:90], features[90:]))
+    return train, labels[:90], test, labels[90:]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_choice_and_scores_equal_plain_linear_svc(tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(svm, "SERIAL_WORK", 0 if processes > 1 else 1e9)
+    train, labels, test, truth = problem()
+    config = svm.Config()
+    found = svm.solve(train, labels, test, config, toys.context(tmp_path, tmp_path, workers=processes))
+    for (cost, scores, unfinished), (plain_cost, plain_scores), column in zip(
+            found, plain(train, labels, test, config.costs), truth.T, strict=True):
+        assert cost == plain_cost and np.array_equal(scores, plain_scores)
+        assert average_precision(scores, column) == average_precision(plain_scores, column)
+    assert len({cost for cost, *_ in found}) > 1  # the choice matters here
+
+
+def test_normalisation():
+    rows = svm.normalised(np.array([[3, 4], [0, 0]], dtype=np.float32), svm.Config())
+    assert rows.dtype == np.float64 and np.allclose(rows, [[3 / 5.00001, 4 / 5.00001], [0, 0]], rtol=1e-12)
+
+
+def test_fits_that_do_not_converge_are_counted(tmp_path):
+    train, labels, test, _ = problem()
+    config = svm.Config(costs=(1000.0,), max_iterations=3)
+    found = svm.solve(train, labels, test, config, toys.context(tmp_path, tmp_path))
+    assert [unfinished for *_, unfinished in found] == [4, 4, 4]
+
+
+def test_run_on_a_voc_tree(tmp_path):
+    root = toys.voc_tree(tmp_path / "VOC2007")
+    context = toys.context(tmp_path, tmp_path / "out")
+    metrics = svm.run(toys.backbone(), SMALL, context)
+    pair = [layouts.voc(root, split) for split in ("trainval", "test")]
+    network, pooled = toys.plain_network(torch.float32).eval(), []
+    for samples in pair:
+        images = data.Images(samples, 32, augment=False)
+        pixels = torch.stack([images[0, index][0] for index in range(len(images))])
+        with torch.no_grad():
+            features = network(data.normalised(pixels, torch.device("cpu"))).numpy()
+        pooled.append(svm.normalised(features, SMALL))
+    models = plain(pooled[0], pair[0].labels, pooled[1], SMALL.costs)
+    found = [[average_precision(scores, truth, method) for method in ("area", "11point")]
+             for (_, scores), truth in zip(models, pair[1].labels.T, strict=True)]
+    expected = np.mean(found, axis=0).tolist()
+    assert [metrics["mAP"], metrics["mAP_11point"]] == pytest.approx(expected, abs=1e-4)
+    lines = [json.loads(line) for line in (context.out / "log.txt").read_text().splitlines()]
+    assert [line["image_class"] for line in lines] == list(toys.CLASSES)
+    assert svm.data(SMALL, context)["counts"] == {"train": 18, "test": 9}
+
+
+@pytest.mark.parametrize("changes, damage, message", [
+    ({}, lambda root: root.rename(root.parent / "lost"), "VOC2007: no such folder"),
+    ({"folds": 7}, None, "trainval: expected at least 7 positive images of each class, found 6 of apple"),
+    ({"folds": 1}, None, "folds of 2 or more"),
+    ({"costs": (1.0, 0.0)}, None, "costs above 0"),
+    ({}, lambda root: (root / "ImageSets/Main/test.txt").write_text("000500\n000502\n"),
+     "test: expected at least 1 positive images of each class, found 0 of apple"),
+])
+def test_errors(tmp_path, changes, damage, message):
+    root = toys.voc_tree(tmp_path / "VOC2007")
+    if damage:
+        damage(root)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        svm.data(dataclasses.replace(SMALL, **changes), toys.context(tmp_path, tmp_path / "out"))
+
+
+def test_defaults_are_vissls():
+    """Golden: eval_resnet_8gpu_transfer_voc07_svm.yaml and svm_trainer.py."""
+    costs = (0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100, 1000)
+    assert svm.Config() == svm.Config("VOC2007", costs, 3, 2.0, 1e-4, 2000, 1e-5, 224, "float32")

@@ -1,0 +1,1 @@
+"""Classification protocols on a backbone: linear, finetune, svm, knn; one protocol a file."""

@@ -1,0 +1,164 @@
+"""From labelled files to batches of pixels, the same whatever the number of processes that load them.
+
+Sampling depends on (seed, epoch, index) alone: neither the number of loader processes nor the number of
+ranks changes which crop an image gets or which images share a batch, so they do not change a number.
+"""
+import functools
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms.functional import pil_to_tensor
+
+from pretrain.distributed import rank, world_size
+from transfer.classification.layouts import Samples
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet RGB, barlowtwins evaluate.py:120-121
+
+
+class Images(torch.utils.data.Dataset):
+    """Item (epoch, index) -> (image (3, S, S) uint8 RGB, label, index), or the message of an unreadable file.
+
+    augment: random resized crop (share `crop_scale` of the area, bilinear) and flip, drawn from (seed,
+    epoch, index); else resize of the shorter side to S x 256 / 224 and centre crop (barlowtwins
+    evaluate.py:125-136).
+    """
+
+    def __init__(self, samples: Samples, image_size: int, *, augment: bool, seed: int = 0,
+                 crop_scale=(0.08, 1.0)):
+        self.samples, self.image_size, self.augment, self.seed = samples, image_size, augment, seed
+        if augment:
+            steps = [transforms.RandomResizedCrop(image_size, scale=tuple(crop_scale)),
+                     transforms.RandomHorizontalFlip()]
+        else:
+            steps = [transforms.Resize(round(image_size * 256 / 224)), transforms.CenterCrop(image_size)]
+        self.transform = transforms.Compose(steps)
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        path = self.samples.path(index)
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # A message, not an exception: the loader would wrap that in the worker's traceback.
+            return f"{path}: unreadable image ({str(error).splitlines()[0]}); replace or remove it"
+        if self.augment:
+            with _drawn_from(self.seed, epoch, index):
+                image = self.transform(image)
+        else:
+            image = self.transform(image)
+        return pil_to_tensor(image), torch.as_tensor(self.samples.labels[index]), index
+
+
+class _drawn_from:
+    """Inside, torch's CPU generator starts from the key; outside it goes on as if nothing had happened."""
+
+    def __init__(self, *key):
+        self.seed = _seed(*key)
+
+    def __enter__(self):
+        self.state = torch.get_rng_state()
+        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would reach for the GPUs too
+
+    def __exit__(self, *_):
+        torch.set_rng_state(self.state)
+
+
+def _seed(*key):
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+class TrainBatches:
+    """This rank's part of each batch of an epoch: lists of (epoch, index). Set `epoch` before iterating.
+
+    A batch of `batch_size` (over all ranks) is a slice of the epoch's permutation, cut into one run per rank,
+    so all ranks together see what one process would see. The last batch may be smaller. With `pad` it is
+    filled up from the permutation's start until it divides by the ranks (as DistributedSampler does).
+    ValueError when batch_size does not divide by the ranks.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, *, pad: bool = False):
+        if batch_size < 1 or batch_size % world_size():
+            nearest = max(1, round(batch_size / world_size())) * world_size()
+            raise ValueError(f"batch_size {batch_size} is over all {world_size()} processes and must divide "
+                             f"by them; the nearest that does is {nearest}")
+        self.count, self.batch_size, self.seed, self.pad, self.epoch = count, batch_size, seed, pad, 0
+
+    def __len__(self):
+        return -(-self.count // self.batch_size)
+
+    def size(self, step: int) -> int:
+        """Images of batch `step` over all ranks."""
+        size = min(self.batch_size, self.count - step * self.batch_size)
+        return -(-size // world_size()) * world_size() if self.pad else size
+
+    def __iter__(self):
+        generator = torch.Generator()
+        generator.manual_seed(_seed(self.seed, self.epoch))
+        order = torch.randperm(self.count, generator=generator)
+        for step in range(len(self)):
+            places = torch.arange(self.size(step)) + step * self.batch_size
+            batch = order[places % self.count].tolist()
+            yield [(self.epoch, index) for index in part(batch)]
+
+
+class OrderedBatches:
+    """This rank's contiguous part of a set, in order, in batches: every index exactly once over all ranks."""
+
+    def __init__(self, count: int, batch_size: int):
+        self.own, self.batch_size = part(range(count)), batch_size
+
+    def __len__(self):
+        return -(-len(self.own) // self.batch_size)
+
+    def __iter__(self):
+        for start in range(0, len(self.own), self.batch_size):
+            yield [(0, index) for index in self.own[start:start + self.batch_size]]
+
+
+def part(sequence):
+    """This rank's run of a sequence; the runs of all ranks, in order, make the sequence."""
+    count, ranks, number = len(sequence), world_size(), rank() if world_size() > 1 else 0
+    return sequence[count * number // ranks:count * (number + 1) // ranks]
+
+
+def loader(images: Images, batches, context) -> torch.utils.data.DataLoader:
+    """Loader of `batches`; its processes live as long as it does. Iterate it with `read`."""
+    workers = min(context.workers, len(batches))
+    return torch.utils.data.DataLoader(images, batch_sampler=batches, num_workers=workers,
+                                       collate_fn=functools.partial(_collate, images=images),
+                                       pin_memory=context.device == "cuda", persistent_workers=workers > 0)
+
+
+def read(batches):
+    """Batches of a loader: images (n, 3, S, S) uint8, labels (n, ...), indices (n,); n may be 0 on a rank.
+    ValueError that names the file when an image cannot be read."""
+    for batch in batches:
+        if isinstance(batch, str):
+            raise ValueError(batch)
+        yield batch
+
+
+def _collate(items, images):
+    message = next((item for item in items if isinstance(item, str)), None)
+    if message is not None:
+        return message
+    if not items:
+        size, labels = images.image_size, images.samples.labels
+        return (torch.empty(0, 3, size, size, dtype=torch.uint8), torch.from_numpy(labels[:0]),
+                torch.empty(0, dtype=torch.int64))
+    pictures, labels, indices = zip(*items)
+    return torch.stack(pictures), torch.stack(labels), torch.tensor(indices)
+
+
+def normalised(images: torch.Tensor, device: torch.device, dtype=torch.float32) -> torch.Tensor:
+    """images (n, 3, S, S) uint8 -> (x / 255 - mean) / std in dtype, channels_last, on the device."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32  # 16 bits only for the result
+    images = images.to(device, non_blocking=True).to(wide)
+    mean, std = (images.new_tensor(value).view(1, 3, 1, 1) for value in (MEAN, STD))
+    return images.div_(255).sub_(mean).div_(std).to(dtype).contiguous(memory_format=torch.channels_last)

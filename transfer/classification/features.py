@@ -1,0 +1,91 @@
+"""The frozen backbone, fast and exact, and the features it gives to a set of images.
+
+Folding batch normalisation into the convolutions, channels_last and inference mode give 1.6 times the speed
+of the plain eval-mode network on a CPU and move the features by 3e-7 relative.
+"""
+import contextlib
+
+import torch
+from torch import nn
+
+from transfer.classification.data import Images, OrderedBatches, loader, normalised, part, read
+from transfer.classification.journal import bar
+from transfer.weights.backbone import Backbone, build
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DIMENSIONS = 2048  # average pool of a ResNet-50
+BATCH_SIZE = 128   # images in one forward pass of an extraction; no part of any protocol
+CHECK = "frozen backbone changed during the run"
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """ValueError that names the choices. bfloat16 moves features by 4e-3, so it is never a paper row."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
+    return PRECISIONS[precision]
+
+
+@contextlib.contextmanager
+def exact_float32():
+    """Inside, float32 on a GPU is float32: torch lets convolutions round to TF32 (10 bits) unless told."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, value in zip(backends, before):
+            backend.allow_tf32 = value
+
+
+def freeze(backbone: Backbone, device: torch.device, precision: str = "float32") -> nn.Module:
+    """Eval-mode network, folded, channels_last: images (n, 3, S, S) -> features (n, 2048), in that dtype."""
+    network = build(backbone).requires_grad_(False).double()
+    fold_batch_norm(network)
+    return network.to(dtype_of(precision)).to(device, memory_format=torch.channels_last).eval()
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Replace each convolution + batch norm (eval mode) by one convolution, in place, in the network's dtype.
+
+    A batch norm belongs to the convolution registered just before it, which holds for torchvision's ResNets.
+    """
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (name, convolution), (norm_name, norm) in zip(children, children[1:]):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, nn.utils.fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, norm_name, nn.Identity())
+
+
+def assert_frozen(network: nn.Module, backbone: Backbone, precision: str) -> None:
+    """RuntimeError unless the network equals, bit by bit, what the backbone's weights and statistics give."""
+    fresh = freeze(backbone, torch.device("cpu"), precision).state_dict()
+    for name, tensor in network.state_dict().items():
+        if not torch.equal(tensor.cpu(), fresh[name]):
+            raise RuntimeError(f"{CHECK}: {name} is not what was loaded; report this as a bug of the suite")
+
+
+def features_of(network: nn.Module, images: torch.Tensor, device, precision: str) -> torch.Tensor:
+    """images (n, 3, S, S) uint8 -> (n, 2048), float64 for that precision, else float32."""
+    with torch.inference_mode():
+        features = network(normalised(images, device, dtype_of(precision)))
+        return features.to(torch.float64 if precision == "float64" else torch.float32)
+
+
+def extract(network: nn.Module, images: Images, context, device, precision: str, text: str):
+    """This rank's contiguous part of a set: features (n, 2048) and labels (n, ...) on the CPU.
+
+    Written by sample index, so nothing is counted twice when the set does not divide by ranks or batches;
+    the parts of all ranks, in order, are the set.
+    """
+    own = part(range(len(images)))
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    features = torch.full((len(own), DIMENSIONS), float("nan"), dtype=dtype)
+    batches = OrderedBatches(len(images), BATCH_SIZE)
+    for pictures, _, indices in bar(read(loader(images, batches, context)), text, len(batches)):
+        features[indices - own.start] = features_of(network, pictures, device, precision).cpu()
+    if not torch.isfinite(features).all():
+        raise ValueError(f"{images.samples.source}: features are not finite; the weights are damaged")
+    return features, torch.from_numpy(images.samples.labels[own.start:own.stop])

@@ -1,0 +1,32 @@
+"""What a run says while it works: a bar on a terminal, one JSON line an epoch in log.txt."""
+import json
+import sys
+import time
+
+from tqdm import tqdm
+
+from pretrain.distributed import is_main
+
+
+class Journal:
+    """Rank 0's log in context.out/log.txt; silent on other ranks. A resumed run continues the file."""
+
+    def __init__(self, context):
+        self.path, self.start = context.out / "log.txt", time.time()
+        if is_main() and not context.resume:
+            self.path.unlink(missing_ok=True)
+
+    def line(self, **values):
+        """Append values and the seconds since the start as one JSON line; print it too."""
+        if not is_main():
+            return
+        text = json.dumps({**values, "seconds": round(time.time() - self.start, 1)})
+        with open(self.path, "a") as file:
+            file.write(text + "\n")
+        tqdm.write(text)
+
+
+def bar(iterable, text, total=None):
+    """The iterable, with a progress bar on rank 0 if that is a terminal."""
+    shown = is_main() and sys.stderr.isatty()
+    return tqdm(iterable, desc=text, total=total, leave=False, disable=not shown)

@@ -1,0 +1,100 @@
+"""What training a head and fine-tuning share: the schedule, the accuracy of an epoch, checkpoints."""
+import dataclasses
+import json
+import math
+import os
+
+import torch
+from torch import nn
+
+from pretrain.distributed import all_reduce_sum, is_main
+
+
+def schedule_factor(config, epoch: int) -> float:
+    """Learning rate of an epoch (from 0) over the initial one; constant within the epoch.
+
+    "cosine": to 0 over config.epochs. "step": times config.drop_factor from each of config.drop_epochs on.
+    """
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    return config.drop_factor ** sum(epoch >= drop for drop in config.drop_epochs)
+
+
+def check_training(config) -> None:
+    """ValueError for values that no training can have."""
+    if config.schedule not in ("cosine", "step"):
+        raise ValueError(f"schedule: expected cosine or step, found {config.schedule!r}")
+    if config.epochs < 1:
+        raise ValueError(f"epochs: expected at least 1, found {config.epochs}")
+
+
+def linear_head(classes: int, dimensions: int, initial_std: float, seed: int) -> nn.Linear:
+    """Weights N(0, initial_std), bias 0; the same on every rank and device."""
+    head = nn.Linear(dimensions, classes)
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    with torch.no_grad():
+        head.weight.normal_(0, initial_std, generator=generator)
+        head.bias.zero_()
+    return head
+
+
+def sum_gradients(parameters) -> None:
+    """Replace each gradient by its sum over ranks, in one collective. Every parameter must have one."""
+    gradients = [parameter.grad for parameter in parameters]
+    joint = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, total in zip(gradients, joint.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(total.view(gradient.shape))
+
+
+def mean_loss(loss_sum: torch.Tensor, images: int, epoch: int) -> float:
+    """This rank's summed loss -> mean over all ranks' images. ValueError when training has diverged."""
+    loss = all_reduce_sum(loss_sum.detach().double().cpu().clone()).item() / images
+    if not math.isfinite(loss):
+        raise ValueError(f"loss is {loss} in epoch {epoch + 1}; lower the learning rate")
+    return loss
+
+
+def accuracies(history: list) -> dict[str, float]:
+    """[loss, top1, top5] of each epoch -> the last epoch's figures, and the best epoch's beside them."""
+    _, top1, top5 = history[-1]
+    return {"top1": top1, "top5": top5, "best_top1": max(row[1] for row in history)}
+
+
+class Checkpoint:
+    """context.out/checkpoint.pth after each epoch: what training continues from, exactly."""
+
+    def __init__(self, context, backbone, config, modules: dict[str, nn.Module], optimizer):
+        self.path, self.resume = context.out / "checkpoint.pth", context.resume
+        self.modules, self.optimizer = modules, optimizer
+        self.identity = json.dumps({**dataclasses.asdict(config), "weights": backbone.sha256,
+                                    "seed": context.seed})
+
+    def load(self) -> list:
+        """Restore what was saved and return its history; [] where there is nothing to resume."""
+        if not self.resume or not self.path.is_file():
+            return []
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            mine, theirs = json.loads(self.identity), json.loads(saved["identity"])
+        except Exception as error:  # unpickling a damaged file can raise anything
+            raise ValueError(f"{self.path}: not a checkpoint of this task ({type(error).__name__}); "
+                             "remove it or drop --resume") from None
+        other = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+        if other:
+            key = other[0]
+            raise ValueError(f"{self.path}: expected this run's, found one with {key} {theirs.get(key)} "
+                             f"(here {mine.get(key)}); choose another --output or drop --resume")
+        for name, module in self.modules.items():
+            module.load_state_dict(saved[name])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        return saved["history"]
+
+    def save(self, history: list) -> None:
+        """Write atomically on rank 0: an interruption leaves the old checkpoint or the new one."""
+        if not is_main():
+            return
+        draft = self.path.with_suffix(".draft")
+        torch.save({"identity": self.identity, "history": history, "optimizer": self.optimizer.state_dict(),
+                    **{name: module.state_dict() for name, module in self.modules.items()}}, draft)
+        os.replace(draft, self.path)
