@@ -24,6 +24,10 @@ USER_ERRORS = (ValueError, FileNotFoundError)  # their message is the whole stor
 GRACE_SECONDS = 2.0  # after the first death, wait for the others' stories: one of them may be the cause
 
 
+class WorkerError(RuntimeError):
+    """A worker died of something else than a user's mistake."""
+
+
 def in_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -218,17 +222,15 @@ def launch(function, processes: int, *args):
       runs fit on one machine. `function` must be importable (a module's own function), args picklable.
 
     A worker's ValueError or FileNotFoundError reaches the caller as it is; any other failure as one
-    RuntimeError that names the process and keeps its traceback. No worker outlives the call.
+    WorkerError that names the process, its traceback printed. No worker outlives the call.
     """
     if in_group():
         return function(*args)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         _join("env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-        try:
-            value = function(*args)
-            return value if is_main() else None
-        finally:
-            dist.destroy_process_group()
+        value, main = function(*args), is_main()
+        dist.destroy_process_group()  # not after an error: it could wait for the others
+        return value if main else None
     if processes <= 1:
         return function(*args)
     return _spawn(function, processes, args)
@@ -301,8 +303,8 @@ def _cause(workers, folder):
         code = worker.exitcode
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in signal.Signals._value2member_map_ else str(-code)
-            return RuntimeError(f"process {number} of {len(workers)} was ended by {name}; on SIGKILL look for "
-                                "too little memory, else see the lines above")
+            return WorkerError(f"process {number} of {len(workers)} was ended by {name}; on SIGKILL look "
+                               "for too little memory, else see the lines above")
     stories = sorted((pickle.loads(path.read_bytes()), path.name[6:]) for path in folder.glob("error-*"))
     user = [story for story, _ in stories if story[2]]
     if user:
@@ -311,9 +313,9 @@ def _cause(workers, folder):
     if stories:
         (_, kind, _, message, trace), number = stories[0]
         print(trace, file=sys.stderr, end="")
-        return RuntimeError(f"process {number} of {len(workers)} failed with {kind}: {message.strip()}")
+        return WorkerError(f"process {number} of {len(workers)} failed with {kind}: {message.strip()}")
     number, code = next((number, worker.exitcode) for number, worker in enumerate(workers) if worker.exitcode)
-    return RuntimeError(f"process {number} of {len(workers)} left with exit status {code} without an error")
+    return WorkerError(f"process {number} of {len(workers)} left with exit status {code} without an error")
 
 
 def _stop(workers):

@@ -95,9 +95,9 @@ def test_inside_torchrun_the_group_is_joined():
     code = ("from pretrain import distributed as d; import tests.test_distributed as t; "
             "v = d.launch(t.collectives, 7); print('rank', d.rank(), v is not None and v[0], d.world_size())")
     script = "import runpy, sys; sys.path[0] = '.'; exec(sys.argv[1])"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
-    done = subprocess.run([*command, sys.executable, "-c", script, code], cwd=ROOT, capture_output=True, text=True,
-                          timeout=120)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*torchrun, "--no-python", sys.executable, "-c", script, code], cwd=ROOT,
+                          capture_output=True, text=True, timeout=120)
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
         "rank 0 2 1", "rank 1 False 1"], done.stderr
 

@@ -1,0 +1,69 @@
+"""LARS, its two parameter groups, and the learning rate as a function of the step."""
+import math
+
+import torch
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (arXiv 1708.03888), main.py:224-263 of the official code.
+
+    For a weight p with gradient g: d = g + weight_decay p; d *= eta |p| / |d| (1 if either norm is 0);
+    mu = momentum mu + d; p -= lr mu. One-dimensional parameters (biases, batch norm) have neither weight
+    decay nor the ratio. The state's name `mu` is the official one.
+    """
+
+    def __init__(self, parameters, lr=0.0, weight_decay=0.0, momentum=0.9, eta=0.001):
+        super().__init__(parameters, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            for p in parameters:
+                if "mu" not in self.state[p]:
+                    self.state[p]["mu"] = torch.zeros_like(p)
+            plain = [p for p in parameters if p.ndim == 1]
+            scaled = [p for p in parameters if p.ndim != 1]
+            updates = [p.grad for p in plain] + scaled_updates(scaled, group["weight_decay"], group["eta"])
+            momenta = [self.state[p]["mu"] for p in plain + scaled]
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, updates)
+            torch._foreach_add_(plain + scaled, momenta, alpha=-group["lr"])
+
+
+def scaled_updates(parameters, weight_decay, eta):
+    """Gradient plus weight decay, times the trust ratio, for each parameter; gradients stay as they are."""
+    if not parameters:
+        return []
+    updates = list(torch._foreach_add([p.grad for p in parameters], parameters, alpha=weight_decay))
+    weight_norms = torch.stack(list(torch._foreach_norm(parameters)))
+    update_norms = torch.stack(list(torch._foreach_norm(updates)))
+    ratios = eta * weight_norms / update_norms
+    ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios))
+    torch._foreach_mul_(updates, list(ratios.unbind()))
+    return updates
+
+
+def parameter_groups(model) -> list[dict]:
+    """Weights, then one-dimensional parameters (biases and batch norm), each in the model's order."""
+    return [{"params": [p for p in model.parameters() if p.ndim != 1]},
+            {"params": [p for p in model.parameters() if p.ndim == 1]}]
+
+
+def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int = 10) -> float:
+    """Share of the peak rate at a step counted from the start of the run, in 0-1: linear warm-up from 0,
+    then a cosine down to 1/1000 (arXiv 2103.03230, 2.2; main.py:155-168)."""
+    warmup = warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return step / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (epochs * steps_per_epoch - warmup)))
+    return cosine + 0.001 * (1 - cosine)
+
+
+def learning_rates(config, step: int, steps_per_epoch: int) -> tuple[float, float]:
+    """Rates of the two groups; the base rates belong to 256 images a step."""
+    factor = learning_rate_factor(step, steps_per_epoch, config.epochs, config.warmup_epochs)
+    factor *= config.batch_size / 256
+    return factor * config.learning_rate_weights, factor * config.learning_rate_biases
