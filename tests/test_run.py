@@ -1,0 +1,173 @@
+"""transfer/run.py with a toy task: records, overrides, refusals; and one real task end to end."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from results import store
+from transfer import run as command
+from transfer.tasks import TASKS, Task
+from transfer.weights.backbone import Backbone
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    epochs: int = 100
+    learning_rate: float = 0.3
+
+
+def toy_data(config, context):
+    if not context.data.is_dir():
+        raise FileNotFoundError(f"{context.data}: no such folder")
+    return {"name": "toy", "counts": {"train": 4, "val": 2}, "fingerprint": "0123456789abcdef"}
+
+
+def toy_run(backbone, config, context):
+    (context.out / "log.txt").write_text("ran\n")
+    if config.learning_rate > 1:
+        raise KeyboardInterrupt
+    return {"top1": 10.0 * config.learning_rate + context.seed, "top5": 50.0}
+
+
+TOY = Task(name="toy_linear", run=toy_run, data=toy_data, config=Config(), metrics=("top1", "top5"),
+           paper="Table 0", counts={"train": 4, "val": 2}, trials=1, version=1, smoke=("epochs", "2"))
+TOYS = {"toy_linear": TOY, "toy_other": dataclasses.replace(TOY, name="toy_other")}
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """Return run(*words) -> exit status, on a toy catalogue and a toy backbone."""
+    monkeypatch.setattr(command, "TASKS", TOYS)
+    backbone = Backbone("bt", "torchvision", {"conv1.weight": torch.zeros(1)}, "ab" * 32, "bt.pth")
+    monkeypatch.setattr(command, "read", lambda path, format=None, name=None: backbone)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+
+    def run(*words):
+        places = ["--data", "data", "--results", "runs", "--device", "cpu"]
+        return command.main(["--weights", "bt.pth", *places, *words])
+
+    return run
+
+
+def records(root="runs"):
+    return store.load(Path(root))[0]
+
+
+def test_a_paper_run_is_stored_and_skipped_the_second_time(toy, capsys):
+    assert toy("--task", "toy_linear") == 0
+    (result,) = records()
+    assert result.metrics == {"top1": 3.0, "top5": 50.0} and result.scaled == {} and result.seed == 0
+    assert result.device["type"] == "cpu" and result.packages["torch"] == version("torch")
+    capsys.readouterr()
+    assert toy("--task", "toy_linear") == 0
+    assert "stored already" in capsys.readouterr().out
+    assert len(records()) == 1
+
+
+def test_an_override_or_another_data_set_makes_it_scaled(toy, monkeypatch):
+    assert toy("--task", "toy_linear", "learning_rate", "0.2") == 0
+    small = dataclasses.replace(TOY, counts={"train": 1_281_167, "val": 50_000})
+    monkeypatch.setattr(command, "TASKS", {"toy_linear": small})
+    assert toy("--task", "toy_linear", "--smoke") == 0
+    scaled = sorted((result.scaled for result in records()), key=len)
+    assert scaled[0] == {"learning_rate": [0.3, 0.2]}
+    assert scaled[1] == {"epochs": [100, 2], "data.train": [1_281_167, 4], "data.val": [50_000, 2]}
+
+
+def test_seeds_write_one_record_each(toy):
+    assert toy("--task", "toy_linear", "--seeds", "3") == 0
+    found = sorted((result.seed, result.metrics["top1"]) for result in records())
+    assert found == [(0, 3.0), (1, 4.0), (2, 5.0)]
+
+
+def test_interrupted_needs_resume_or_rerun(toy, capsys):
+    assert toy("--task", "toy_linear", "--output", "out", "learning_rate", "2") == 130
+    assert records() == []
+    assert toy("--task", "toy_linear", "--output", "out", "learning_rate", "2") == 2
+    assert "--resume continues it, --rerun starts over" in capsys.readouterr().err
+    assert toy("--task", "toy_linear", "--output", "out", "--resume") == 2
+    assert "run with another config" in capsys.readouterr().err
+    assert toy("--task", "toy_linear", "--output", "out", "--resume", "learning_rate", "2") == 130
+
+
+def test_rerun_replaces_the_record_only_when_it_succeeds(toy, monkeypatch):
+    assert toy("--task", "toy_linear") == 0
+    (before,) = records()
+
+    def failing(backbone, config, context):
+        raise ValueError("diverged")
+
+    monkeypatch.setattr(command, "TASKS", {"toy_linear": dataclasses.replace(TOY, run=failing)})
+    assert toy("--task", "toy_linear", "--rerun") == 2
+    assert records() == [before]
+
+
+def test_all_runs_what_it_can_and_names_the_rest(toy, monkeypatch, capsys):
+    def no_data(config, context):
+        raise FileNotFoundError("data/imagenet: no such folder")
+
+    broken = dataclasses.replace(TOY, name="toy_other", data=no_data)
+    monkeypatch.setattr(command, "TASKS", {"toy_other": broken, "toy_linear": TOY})
+    assert toy("--task", "all") == 1
+    assert "toy_other: not run: data/imagenet" in capsys.readouterr().out
+    assert [result.task for result in records()] == ["toy_linear"]
+
+
+def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
+    assert toy("--task", "toy_linear", "--check", "epochs", "7") == 0
+    assert "scaled  epochs: paper 100, here 7" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize("words, message", [
+    (("--task", "toy_linaer"), "unknown task 'toy_linaer'; did you mean toy_linear"),
+    (("--task", "toy_linear", "epoch", "3"), "unknown key 'epoch'; did you mean epochs"),
+    (("--task", "toy_linear", "--data", "nowhere"), "nowhere: no such folder"),
+    (("--task", "all", "epochs", "3"), "belong to one task"),
+    ((), "expected --task NAME and --weights FILE"),
+])
+def test_bad_input_is_one_line_and_status_2(toy, capsys, words, message):
+    assert toy(*words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_foreign_output_folder_is_left_alone(toy, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    assert toy("--task", "toy_linear", "--output", "mine", "--rerun") == 2
+    assert "expected an empty folder" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+
+
+def test_every_task_keeps_the_contract():
+    from transfer.config import override, resolved
+
+    assert list(TASKS) == [task.name for task in TASKS.values()]
+    for task in TASKS.values():
+        assert callable(task.run) and callable(task.data) and task.metrics and task.paper and task.trials >= 1
+        paper, smoke = resolved(task.config), resolved(override(task.config, task.smoke))
+        assert json.loads(json.dumps(paper)) == paper, task.name
+        assert paper != smoke and set(paper) == set(smoke), task.name
+        assert {"train"} < set(task.counts), task.name
+
+
+def test_knn_end_to_end_as_a_user_types_it(demo_root, tmp_path):
+    words = ["--task", "imagenet_knn", "--smoke", "--weights", "random", "--data", str(demo_root),
+             "--output", str(tmp_path / "out"), "--results", str(tmp_path / "runs"), "--workers", "0"]
+    answer = subprocess.run([sys.executable, str(ROOT / "transfer" / "run.py"), *words], capture_output=True,
+                            text=True, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    (result,) = records(tmp_path / "runs")
+    assert result.task == "imagenet_knn" and "data.train" in result.scaled
+    assert str(tmp_path / "runs") in answer.stdout

@@ -1,0 +1,83 @@
+"""Show the whole suite at work on embedded data: pretrain, convert, every task, tables. Minutes on a CPU.
+
+    python tools/demo.py [--folder build/demo]
+
+The figures say that the pipeline runs; networks this small and this briefly trained say nothing of methods.
+Every step is the command that a user would type, printed before it runs.
+"""
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:
+    sys.path[0] = str(ROOT)
+
+MARK = "demo-folder"  # says that the folder is the demo's own and may be emptied
+
+
+def steps(folder):
+    """Return [(what, command words)] of the demo, run from the root of the repository."""
+    data, weights = f"{folder}/data", f"{folder}/pretrain/resnet50.pth"
+    python = sys.executable
+    return [
+        ("write the embedded data: digits and photographs in ImageNet, VOC and COCO layout",
+         [python, "tools/demo_data.py", data]),
+        ("pretrain a ResNet-50 with Barlow Twins",
+         [python, "pretrain/main.py", f"{data}/imagenet", "--epochs", "3", "--batch-size", "40",
+          "--image-size", "64", "--projector", "512-512-512", "--workers", "2",
+          "--checkpoint-dir", f"{folder}/pretrain"]),
+        ("convert it to a Detectron2 backbone, with proof",
+         [python, "transfer/convert.py", weights, f"{folder}/resnet50_d2.pkl"]),
+        ("run every task at smoke scale",
+         [python, "transfer/run.py", "--task", "all", "--smoke", "--weights", weights, "--name", "demo",
+          "--data", data, "--workers", "2", "--output", f"{folder}/output", "--results", f"{folder}/runs"]),
+        ("collect the records into tables",
+         [python, "results/make.py", "--runs", f"{folder}/runs", "--out", f"{folder}/tables", "--print"]),
+    ]
+
+
+def own_folder(folder, mark=MARK):
+    """Make an empty folder, or empty one that this program made earlier; never anybody else's."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
+        raise ValueError(f"{folder}: expected an empty folder or an earlier run's; pass another --folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / mark).touch()
+
+
+def run_steps(steps):
+    """Print and run each (what, command words) from the repository's root; the first failure's status, or 0."""
+    for number, (what, command) in enumerate(steps, 1):
+        print(f"\n== {number}. {what}\n$ {shlex.join(['python', *command[1:]])}", flush=True)
+        status = subprocess.run(command, cwd=ROOT).returncode
+        if status:
+            print(f"error: step {number} ended with exit status {status}, see above", file=sys.stderr)
+            return status
+    return 0
+
+
+def main():
+    """Run the steps in a fresh folder and say where everything is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", default="build/demo", help="where everything is written (emptied first)")
+    folder = Path(parser.parse_args().folder)
+    try:
+        own_folder(ROOT / folder)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    start = time.time()
+    status = run_steps(steps(folder))
+    if not status:
+        print(f"\nDone in {time.time() - start:.0f} s. Weights, logs, pictures, records, tables: {folder}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

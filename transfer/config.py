@@ -1,0 +1,79 @@
+"""What flows into a task: config (may change the number), context (must not), and KEY VALUE overrides."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that must not change a task's number, plus the seed, which is recorded by itself.
+
+    out: the run's own folder for logs, checkpoints and pictures (exists). data: the data root.
+    gpus: the number of processes, one per GPU, or CPU processes where device is "cpu".
+    workers: loader processes per rank. resume: continue from what `out` holds.
+    """
+
+    out: Path
+    data: Path
+    gpus: int
+    workers: int
+    seed: int
+    device: str
+    resume: bool = False
+
+
+def override(config, pairs):
+    """Return config with trailing KEY VALUE pairs applied; a value takes the type of the default.
+
+    pairs: flat sequence of strings, e.g. ["epochs", "3", "milestones", "1,2"]. A config with an `override`
+    method of its own (detection: Detectron2's KEY VALUE) is asked instead. Raises ValueError for an odd
+    count, an unknown key (naming the nearest) and a value that does not parse.
+    """
+    pairs = list(pairs)
+    if len(pairs) % 2:
+        raise ValueError(f"expected KEY VALUE pairs, found {pairs[-1]!r} left over; give every key a value")
+    if hasattr(config, "override"):
+        return config.override(pairs)
+    defaults = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    changes = {}
+    for key, text in zip(pairs[::2], pairs[1::2]):
+        if key not in defaults:
+            raise ValueError(f"unknown key {key!r}; {nearest(key, defaults)}")
+        changes[key] = _parse(key, text, defaults[key])
+    return dataclasses.replace(config, **changes)
+
+
+def nearest(word, known):
+    """Return "did you mean ...?" with the known names nearest to word, or the whole list if none is near."""
+    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(matches)}?" if matches else f"known are {', '.join(sorted(known))}"
+
+
+def resolved(config):
+    """Return a config as a flat dict of JSON values, as it is compared and recorded."""
+    if hasattr(config, "resolved"):
+        return config.resolved()
+    values = dataclasses.asdict(config)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def differences(paper, used):
+    """Return {key: [paper value, used value]} where two flat dicts differ; a missing value is None."""
+    keys = sorted({*paper, *used})
+    return {key: [paper.get(key), used.get(key)] for key in keys if paper.get(key) != used.get(key)}
+
+
+def _parse(key, text, default):
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind is tuple:
+            element = type(default[0]) if default else float
+            return tuple(element(part) for part in text.strip("()[]").split(",") if part.strip())
+        return kind(text)
+    except (KeyError, ValueError):
+        example = {bool: "true or false", tuple: "1,2"}.get(kind, repr(default))
+        raise ValueError(f"{key}: expected {kind.__name__} such as {example}, found {text!r}") from None

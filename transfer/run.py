@@ -1,0 +1,206 @@
+"""Run transfer tasks on a backbone and store one record for each seed.
+
+    python transfer/run.py --task coco_det --weights bt.pth
+    python transfer/run.py --task voc_det --weights bt.pth --num-gpus 8 --seeds 5
+    python transfer/run.py --task imagenet_linear --weights bt.pth --data /data learning_rate 0.1
+"""
+
+import argparse
+import dataclasses
+import datetime
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:
+    sys.path[0] = str(ROOT)
+
+import torch  # noqa: E402
+
+from pretrain import distributed  # noqa: E402
+from results import store  # noqa: E402
+from results.record import SCHEMA, Result  # noqa: E402
+from transfer import workspace  # noqa: E402
+from transfer.config import Context, differences, nearest, override, resolved  # noqa: E402
+from transfer.tasks import TASKS  # noqa: E402
+from transfer.weights.readers import read  # noqa: E402
+
+
+def parser():
+    """Return the argument parser; the README shows each flag in use."""
+    parser = argparse.ArgumentParser(
+        description="Run transfer tasks on a ResNet-50 backbone.", allow_abbrev=False,
+        epilog="KEY VALUE pairs change the task's config; such a run is recorded as scaled.")
+    parser.add_argument("--list", action="store_true", help="list the tasks and exit")
+    parser.add_argument("--task", help="a task's name, or 'all' for those whose data is found")
+    parser.add_argument("--weights", help="checkpoint of a ResNet-50, or 'random' for random initialisation")
+    parser.add_argument("--format", help="checkpoint format, where it is not recognised by itself")
+    parser.add_argument("--name", help="name of the backbone in tables (default: the file's stem)")
+    parser.add_argument("--data", help="data root (default: $DETECTRON2_DATASETS, else datasets/)")
+    parser.add_argument("--output", help="folder for logs, checkpoints, pictures (default: output/TASK/...)")
+    parser.add_argument("--results", default=str(ROOT / "results" / "runs"), help="folder of the records")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs, or CPU processes with --device cpu")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
+    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1),
+                        help="data loader processes per GPU")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    seeds.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 to N-1, one record each")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run in its folder")
+    parser.add_argument("--rerun", action="store_true", help="start over and replace the stored record")
+    parser.add_argument("--smoke", action="store_true", help="a run of seconds to minutes on a CPU")
+    parser.add_argument("--check", action="store_true", help="check weights, data and config; run nothing")
+    parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="config overrides")
+    return parser
+
+
+def main(argv=None):
+    """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
+    arguments = parser().parse_args(argv)
+    try:
+        return list_tasks() if arguments.list else run(arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: no record was written; --resume continues the run", file=sys.stderr)
+        return 130
+
+
+def list_tasks():
+    """Print each task with its place in the paper and its metrics, the main one first."""
+    for task in TASKS.values():
+        print(f"{task.name:16} {task.paper:36} {' '.join(task.metrics)}")
+    return 0
+
+
+def run(arguments):
+    """Run every (task, seed) that is asked for. With --task all, tasks whose data is missing are named."""
+    if not arguments.task or not arguments.weights:
+        raise ValueError("expected --task NAME and --weights FILE; --list shows the tasks")
+    if arguments.task != "all" and arguments.task not in TASKS:
+        raise ValueError(f"unknown task {arguments.task!r}; {nearest(arguments.task, TASKS)}")
+    if arguments.task == "all" and arguments.pairs:
+        raise ValueError(f"KEY VALUE pairs ({arguments.pairs[0]} ...) belong to one task, found --task all")
+    backbone = read(arguments.weights, format=arguments.format, name=arguments.name)
+    seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
+    if arguments.task != "all":
+        for seed in seeds:
+            run_one(TASKS[arguments.task], backbone, seed, arguments)
+        return 0
+    failed = []
+    for task in TASKS.values():
+        try:
+            for seed in seeds:
+                run_one(task, backbone, seed, arguments)
+        except (ValueError, OSError, RuntimeError) as error:
+            say(f"{task.name}: not run: {error}")
+            failed.append(task.name)
+    if failed:
+        say(f"not run: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def run_one(task, backbone, seed, arguments):
+    """Run one task with one seed and store its record, unless it is stored already and not to be rerun."""
+    pairs = [*task.smoke, *arguments.pairs] if arguments.smoke else arguments.pairs
+    config = override(task.config, pairs)
+    context = make_context(seed, arguments)
+    draft = make_draft(task, backbone, config, context)
+    record = store.path_of(draft, arguments.results)
+    context = dataclasses.replace(context, out=output_folder(record, draft, arguments))
+    if arguments.check:
+        return say(describe_plan(draft, record, context.out))
+    if not arguments.rerun and (stored := store.find(draft, arguments.results)):
+        return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun replaces it)"
+                   f"\n  record {record}")
+    if is_main():
+        workspace.claim(context.out, identity(draft), arguments.resume, arguments.rerun)
+    if draft.scaled:
+        say(f"{task.name} seed {seed}: scaled run, not the paper's {', '.join(draft.scaled)}")
+    start = time.time()
+    metrics = distributed.launch(task.run, context.gpus, backbone, config, context)
+    seconds = round(time.time() - start, 1)
+    if is_main():
+        # Shown first: whatever may go wrong with storing them, the figures of a long run are not lost.
+        say(f"{task.name} seed {seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {context.out}")
+        result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
+        say(f"  record {store.save(result, arguments.results, rerun=arguments.rerun)}")
+
+
+def numbers(task, metrics):
+    """Return a task's metrics as one line; one that could not be measured is a dash."""
+    return "  ".join(f"{name} {metrics[name]:.2f}" if name in metrics else f"{name} -" for name in task.metrics)
+
+
+def make_context(seed, arguments):
+    """Return the Context of a run; its output folder follows from the record and is filled in later."""
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    spawned = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    if device == "cuda" and spawned and not 1 <= arguments.num_gpus <= torch.cuda.device_count():
+        raise ValueError(f"--num-gpus {arguments.num_gpus}: expected 1 to {torch.cuda.device_count()}, the "
+                         "GPUs of this machine; with --device cpu it counts processes")
+    root = arguments.data or os.environ.get("DETECTRON2_DATASETS") or "datasets"
+    return Context(out=Path(), data=Path(root), gpus=int(os.environ.get("WORLD_SIZE", arguments.num_gpus)),
+                   workers=arguments.workers, seed=seed, device=device, resume=arguments.resume)
+
+
+def make_draft(task, backbone, config, context):
+    """Return the record to be, with metrics still empty. Reads the data's listing, so bad data stops here."""
+    data = task.data(config, context)
+    used = resolved(config)
+    counts = differences(task.counts, data["counts"])
+    scaled = differences(resolved(task.config), used)
+    scaled.update({f"data.{key}": pair for key, pair in counts.items()})
+    return Result(
+        schema=SCHEMA, task=task.name, version=task.version,
+        backbone={"name": backbone.name, "format": backbone.format, "sha256": backbone.sha256}, metrics={},
+        config=used, scaled=scaled, seed=context.seed, origin="measured",
+        source=shlex.join(["python", "transfer/run.py", *sys.argv[1:]]), **workspace.code_version(),
+        packages=workspace.packages(), device=workspace.describe_device(context.device, context.gpus),
+        data=data, seconds=0.0,
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
+
+
+def output_folder(record, draft, arguments):
+    """Return --output itself for a single run, a folder in it for each of several; else follow the record."""
+    if not arguments.output:
+        return Path("output") / record.relative_to(arguments.results).with_suffix("")
+    single = arguments.task != "all" and arguments.seeds is None
+    return Path(arguments.output) if single else Path(arguments.output) / f"{draft.task}-s{draft.seed}"
+
+
+def identity(draft):
+    """Return what an output folder must share with the run that continues in it."""
+    return {"task": draft.task, "version": draft.version, "weights": draft.backbone["sha256"],
+            "config": draft.config, "data": draft.data, "seed": draft.seed}
+
+
+def describe_plan(draft, record, out):
+    """Return the text of --check: what would run, on what, and in what it departs from the paper."""
+    backbone = draft.backbone
+    lines = [f"{draft.task} seed {draft.seed}",
+             f"  weights {backbone['name']} ({backbone['format']}, sha256 {backbone['sha256'][:12]})",
+             f"  data    {draft.data['name']} {draft.data['counts']}",
+             f"  record  {record}{' (stored)' if record.exists() else ''}", f"  output  {out}"]
+    lines += [f"  config  {key} = {value}" for key, value in draft.config.items()]
+    lines += [f"  scaled  {key}: paper {paper}, here {used}" for key, (paper, used) in draft.scaled.items()]
+    return "\n".join(lines)
+
+
+def is_main():
+    """Return whether this process speaks and stores: rank 0 of torchrun, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def say(line):
+    """Print a line on the main process."""
+    if is_main():
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

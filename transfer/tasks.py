@@ -1,0 +1,73 @@
+"""The catalogue: every task of the paper's evaluation section, on one page.
+
+A task on a known protocol is one entry here; a new protocol is one file with `Config`, `data` and `run`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transfer.classification import finetune, knn, linear, svm
+from transfer.detection import protocol as detection
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark. `run(backbone, config, context) -> {metric: percent}`, called on every rank.
+
+    data(config, context) -> {"name", "counts", "fingerprint"} checks the data and costs no training.
+    config: the paper's protocol; a run is scaled as soon as its config or `counts`, the sizes of the
+    official splits, differ. metrics: the reported ones, the main one first. paper: where the figures stand.
+    trials: how many seeds the published figures average over, 1 where the papers do not say. version:
+    raised when the numbers change meaning. smoke: KEY VALUE pairs for seconds to minutes on a CPU.
+    """
+
+    name: str
+    run: Callable
+    data: Callable
+    config: object
+    metrics: tuple[str, ...]
+    paper: str
+    counts: dict[str, int]
+    trials: int
+    version: int
+    smoke: tuple[str, ...]
+
+
+IMAGENET_VAL = 50_000
+SMALL = ("image_size", "64")
+BOXES = ("SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.0025",
+         "SOLVER.WARMUP_ITERS", "2", "INPUT.MIN_SIZE_TRAIN", "(160,)", "INPUT.MIN_SIZE_TEST", "160",
+         "TEST.PRECISE_BN.NUM_ITER", "2")
+
+TASKS = {task.name: task for task in (
+    Task(name="imagenet_linear", run=linear.run, data=linear.data, config=linear.IMAGENET,
+         metrics=("top1", "top5"), paper="Table 1, appendix B.1",
+         counts={"train": 1_281_167, "val": IMAGENET_VAL}, trials=1, version=1, smoke=(*SMALL, "epochs", "3")),
+    Task(name="imagenet_semi1", run=finetune.run, data=finetune.data, config=finetune.ONE_PERCENT,
+         metrics=("top1", "top5"), paper="Table 2, appendix B.2",
+         counts={"train": 12_811, "val": IMAGENET_VAL}, trials=1, version=1,
+         smoke=(*SMALL, "epochs", "2", "batch_size", "10")),
+    Task(name="imagenet_semi10", run=finetune.run, data=finetune.data, config=finetune.TEN_PERCENT,
+         metrics=("top1", "top5"), paper="Table 2, appendix B.2",
+         counts={"train": 128_116, "val": IMAGENET_VAL}, trials=1, version=1,
+         smoke=(*SMALL, "epochs", "2", "batch_size", "20")),
+    Task(name="imagenet_knn", run=knn.run, data=knn.data, config=knn.Config(),
+         metrics=("top1_k20", "top1_k200"), paper="not in the paper; VICReg Table 11",
+         counts={"train": 1_281_167, "val": IMAGENET_VAL}, trials=1, version=1, smoke=SMALL),
+    Task(name="places205_linear", run=linear.run, data=linear.data, config=linear.PLACES205,
+         metrics=("top1", "top5"), paper="Table 3, appendix C.1",
+         counts={"train": 2_448_873, "val": 20_500}, trials=1, version=1, smoke=(*SMALL, "epochs", "3")),
+    Task(name="inat18_linear", run=linear.run, data=linear.data, config=linear.INAT18,
+         metrics=("top1", "top5"), paper="Table 3, appendix C.1",
+         counts={"train": 437_513, "val": 24_426}, trials=1, version=1, smoke=(*SMALL, "epochs", "3")),
+    Task(name="voc07_svm", run=svm.run, data=svm.data, config=svm.Config(), metrics=("mAP",),
+         paper="Table 3, appendix C.1", counts={"train": 5_011, "test": 4_952}, trials=1, version=1,
+         smoke=(*SMALL, "costs", "0.1,1,10")),
+    Task(name="voc_det", run=detection.run, data=detection.data,
+         config=detection.Config("pascal_voc_R_50_C4_24k_bt.yaml"), metrics=("AP50", "AP", "AP75"),
+         paper="Table 4, appendix C.2", counts={"train": 16_551, "test": 4_952}, trials=1, version=1, smoke=BOXES),
+    Task(name="coco_det", run=detection.run, data=detection.data,
+         config=detection.Config("coco_R_50_C4_1x_bt.yaml"),
+         metrics=("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75"),
+         paper="Table 4, appendix C.2", counts={"train": 118_287, "test": 5_000}, trials=1, version=1, smoke=BOXES),
+)}
