@@ -35,8 +35,8 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 	    echo "error: expected Python's modules venv and ensurepip to make $(VENV), they failed;" \
 	         "on Debian and Ubuntu install python3-venv" $(FAIL); }
 	@echo "set-up 2/3: the tested versions (about 3 minutes and 5.5 GB the first time; log: $(LOG))"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --log $(LOG) -c constraints.txt \
-	        setuptools wheel -e '.[test]' || { \
+	@$(PY) -m pip install --quiet --progress-bar off --disable-pip-version-check --log $(LOG) \
+	        -c constraints.txt setuptools wheel -e '.[test]' || { \
 	    echo "error: expected pip to install the packages above, it failed (network, index, disk space?);" \
 	         "see $(LOG), then run the same command again" $(FAIL); }
 	@echo "set-up 3/3: Detectron2"
@@ -54,7 +54,8 @@ pretrain: setup
 	@test -n "$(DATA)" || { \
 	    echo "error: expected DATA, the folder of train/: make pretrain DATA=/data/imagenet" $(FAIL); }
 	@processes=$$($(PY) -c 'import torch; print(max(1, torch.cuda.device_count()))') && \
-	    $(VENV)/bin/torchrun --standalone --nproc-per-node=$$processes pretrain/main.py "$(DATA)" $(ARGS)
+	    $(PY) -m torch.distributed.run --standalone --nproc-per-node=$$processes \
+	        pretrain/main.py "$(DATA)" $(ARGS)
 
 TASK ?= all
 transfer: setup
