@@ -79,11 +79,7 @@ def check(name, root):
     entry = find(name)
     if isinstance(entry, VocSet):
         return _check_voc(entry, Path(root) / entry.folder)
-    folder = Path(root) / "coco"
-    path = folder / "annotations" / entry.annotations
-    _demand(path)
-    state = path.stat()
-    return _check_coco(path, folder / entry.images, state.st_size, state.st_mtime_ns)
+    return _check_coco(entry, Path(root) / "coco")
 
 
 def read_voc(path):
@@ -133,15 +129,28 @@ def _check_voc(entry, folder):
     return Listing(len(names), entry.classes, digest.hexdigest())
 
 
-@functools.lru_cache(maxsize=4)  # the training file has 450 MB and takes ten seconds
-def _check_coco(path, images, size, modified):
+def _check_coco(entry, folder):
+    path, images = folder / "annotations" / entry.annotations, folder / entry.images
+    _demand(path)
+    state = path.stat()
+    names, classes, label_hash = _read_coco(path, state.st_size, state.st_mtime_ns)
+    sizes = _files(images)
+    _demand_all(images, names, sizes)
+    digest = hashlib.sha256(label_hash.encode())
+    digest.update("".join(f"{name} {sizes[name]}\n" for name in names).encode())
+    return Listing(len(names), classes, digest.hexdigest())
+
+
+@functools.lru_cache(maxsize=4)  # the training file has 450 MB: seconds to parse; size and time tell it apart
+def _read_coco(path, size, modified):
+    """Return (image file names, class names, sha256) of a COCO annotation file that belongs together."""
     raw = path.read_bytes()
     try:
         truth = json.loads(raw)
-        names = [image["file_name"] for image in truth["images"]]
+        names = tuple(image["file_name"] for image in truth["images"])
         classes = tuple(item["name"] for item in sorted(truth["categories"], key=lambda item: item["id"]))
-        known = {image["id"] for image in truth["images"]}, {item["id"] for item in truth["categories"]}
-        foreign = sum(item["image_id"] not in known[0] or item["category_id"] not in known[1]
+        images, categories = ({item["id"] for item in truth[kind]} for kind in ("images", "categories"))
+        foreign = sum(item["image_id"] not in images or item["category_id"] not in categories
                       for item in truth["annotations"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected COCO's images, annotations and categories, found {error!r}; "
@@ -149,11 +158,7 @@ def _check_coco(path, images, size, modified):
     if not names or foreign:
         raise ValueError(f"{path}: expected images and their annotations, found {len(names)} images and "
                          f"{foreign} annotations of unknown images or categories; download it again")
-    sizes = _files(images)
-    _demand_all(images, names, sizes)
-    digest = hashlib.sha256(raw)
-    digest.update("".join(f"{name} {sizes[name]}\n" for name in names).encode())
-    return Listing(len(names), classes, digest.hexdigest())
+    return names, classes, hashlib.sha256(raw).hexdigest()
 
 
 def _demand(path):

@@ -25,8 +25,8 @@ def claim(out, identity, resume):
         raise ValueError(f"{out} holds a checkpoint but no {MARK}, so it is no run of this suite; "
                          "choose another --output")
     if checkpoint.exists() and not resume:
-        raise ValueError(f"{out} holds this run up to {checkpoint.read_text().strip()}; --resume continues it "
-                         "(a finished one is only evaluated again), or choose another --output")
+        raise ValueError(f"{out} holds this run up to {checkpoint.read_text().strip()}; --resume continues "
+                         "it (a finished run is only evaluated again), or choose another --output")
     if not checkpoint.exists():
         (out / "metrics.json").unlink(missing_ok=True)
     draft = out / f"{MARK}.part"

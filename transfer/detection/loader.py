@@ -104,6 +104,10 @@ class TrainLoader:
         config, ranks = self.config, comm.get_world_size()
         total, grouped = config.SOLVER.IMS_PER_BATCH, config.DATALOADER.ASPECT_RATIO_GROUPING
         places = Places(self.stream, total // ranks, grouped, self.start, comm.get_rank(), ranks)
-        yield from build_detection_train_loader(
+        batches = iter(build_detection_train_loader(
             self.stream, mapper=self.mapper, sampler=places, total_batch_size=total,
-            aspect_ratio_grouping=grouped, num_workers=config.DATALOADER.NUM_WORKERS)
+            aspect_ratio_grouping=grouped, num_workers=config.DATALOADER.NUM_WORKERS))
+        with torch.random.fork_rng(devices=[]):  # torch's loader starts by drawing from the global generator
+            first = next(batches)
+        yield first
+        yield from batches

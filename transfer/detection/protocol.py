@@ -64,7 +64,7 @@ def data(config, context):
             raise ValueError(f"{name} has other classes than {train[0]}; train and test on the same classes")
     heads = values["MODEL.ROI_HEADS.NUM_CLASSES"]
     if heads != len(first.classes):
-        raise ValueError(f"{train[0]} has {len(first.classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {heads}; "
+        raise ValueError(f"{train[0]} has {len(first.classes)} classes, the head {heads}; "
                          f"pass MODEL.ROI_HEADS.NUM_CLASSES {len(first.classes)}")
     prints = "".join(f"{name} {listing.fingerprint}\n" for name, listing in listings.items())
     counts = {"train": sum(listings[name].images for name in train), "test": listings[test[0]].images}

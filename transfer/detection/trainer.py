@@ -144,7 +144,7 @@ def _train_and_test(backbone, cfg, context):
 
 
 def figures(results, cfg):
-    """Return Detectron2's nested results as {metric: percent}: bare names for VOC, box_ and mask_ for COCO."""
+    """Return Detectron2's nested results as {metric: percent}: bare for VOC, box_ and mask_ for COCO."""
     if MetadataCatalog.get(cfg.DATASETS.TEST[0]).evaluator_type == "pascal_voc":
         return {name: float(results["bbox"][name]) for name in ("AP50", "AP", "AP75")}
     prefix = {"bbox": "box_", "segm": "mask_"}

@@ -1,0 +1,221 @@
+"""Whole detection runs on tiny data: proof, training, resumption, evaluation, files, refusals."""
+
+import dataclasses
+import json
+
+import detection_toys as toys
+import pytest
+import torch
+from PIL import Image
+from weights_toys import distinct_backbone
+
+from pretrain import distributed
+from transfer.detection import d2, folder, hooks, norms, trainer
+from transfer.detection.protocol import Config, run
+from transfer.weights.readers import read
+
+VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([*toys.SMALL, "SOLVER.MAX_ITER", "3"])
+COCO = Config("coco_R_50_C4_1x_bt.yaml").override(
+    [*toys.SMALL, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.NUM_CLASSES", "3"])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return toys.write_coco(toys.write_voc(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return read("random")
+
+
+@pytest.fixture(scope="module")
+def voc_run(root, backbone, tmp_path_factory):
+    """An uninterrupted VOC run of 3 iterations: (context, metrics)."""
+    context = toys.context(root, tmp_path_factory.mktemp("voc_run"))
+    return context, run(backbone, VOC, context)
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+
+
+def test_voc_run_has_figures_and_detectron2_s_files(voc_run):
+    context, metrics = voc_run
+    assert list(metrics) == ["AP50", "AP", "AP75"] and all(0 <= value <= 100 for value in metrics.values())
+    written = lines(context.out)
+    assert [line["iteration"] for line in written if "total_loss" in line] == [0, 1, 2]
+    assert written[-1]["bbox/AP50"] == metrics["AP50"]
+    for name in ("config.yaml", "log.txt", "model_final.pth", "inference/per_class.json"):
+        assert (context.out / name).stat().st_size
+    for name in ("detections.png", "losses.png"):
+        assert Image.open(context.out / name).size > (100, 100)
+    log = (context.out / "log.txt").read_text()
+    assert "proof: network: 318 of 318 tensors in place" in log
+    assert "file: 318 of 318 tensors bit-equal" in log and "iter: 2" in log
+
+
+def test_coco_run_has_box_and_mask_figures(root, backbone, tmp_path):
+    metrics = run(backbone, COCO, toys.context(root, tmp_path))
+    names = ["AP", "AP50", "AP75", "APs"]  # all objects of the toys are small
+    assert list(metrics) == [f"box_{name}" for name in names] + [f"mask_{name}" for name in names]
+    assert all(0 <= value <= 100 for value in metrics.values())
+    assert "loss_mask" in lines(tmp_path)[0]
+    assert (tmp_path / "detections.png").exists()
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights_with_other_workers(root, backbone, voc_run, tmp_path,
+                                                                         monkeypatch):
+    context = toys.context(root, tmp_path)
+    often = VOC.override(["SOLVER.CHECKPOINT_PERIOD", "1"])  # no part of the identity
+    before_step = hooks.SeedEachIteration.before_step
+
+    def power_cut(hook):
+        if hook.trainer.iter == 2:
+            raise KeyboardInterrupt
+        before_step(hook)
+
+    monkeypatch.setattr(hooks.SeedEachIteration, "before_step", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(backbone, often, context)
+    monkeypatch.undo()
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")  # as if cut while the second was written
+    with pytest.raises(ValueError, match="--resume continues it"):
+        run(backbone, often, context)
+    metrics = run(backbone, often, dataclasses.replace(context, workers=1, resume=True))
+    assert metrics == voc_run[1]
+    assert [line["iteration"] for line in lines(tmp_path) if "total_loss" in line] == [0, 1, 2]
+    whole, parts = (torch.load(out / "model_final.pth", weights_only=True)
+                    for out in (voc_run[0].out, tmp_path))
+    assert whole["model"].keys() == parts["model"].keys()
+    for name, tensor in whole["model"].items():
+        assert torch.equal(tensor, parts["model"][name]), name
+    momenta = [state["_trainer"]["optimizer"]["state"] for state in (whole["trainer"], parts["trainer"])]
+    assert len(momenta[0]) > 100
+    for key, values in momenta[0].items():
+        assert torch.equal(values["momentum_buffer"], momenta[1][key]["momentum_buffer"])
+
+
+def test_a_finished_run_is_only_evaluated_again(backbone, voc_run):
+    context, metrics = voc_run
+    assert run(backbone, VOC, dataclasses.replace(context, resume=True)) == metrics
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"seed": 1}, "another seed"),
+    ({"options": ["SOLVER.BASE_LR", "0.002"]}, r"another SOLVER.BASE_LR \(0.001, here 0.002\)"),
+    ({"sha256": "f" * 64}, "another weights"),
+])
+def test_another_run_s_folder_is_refused_and_left_alone(backbone, voc_run, changes, message):
+    context, _ = voc_run
+    before = (context.out / "metrics.json").read_bytes(), (context.out / folder.MARK).read_bytes()
+    other = dataclasses.replace(backbone, sha256=changes.get("sha256", backbone.sha256))
+    config = VOC.override(changes.get("options", []))
+    context = dataclasses.replace(context, seed=changes.get("seed", 0), resume=True)
+    with pytest.raises(ValueError, match=message):
+        run(other, config, context)
+    assert before == ((context.out / "metrics.json").read_bytes(), (context.out / folder.MARK).read_bytes())
+
+
+def test_a_foreign_checkpoint_is_refused(root, backbone, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    with pytest.raises(ValueError, match="no run of this suite"):
+        run(backbone, VOC, toys.context(root, tmp_path, resume=True))
+
+
+def test_weights_that_do_not_arrive_stop_the_run_before_training(root, backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.Trainer, "resume_or_load", lambda self, resume: None)
+    with pytest.raises(ValueError, match="is not the backbone's"):
+        run(backbone, VOC, toys.context(root, tmp_path))
+    assert not lines(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_is_one_line(root, backbone, tmp_path, capsys):
+    with pytest.raises(ValueError) as error:
+        run(backbone, VOC.override(["SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_FACTOR", "1.0"]),
+            toys.context(root, tmp_path))
+    assert "training diverged at iteration 1" in str(error.value) and "SOLVER.BASE_LR" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "Traceback" not in capsys.readouterr().out
+    assert (tmp_path / "losses.png").exists()  # iteration 0 was finite
+
+
+def test_the_head_has_an_extra_norm_after_res5_and_gets_the_backbone_s_layer4(root, tmp_path):
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.modeling import build_model
+
+    from transfer.weights.export import write_detectron2
+
+    cfg = trainer.prepare(Config("coco_R_50_C4_1x_bt.yaml"), toys.context(root, tmp_path))
+    model = build_model(cfg)
+    res5 = model.roi_heads.res5
+    assert [name for name, _ in res5.named_children()] == ["0", "1", "2", "norm"]
+    assert isinstance(res5.norm, torch.nn.SyncBatchNorm) and res5.norm.num_features == 2048
+    assert all(parameter.requires_grad for parameter in model.parameters())  # FREEZE_AT 0
+    write_detectron2(distinct_backbone(), tmp_path / "backbone_d2.pkl")
+    DetectionCheckpointer(model).load(str(tmp_path / "backbone_d2.pkl"))
+    state = distinct_backbone().state
+    assert torch.equal(res5[2].conv3.weight, state["layer4.2.conv3.weight"])
+    assert torch.equal(res5[0].shortcut.norm.running_var, state["layer4.0.downsample.1.running_var"])
+    assert torch.equal(res5.norm.running_mean, torch.zeros(2048))
+    model.eval()
+    with torch.no_grad():
+        res5.norm.weight.zero_()
+        assert not res5(torch.rand(1, 1024, 14, 14)).any()  # the norm is the last thing that happens
+
+
+def test_sync_bn_becomes_plain_bn_in_one_cpu_process():
+    layer = torch.nn.Sequential(torch.nn.SyncBatchNorm(3), torch.nn.GroupNorm(1, 3))
+    state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    norms.joint_on_cpu(layer)
+    assert type(layer[0]) is torch.nn.BatchNorm2d and type(layer[1]) is torch.nn.GroupNorm
+    assert all(torch.equal(tensor, state[name]) for name, tensor in layer.state_dict().items())
+    assert layer(torch.rand(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+
+
+def two_processes(backbone, context):
+    """A run of two ranks and what makes them one: norms, weight decay, statistics."""
+    seen = {}
+    before_step = hooks.SeedEachIteration.before_step
+
+    def look(hook):
+        model, optimizer = hook.trainer.checkpointer.model, hook.trainer.optimizer
+        found = [module for module in model.modules() if isinstance(module, norms.CPUSyncBatchNorm2d)]
+        decay = {id(parameter): group["weight_decay"] for group in optimizer.param_groups
+                 for parameter in group["params"]}
+        seen.update(norms=len(found), decay={decay[id(module.weight)] for module in found}, model=model)
+        before_step(hook)
+
+    hooks.SeedEachIteration.before_step = look
+    metrics = run(backbone, VOC.override(["SOLVER.MAX_ITER", "1"]), context)
+    state = torch.cat([value.double().flatten() for value in seen["model"].state_dict().values()])
+    sums = distributed.all_gather_rows(torch.stack([state.sum(), state.abs().sum()])[None])
+    assert metrics if distributed.rank() == 0 else metrics == {}
+    return metrics, seen["norms"], seen["decay"], sums
+
+
+def test_two_cpu_processes_train_one_model(root, backbone, tmp_path):
+    context = toys.context(root, tmp_path, gpus=2)
+    metrics, found, decay, sums = distributed.launch(two_processes, 2, backbone, context)
+    assert set(metrics) == {"AP50", "AP", "AP75"}
+    assert found == 54 and decay == {0.0}  # 53 of the backbone and the extra norm
+    assert torch.equal(sums[0], sums[1])  # weights and precise-BN statistics are the same on both
+
+
+def test_a_batch_that_does_not_divide_is_refused(root, backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.comm, "get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH 2 is the total"):
+        run(backbone, VOC, toys.context(root, tmp_path))
+
+
+def test_logs_of_two_runs_do_not_mix(tmp_path, capsys):
+    import logging
+
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        with d2.log_to(tmp_path / name):
+            logging.getLogger("detectron2.utils.events").info("progress of %s", name)
+            logging.getLogger("detectron2.data.build").info("detail")
+    assert "progress of first" not in (tmp_path / "second" / "log.txt").read_text()
+    assert capsys.readouterr().out.count("progress of second") == 1
+    assert "detail" in (tmp_path / "first" / "log.txt").read_text()
