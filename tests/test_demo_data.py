@@ -213,6 +213,20 @@ def test_voc_difficult_truncated_occluded_and_overlapping(demo_root):
         assert min(flags.values()) >= 5 and pairs >= 15, (flags, pairs)
 
 
+def test_voc_boxes_fit_what_was_painted(demo_root):
+    painter, generator = demo_pictures.Painter(0), demo_data._generator(0, "VOC2007/test")
+    deck = demo_pictures.Deck(painter.parts["held out"], generator)
+    objects = voc_objects(demo_root / "VOC2007", "test")
+    for canvas in demo_data.scenes(painter, deck, generator, 40):
+        for thing in canvas.things:
+            _, found = next(objects)
+            x0, y0, x1, y1 = voc_box(found)  # 1-based, the last pixel included
+            rows, columns = np.flatnonzero(thing.mask.any(1)), np.flatnonzero(thing.mask.any(0))
+            assert [x0, y0, x1, y1] == [columns[0] + 1, rows[0] + 1, columns[-1] + 1, rows[-1] + 1]
+            assert found.find("name").text == demo_data.VOC_NAMES[thing.kind]
+    assert next(objects, None) is None
+
+
 @pytest.mark.parametrize("split, images", [("train2017", 40), ("val2017", 24)])
 def test_coco_annotations(demo_root, coco, split, images):
     data = coco[split]
