@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = ("Makefile", "pyproject.toml", "constraints.txt", "tools/detectron2_wheel.py")
 
-OLD = """#!/bin/sh
-case "$1" in --version) echo Python 3.8.1;; *) exit 1;; esac
+OLD = f"""#!/bin/sh
+case "$1" in
+    --version) echo Python 3.8.1;;
+    -c) exec {sys.executable} -c "import sys; sys.version_info = (3, 8, 1); $2";;
+esac
 """
 WITHOUT_VENV = """#!/bin/sh
 case "$1" in -c) exit 0;; --version) echo Python 3.11.2;; *) echo "No module named venv" >&2; exit 1;; esac
