@@ -260,6 +260,8 @@ def _spawn(function, processes, args):
 
 def _worker(function, number, processes, folder, args):
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    # A spawned process would spawn its own children, too, so data loaders would start slowly.
+    multiprocessing.set_start_method(None, force=True)
     os.environ["LOCAL_RANK"] = str(number)
     try:
         _join(f"file://{folder}/store", number, processes)

@@ -58,3 +58,12 @@ def barlow_twins_terms(z1, z2, lambd, form="auto", running=None) -> tuple[torch.
         for mean, variance in (statistics[:2], statistics[2:]):
             update_running_statistics(running, mean, variance, count)
     return loss, Correlation(diagonal, square)
+
+
+def gradient_factor(reference_world_size, processes: int) -> float:
+    """What to multiply the loss with before backward.
+
+    Each process has its own rows' gradient of the joint loss and DDP takes the mean, so DDP's result is the
+    exact gradient / processes. We want the exact gradient / reference, whatever the number of processes.
+    """
+    return 1.0 if reference_world_size == "actual" else processes / reference_world_size

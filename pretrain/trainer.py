@@ -12,11 +12,12 @@ from tqdm import tqdm
 from pretrain import checkpoint, data
 from pretrain.config import PretrainConfig
 from pretrain.distributed import barrier, convert_sync_batchnorm, is_main, local_device, rank, world_size
-from pretrain.losses import barlow_twins_terms
+from pretrain.losses import barlow_twins_terms, gradient_factor
 from pretrain.model import BarlowTwins
 from pretrain.monitor import correlation_health
 from pretrain.optim import LARS, learning_rates, parameter_groups
 
+ADVICE = "Lower the learning rates or choose another --precision"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,11 +53,12 @@ def train(config: PretrainConfig, run: Run) -> list[Path]:
     first = checkpoint.resume(run.checkpoint, network, optimizer, scaler, config, len(files))
     stats = Stats(run) if is_main() else None
     model = network
-    if world_size() > 1:  # buffers are equal on all processes already, since batch norm is joint
-        model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
-                                        broadcast_buffers=False)
+    if world_size() > 1:
+        model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
     for epoch in range(first, config.epochs):
         train_epoch(config, run, epoch, loader, model, network, optimizer, scaler, device, stats)
+        if not torch.stack(list(torch._foreach_norm(list(network.parameters())))).isfinite().all():
+            raise ValueError(f"weights are not finite after epoch {epoch}; {last_good(run)}. {ADVICE}")
         checkpoint.save(run.checkpoint, epoch + 1, network, optimizer, scaler, config, len(files))
     backbone = run.checkpoint_dir / f"{config.arch}.pth"
     if is_main():
@@ -79,7 +81,7 @@ def train_epoch(config, run, epoch, loader, model, network, optimizer, scaler, d
         # Asking makes a GPU wait, so there only now and then, but always before a checkpoint.
         if (device.type == "cpu" or shown or last) and not finite:
             raise ValueError(f"the loss is not finite at step {step} (epoch {epoch}); {last_good(run)}. "
-                             "Lower the learning rates or choose another --precision")
+                             f"{ADVICE}")
         if stats and shown:
             stats.write(dict(epoch=epoch, step=step, lr_weights=rates[0], lr_biases=rates[1],
                              loss=loss.item(), time=stats.seconds()) | correlation_health(correlation))
@@ -99,15 +101,6 @@ def train_step(config, rates, model, network, optimizer, scaler, y1, y2):
     scaler.step(optimizer)
     scaler.update()
     return loss.detach(), correlation
-
-
-def gradient_factor(reference_world_size, processes: int) -> float:
-    """What to multiply the loss with before backward.
-
-    Each process has its own rows' gradient of the joint loss and DDP takes the mean, so DDP's result is the
-    exact gradient / processes. We want the exact gradient / reference, whatever the number of processes.
-    """
-    return 1.0 if reference_world_size == "actual" else processes / reference_world_size
 
 
 def batches(loader, epoch, epochs):

@@ -1,0 +1,136 @@
+"""The command line: flags, refusals, several processes, interruption."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from pretrain import config, main
+
+SCRIPT = Path(main.__file__)
+SMALL = ["--arch", "resnet18", "--projector", "16-16", "--batch-size", "4", "--image-size", "32",
+         "--device", "cpu", "--workers", "1", "--print-freq", "1", "--warmup-epochs", "0"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "train" / "a").mkdir(parents=True)
+    for number in range(9):
+        cut = load_sample_images().images[0][number * 20:number * 20 + 80, number * 30:number * 30 + 80]
+        Image.fromarray(cut).save(folder / "train" / "a" / f"{number}.jpg")
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, capfd, tmp_path):
+    """call(arguments) -> exit status, standard output, standard error of main in this process."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handlers are for a process of its own
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = main.main([str(argument) for argument in arguments])
+        return status, *capfd.readouterr()
+    return run
+
+
+def test_defaults_are_the_official_ones():
+    """facebookresearch/barlowtwins main.py:25-47."""
+    recipe, args = config.recipe(), main.parse(["DATA"])
+    assert (args.workers, args.print_freq, args.checkpoint_dir) == (8, 100, Path("checkpoint"))
+    assert (recipe.epochs, recipe.batch_size, recipe.projector) == (1000, 2048, "8192-8192-8192")
+    assert (recipe.learning_rate_weights, recipe.learning_rate_biases) == (0.2, 0.0048)
+    assert (recipe.weight_decay, recipe.lambd, recipe.reference_world_size) == (1e-6, 0.0051, 32)
+
+
+def test_official_flags_and_presets_reach_the_recipe(pictures):
+    flags = ("--workers 3 --epochs 5 --batch-size 4 --learning-rate-weights 0.4 --learning-rate-biases 0.01 "
+             "--weight-decay 0 --lambd 0.1 --projector 4-4 --print-freq 7 --checkpoint-dir x --device cpu")
+    folder = ["--checkpoint-dir", str(pictures / "x")]
+    recipe, run, processes = main.prepare([str(pictures), *flags.split(), *folder])
+    assert (run.workers, run.print_freq, run.checkpoint_dir, processes) == (3, 7, pictures / "x", 1)
+    assert recipe == config.recipe(epochs=5, batch_size=4, learning_rate_weights=0.4, weight_decay=0.0,
+                                   lambd=0.1, learning_rate_biases=0.01, projector="4-4", precision="fp32")
+    flags = ["--preset", "paper", "--reference-world-size", "actual"]
+    paper = main.prepare([str(pictures), *SMALL, *flags, *folder])[0]
+    assert (paper.weight_decay, paper.lambd, paper.reference_world_size) == (1.5e-6, 5e-3, "actual")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--batch-size", 5, "--processes", 2], "--batch-size 5 does not divide by 2 processes; choose"),
+    (["--batch-size", 64], "--batch-size 64 is more than the 9 pictures"),
+    (["--batch-size", 1], "--batch-size expected at least 2"),
+    (["--projector", "8x"], "--projector expected widths joined by dashes, such as 8192-8192-8192, found"),
+    (["--arch", "vgg16"], "--arch expected one of resnet18"),
+    (["--preset", "papers"], "--preset expected one of code, paper, found 'papers'"),
+    (["--precision", "fp8"], "--precision expected one of fp32, bf16, fp16, found 'fp8'"),
+    (["--reference-world-size", "0"], "--reference-world-size expected actual or a number of processes"),
+    (["--workers", "-1"], "--workers expected at least 0, found -1"),
+    (["--checkpoint-dir", "/dev/null/x"], "--checkpoint-dir /dev/null/x cannot be made"),
+], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "")
+def test_mistakes_are_one_line_and_status_2(call, pictures, arguments, message):
+    status, out, err = call(pictures, *SMALL, *arguments)
+    assert status == 2 and out == "" and err.startswith(f"error: {message}") and err.count("\n") == 1, err
+
+
+def test_a_missing_data_folder_is_one_line(call, tmp_path):
+    status, _, err = call(tmp_path / "nowhere", *SMALL)
+    assert status == 2
+    assert err == f"error: {tmp_path}/nowhere/train: no such folder; expected DATA/train/<class>/<picture>\n"
+
+
+def test_one_and_two_processes_give_the_same_run(call, pictures, tmp_path):
+    """Weights, statistics and figures agree to float32 rounding after two steps; files are as promised."""
+    models = []
+    for processes in (1, 2):
+        folder = tmp_path / f"of-{processes}"
+        flags = ["--epochs", 1, "--processes", processes, "--checkpoint-dir", folder]
+        status, out, _ = call(pictures, *SMALL, *flags)
+        names = ("checkpoint.pth", "resnet18.pth", "stats.txt")
+        assert status == 0
+        assert out.splitlines()[-1] == "written: " + ", ".join(f"{folder}/{name}" for name in names)
+        models.append(torch.load(folder / "checkpoint.pth", weights_only=True)["model"])
+    one, two = models
+    for name, value in one.items():
+        assert torch.allclose(value.double(), two[name].double(), rtol=1e-3, atol=1e-4), name
+    lines = [(tmp_path / f"of-{n}" / "stats.txt").read_text().splitlines() for n in (1, 2)]
+    assert lines[0][0].startswith(f"pretrain/main.py {pictures} --arch resnet18")
+    for a, b in zip(lines[0][1:], lines[1][1:], strict=True):
+        a, b = json.loads(a), json.loads(b)
+        assert set(a) == {"epoch", "step", "lr_weights", "lr_biases", "loss", "time", "diagonal_mean",
+                          "off_diagonal_rms"}
+        assert a["step"] == b["step"] and a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("number, processes, status", [(signal.SIGINT, 1, 130), (signal.SIGTERM, 2, 143)],
+                         ids=["ctrl-c", "sigterm, two processes"])
+def test_interrupted_leaves_the_last_checkpoint_and_says_so(pictures, tmp_path, number, processes, status):
+    command = [sys.executable, SCRIPT, pictures, *SMALL, "--epochs", "500", "--processes", processes,
+               "--checkpoint-dir", tmp_path]
+    run = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                           text=True, start_new_session=True, cwd=tmp_path)
+    try:
+        path, deadline = tmp_path / "checkpoint.pth", time.monotonic() + 90
+        while not path.exists() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # A terminal sends SIGINT to every process of the group, kill sends SIGTERM to one.
+        (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
+        _, err = run.communicate(timeout=60)
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == status, err
+    assert err.count("\n") == 1, err
+    assert err.startswith(f"interrupted; the last good checkpoint is {path} with"), err
+    assert torch.load(path, weights_only=True)["epoch"] >= 1
+    with pytest.raises(ProcessLookupError):  # nobody is left; loader workers look for their parent every 5 s
+        for _ in range(150):
+            os.killpg(run.pid, 0)
+            time.sleep(0.1)
