@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pretrain.distributed import launch
+from pretrain.distributed import all_gather_rows, launch, rank
 from transfer.classification import data, finetune, knn, linear, svm
 
 LINEAR = linear.Config(dataset="odd", epochs=2, batch_size=4, image_size=32, precision="float64")
@@ -31,9 +31,22 @@ def run_all(root, out, gpus, names):
     return found
 
 
+def buffers_after_validation():
+    """(ranks, 3) running means after validating a toy network whose ranks started from 0 and 1."""
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3))
+    network[2].running_mean.fill_(rank())
+    batch = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([0, 1])
+    finetune.validate(network, nn.Linear(3, 3), [batch], torch.device("cpu"))
+    return all_gather_rows(network[2].running_mean[None])
+
+
+def run_two(root, out):
+    return run_all(root, out, 2, [*RUNS, "finetune"]), buffers_after_validation()
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """(data root, folder with the runs of one process and of two, metrics of one, metrics of two)."""
+    """(data root, folder with the runs, metrics of one process, (metrics of two, buffers))."""
     root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out")
     toys.image_tree(root / "even")
     toys.image_tree(root / "odd")
@@ -42,13 +55,13 @@ def both(tmp_path_factory):
     (root / "list.txt").write_text("\n".join(path.name for path in (root / "odd" / "train").glob("*/*")))
     toys.voc_tree(root / "VOC2007", trainval=19, test=11)
     one = run_all(root, out / "one", 1, list(RUNS))
-    two = launch(run_all, 2, root, out / "two", 2, [*RUNS, "finetune"])
+    two = launch(run_two, 2, root, out / "two")
     return root, out, one, two
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_numbers_are_equal(both, name):
-    _, _, one, two = both
+    _, _, one, (two, _) = both
     assert one[name] == pytest.approx(two[name], abs=1e-9 if name != "svm" else 1e-4)
 
 
@@ -66,7 +79,7 @@ def test_the_heads_are_equal(both, name):
 def test_fine_tuning_on_two_ranks_equals_two_half_batches(both):
     """Batch norm sees each rank's half alone, gradients are averaged, rank 0's statistics are kept; the
     last batch of 5 images is filled up to 6."""
-    root, out, _, two = both
+    root, out, _, (two, _) = both
     saved = torch.load(out / "two" / "finetune" / "checkpoint.pth", weights_only=True)
     network, head = toys.plain_network(), linear.linear_head(3, 2048, 0.01, 0).double()
     optimizer = torch.optim.SGD([{"params": network.parameters(), "lr": 1e-3}, {"params": head.parameters()}],
@@ -91,15 +104,15 @@ def test_fine_tuning_on_two_ranks_equals_two_half_batches(both):
     assert two["finetune"]["top1"] in [100 * hits / 7 for hits in range(8)]  # 7 images, none counted twice
 
 
-def unequal(root, out):
-    config = dataclasses.replace(LINEAR, batch_size=5)
-    return linear.run(toys.backbone(), config, toys.context(root, out, gpus=2))
+def test_validation_uses_the_statistics_of_rank_zero(both):
+    assert both[3][1].tolist() == [[0, 0, 0]] * 2
 
 
 def test_batch_size_that_does_not_divide(monkeypatch, both, tmp_path):
     monkeypatch.setattr(data, "world_size", lambda: 2)
+    config = dataclasses.replace(LINEAR, batch_size=5)
     with pytest.raises(ValueError, match="batch_size 5 is over all 2 processes and must divide by them"):
-        unequal(both[0], tmp_path)
+        linear.run(toys.backbone(), config, toys.context(both[0], tmp_path, gpus=2))
 
 
 def test_toy_network_needs_its_batch_norm():

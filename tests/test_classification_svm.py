@@ -9,11 +9,12 @@ import torch
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from transfer.classification import data, layouts, svm
+from transfer.classification import data, layouts, svm, svm_solver
 from transfer.classification.metrics import average_precision
 
 # The plain loop hits max_iter on toy features as ours does; ours counts it.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+SETTINGS = svm_solver.Settings(svm.Config().costs, 3, 2.0, 1e-4, 2000)
 SMALL = svm.Config(costs=(0.01, 1.0, 50.0), image_size=32)
 
 
@@ -37,33 +38,42 @@ def problem():
     score = features @ direction + draw.normal(size=(130, 3))
     labels = np.where(score > np.quantile(score, 0.75, axis=0), 1, -1)
     labels[draw.random(labels.shape) < 0.1] = 0
-    config = svm.Config()
-    train, test = (svm.normalised(rows, config) for rows in (features[:90], features[90:]))
+    train, test = (svm_solver.normalised(rows, 1e-5) for rows in (features[:90], features[90:]))
     return train, labels[:90], test, labels[90:]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_choice_and_scores_equal_plain_linear_svc(tmp_path, monkeypatch, processes):
-    monkeypatch.setattr(svm, "SERIAL_WORK", 0 if processes > 1 else 1e9)
+def test_choice_and_scores_equal_plain_linear_svc():
     train, labels, test, truth = problem()
-    config = svm.Config()
-    found = svm.solve(train, labels, test, config, toys.context(tmp_path, tmp_path, workers=processes))
+    found = svm_solver.solve(train, labels, test, SETTINGS, workers=1)
     for (cost, scores, unfinished), (plain_cost, plain_scores), column in zip(
-            found, plain(train, labels, test, config.costs), truth.T, strict=True):
+            found, plain(train, labels, test, SETTINGS.costs), truth.T, strict=True):
         assert cost == plain_cost and np.array_equal(scores, plain_scores)
         assert average_precision(scores, column) == average_precision(plain_scores, column)
     assert len({cost for cost, *_ in found}) > 1  # the choice matters here
 
 
+def test_the_number_of_processes_changes_nothing(monkeypatch):
+    """Fits long and ill-conditioned enough that threads, which share liblinear's generator, do differ."""
+    draw = np.random.default_rng(0)
+    features = svm_solver.normalised(np.abs(draw.normal(size=(400, 200))), 1e-5)
+    scores = features @ draw.normal(size=(200, 3)) + 0.3 * draw.normal(size=(400, 3))
+    labels = np.where(scores > 0.3, 1, -1)
+    settings = SETTINGS._replace(costs=(1000.0,), folds=2, max_iterations=300)
+    monkeypatch.setattr(svm_solver, "SERIAL_WORK", 0)
+    found = [svm_solver.solve(features, labels, features[:50], settings, workers) for workers in (1, 2)]
+    for (cost, scores, unfinished), (other_cost, other_scores, other_unfinished) in zip(*found, strict=True):
+        assert (cost, unfinished) == (other_cost, other_unfinished) and np.array_equal(scores, other_scores)
+
+
 def test_normalisation():
-    rows = svm.normalised(np.array([[3, 4], [0, 0]], dtype=np.float32), svm.Config())
+    rows = svm_solver.normalised(np.array([[3, 4], [0, 0]], dtype=np.float32), 1e-5)
     assert rows.dtype == np.float64 and np.allclose(rows, [[3 / 5.00001, 4 / 5.00001], [0, 0]], rtol=1e-12)
 
 
-def test_fits_that_do_not_converge_are_counted(tmp_path):
+def test_fits_that_do_not_converge_are_counted():
     train, labels, test, _ = problem()
-    config = svm.Config(costs=(1000.0,), max_iterations=3)
-    found = svm.solve(train, labels, test, config, toys.context(tmp_path, tmp_path))
+    settings = SETTINGS._replace(costs=(1000.0,), max_iterations=3)
+    found = svm_solver.solve(train, labels, test, settings, workers=1)
     assert [unfinished for *_, unfinished in found] == [4, 4, 4]
 
 
@@ -78,7 +88,7 @@ def test_run_on_a_voc_tree(tmp_path):
         pixels = torch.stack([images[0, index][0] for index in range(len(images))])
         with torch.no_grad():
             features = network(data.normalised(pixels, torch.device("cpu"))).numpy()
-        pooled.append(svm.normalised(features, SMALL))
+        pooled.append(svm_solver.normalised(features, 1e-5))
     models = plain(pooled[0], pair[0].labels, pooled[1], SMALL.costs)
     found = [[average_precision(scores, truth, method) for method in ("area", "11point")]
              for (_, scores), truth in zip(models, pair[1].labels.T, strict=True)]
@@ -86,6 +96,7 @@ def test_run_on_a_voc_tree(tmp_path):
     assert [metrics["mAP"], metrics["mAP_11point"]] == pytest.approx(expected, abs=1e-4)
     lines = [json.loads(line) for line in (context.out / "log.txt").read_text().splitlines()]
     assert [line["image_class"] for line in lines] == list(toys.CLASSES)
+    assert all(line["cost"] in SMALL.costs for line in lines)
     assert svm.data(SMALL, context)["counts"] == {"train": 18, "test": 9}
 
 

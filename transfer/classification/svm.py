@@ -11,16 +11,9 @@ negative in training and left out in testing. Expected: 86.2 mAP; with nearly th
     python transfer/run.py --task voc07_svm --weights bt.pth --data /data
 """
 import dataclasses
-import warnings
 from dataclasses import dataclass
 
-import joblib
-import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import average_precision_score
-from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import LinearSVC
 
 from pretrain.distributed import all_gather_rows, all_reduce_sum, local_device
 from transfer.classification import data as images
@@ -28,8 +21,7 @@ from transfer.classification import layouts
 from transfer.classification.features import assert_frozen, dtype_of, exact_float32, extract, freeze
 from transfer.classification.journal import Journal
 from transfer.classification.metrics import average_precision
-
-SERIAL_WORK = 1e9  # values passed through a solver below which starting processes costs more than it saves
+from transfer.classification.svm_solver import Settings, normalised, solve
 
 
 @dataclass(frozen=True)
@@ -87,76 +79,17 @@ def run(backbone, config: Config, context) -> dict[str, float]:
                 config.precision, f"{samples.source} features")] for samples in (trainval, test)]
         assert_frozen(network, backbone, config.precision)
     own = images.part(range(len(trainval.classes)))
-    found = solve(normalised(train, config), labels[:, own], normalised(held_out, config), config, context)
+    settings = Settings(config.costs, config.folds, config.positive_weight, config.tolerance,
+                        config.max_iterations, context.seed)
+    train, held_out = (normalised(rows, config.norm_epsilon) for rows in (train, held_out))
+    found = solve(train, labels[:, own], held_out, settings, context.workers)
     table = torch.zeros(len(trainval.classes), 4, dtype=torch.float64)
     for column, (cost, scores, unfinished) in zip(own, found):
         truth = test_labels[:, column]
         precisions = [average_precision(scores, truth, method) for method in ("area", "11point")]
-        table[column] = torch.tensor([*precisions, cost, unfinished])
+        table[column] = torch.tensor([*precisions, cost, unfinished], dtype=torch.float64)
     all_reduce_sum(table)
     for name, (ap, ap11, cost, unfinished) in zip(trainval.classes, table.tolist()):
         journal.line(image_class=name, AP=ap, AP_11point=ap11, cost=cost,
                      fits_at_max_iterations=int(unfinished))
     return {"mAP": table[:, 0].mean().item(), "mAP_11point": table[:, 1].mean().item()}
-
-
-def normalised(features: np.ndarray, config: Config) -> np.ndarray:
-    """(n, 2048) -> the same in float64, each row over (its L2 norm + norm_epsilon)."""
-    features = features.astype(np.float64)
-    return features / (np.linalg.norm(features, axis=1, keepdims=True) + config.norm_epsilon)
-
-
-def solve(train, labels, test, config: Config, context) -> list[tuple[float, np.ndarray, int]]:
-    """For each column of labels (n, classes): chosen cost, scores of the test rows, fits at max_iterations.
-
-    Processes, not threads: liblinear draws its order from one generator per process, so that threads change
-    each other's solutions (the weights of ill-conditioned fits by percents) from run to run.
-    """
-    fits = labels.shape[1] * (len(config.costs) * config.folds + 1)
-    processes = max(1, context.workers) if fits * train.size > SERIAL_WORK else 1
-    columns = [np.where(column == 1, 1, -1) for column in labels.T]  # difficult and absent alike: negative
-    with joblib.Parallel(n_jobs=processes) as parallel:
-        jobs = [(column, fold) for column in range(len(columns)) for fold in range(config.folds)]
-        answers = parallel(joblib.delayed(fold_scores)(train, columns[column], fold, config, context.seed)
-                           for column, fold in jobs)
-        scores = np.array([scores for scores, _ in answers])
-        scores = scores.reshape(len(columns), config.folds, len(config.costs))
-        chosen = [config.costs[best] for best in scores.mean(1).argmax(1)]  # the first of equals, as VISSL
-        refits = parallel(joblib.delayed(refit)(train, target, test, cost, config, context.seed)
-                          for target, cost in zip(columns, chosen))
-    early = np.array([count for _, count in answers], dtype=int).reshape(len(columns), config.folds).sum(1)
-    return [(cost, scores, int(count + late))
-            for cost, (scores, late), count in zip(chosen, refits, early, strict=True)]
-
-
-def fold_scores(features, target, fold: int, config: Config, seed: int) -> tuple[list[float], int]:
-    """Held-out average precision (0-1) of one fold at each cost, and how many fits hit max_iterations.
-
-    Folds and score are those of scikit-learn's cross_val_score(cv=3, scoring="average_precision"), as in
-    VISSL: stratified, unshuffled, without interpolation.
-    """
-    kept, held_out = list(StratifiedKFold(config.folds).split(features, target))[fold]
-    scores, unfinished = [], 0
-    for cost in config.costs:
-        model, stopped = fit(features[kept], target[kept], cost, config, seed)
-        found = model.decision_function(features[held_out])
-        scores.append(float(average_precision_score(target[held_out], found)))
-        unfinished += stopped
-    return scores, unfinished
-
-
-def refit(features, target, test, cost: float, config: Config, seed: int) -> tuple[np.ndarray, int]:
-    """Scores (m,) of the test rows by the SVM of all training rows, and whether it hit max_iterations."""
-    model, stopped = fit(features, target, cost, config, seed)
-    return model.decision_function(test), stopped
-
-
-def fit(features, target, cost: float, config: Config, seed: int) -> tuple[LinearSVC, int]:
-    """features (n, 2048), target (n,) in {1, -1} -> the fitted SVM, and 1 if it stopped at max_iterations."""
-    model = LinearSVC(C=cost, loss="squared_hinge", penalty="l2", dual=True, tol=config.tolerance,
-                      max_iter=config.max_iterations, intercept_scaling=1.0, random_state=seed,
-                      class_weight={1: config.positive_weight, -1: 1.0})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # counted, and told in the log, instead
-        model.fit(features, target)
-    return model, int(model.n_iter_ >= config.max_iterations)
