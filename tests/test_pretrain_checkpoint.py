@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from pretrain import checkpoint, model
+from pretrain import checkpoint, data, model
 from pretrain.config import recipe
 from pretrain.trainer import Run, train
 
@@ -90,6 +90,26 @@ def test_a_finished_run_is_left_as_it_is(start):
     before = load(start("run")[0])["model"]
     after = load(start("run")[0])["model"]
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_each_epoch_has_its_own_order_and_views_also_after_a_resume(start, monkeypatch):
+    seen, two_views = [], data.two_views
+
+    def watching(image, size, seed, epoch, index):
+        seen.append((epoch, index))
+        return two_views(image, size, seed, epoch, index)
+    monkeypatch.setattr(data, "two_views", watching)
+    start("whole")
+    whole, orders = list(seen), [[index for epoch, index in seen if epoch == number] for number in range(3)]
+    assert [epoch for epoch, _ in seen] == [0] * 8 + [1] * 8 + [2] * 8
+    assert all(len(set(order)) == 8 for order in orders) and orders[0] != orders[1] != orders[2]
+    seen.clear()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            start("parts")
+    start("parts")
+    assert seen == whole
 
 
 def spoil(path, **changes):
