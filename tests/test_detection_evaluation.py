@@ -250,6 +250,25 @@ def test_coco_equals_pycocotools(truth, kind, seed):
     assert "APl" not in ours  # no object of the toys is large: left out, not NaN
 
 
+def test_coco_masks_are_small_by_their_own_area_not_their_box_s():
+    """One thin object found second: precision 1/2 among the small. By boxes, the wrong one were medium."""
+    def thin(left):
+        mask = np.zeros((200, 200), np.uint8, order="F")
+        for step in range(60):
+            mask[20 + step:24 + step, left + step] = 1
+        rle = pycocotools.mask.encode(mask)
+        return {"bbox": [left, 20, 60, 64],
+                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
+
+    small = {"images": [{"id": 1, "height": 200, "width": 200}], "categories": [{"id": 1, "name": "cat"}],
+             "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 240,
+                              **thin(10)}]}
+    found = [{"image_id": 1, "category_id": 1, "score": score, **thin(left)}
+             for score, left in ((0.9, 90), (0.8, 10))]
+    figures, _ = evaluation.coco_figures(small, found, "segm")
+    assert figures["APs"] == pytest.approx(50, abs=1e-9)
+
+
 def evaluator(tmp_path, coco_root):
     from detectron2.data import DatasetCatalog
 
