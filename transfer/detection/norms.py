@@ -2,23 +2,18 @@
 
 from torch import nn
 
-from pretrain import distributed
+from pretrain.distributed import CPUSyncBatchNorm
 
 
-class CPUSyncBatchNorm2d(distributed.CPUSyncBatchNorm, nn.BatchNorm2d):
+class CPUSyncBatchNorm2d(CPUSyncBatchNorm, nn.BatchNorm2d):
     """Ours, and a batch norm for precise BN and for Detectron2's rule that norms have no weight decay."""
 
 
 def joint_on_cpu(model):
-    """Turn SyncBN into what a CPU can compute: plain BN in one process, joint statistics in several.
-
-    In place; returns the model. Other norms (frozen, group) stay as they are.
+    """Turn each SyncBN of the model into one that a CPU can compute: joint statistics over gloo in several
+    processes, plain batch norm in one. In place; returns the model. Other norms stay as they are.
     """
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
-            module.__class__ = nn.BatchNorm2d
-    distributed.convert_sync_batchnorm(model)
-    for module in model.modules():
-        if type(module) is distributed.CPUSyncBatchNorm:
-            module.__class__ = CPUSyncBatchNorm2d
+            module.__class__ = CPUSyncBatchNorm2d  # the same parameters and buffers, another forward
     return model
