@@ -1,0 +1,100 @@
+"""How benchmarks measure: side by side, in rotating order, as ratios of medians with their spread.
+
+Seconds of a shared machine vary too much to be claims; ratios taken in one process on the same inputs, one
+competitor after the other, do not. Memory is the process's resident high-water mark (on a GPU: the
+allocator's), each time in a fresh process, above what was resident before the call.
+"""
+import concurrent.futures
+import multiprocessing
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+MIB = 2 ** 20
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The reference's figure over ours: above 1 is a win. low and high: of single rounds."""
+    median: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def compare(competitors: dict, rounds: int = 7, least_seconds: float = 0.1, synchronise=lambda: None) -> dict:
+    """name -> function without arguments; returns name -> seconds of one call, one figure a round.
+
+    One warm-up round comes first; it also fixes how often a short function is called in a round, so that a
+    round takes at least `least_seconds`. The order of the competitors rotates by one each round.
+    """
+    names = list(competitors)
+    calls = {}
+    for name in names:
+        competitors[name]()  # allocates, compiles, fills caches
+        calls[name] = max(1, round(least_seconds / max(clock(competitors[name], 1, synchronise), 1e-9)))
+    seconds = {name: [] for name in names}
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            seconds[name].append(clock(competitors[name], calls[name], synchronise))
+    return seconds
+
+
+def clock(function, calls, synchronise) -> float:
+    """Mean seconds of a call."""
+    synchronise()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    synchronise()
+    return (time.perf_counter() - start) / calls
+
+
+def ratio(reference: list[float], ours: list[float]) -> Ratio:
+    """Ratio of the medians; the spread is that of the rounds taken one by one."""
+    single = [a / b for a, b in zip(reference, ours, strict=True)]
+    return Ratio(statistics.median(reference) / statistics.median(ours), min(single), max(single))
+
+
+def in_fresh_process(function, *arguments):
+    """The value of a module's own function, called in a new interpreter."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_bytes(function, device: torch.device) -> int:
+    """Most memory that `function` needs at once above what is there now. On a CPU this is the resident size
+    as Linux reports it, so that libraries' buffers count, too; call it in a fresh process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to the present size
+    except OSError as error:
+        raise ValueError(f"/proc/self/clear_refs expected to be writable (Linux), found {error.strerror}; "
+                         "peak memory cannot be measured here") from None
+    before = resident("VmRSS")
+    function()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """VmRSS or VmHWM of this process, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"/proc/self/status expected a line {field} (Linux), found none")
+
+
+def synchroniser(device: torch.device):
+    """What to call so that the device's work is done."""
+    return torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
