@@ -29,7 +29,7 @@ def steps(folder):
         ("write the embedded data: digits and photographs in ImageNet, VOC and COCO layout",
          [python, "tools/demo_data.py", data]),
         ("pretrain a ResNet-50 with Barlow Twins",
-         [python, "pretrain/main.py", f"{data}/imagenet", "--epochs", "3", "--batch-size", "40",
+         [python, "pretrain/main.py", f"{data}/imagenet", "--epochs", "3", "--batch-size", "50", "--warmup-epochs", "1",
           "--image-size", "64", "--projector", "512-512-512", "--workers", "2",
           "--checkpoint-dir", f"{folder}/pretrain"]),
         ("convert it to a Detectron2 backbone, with proof",

@@ -35,9 +35,11 @@ class Task:
 
 IMAGENET_VAL = 50_000
 SMALL = ("image_size", "64")
-BOXES = ("SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.0025",
-         "SOLVER.WARMUP_ITERS", "2", "INPUT.MIN_SIZE_TRAIN", "(160,)", "INPUT.MIN_SIZE_TEST", "160",
-         "TEST.PRECISE_BN.NUM_ITER", "2")
+# In the C4 detector res5 runs once for each region, so the numbers of regions matter more than the image size.
+BOXES = ("SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.0025",
+         "SOLVER.WARMUP_ITERS", "2", "INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MAX_SIZE_TRAIN", "160",
+         "INPUT.MIN_SIZE_TEST", "96", "INPUT.MAX_SIZE_TEST", "160", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8",
+         "MODEL.RPN.POST_NMS_TOPK_TEST", "10", "TEST.DETECTIONS_PER_IMAGE", "5", "TEST.PRECISE_BN.NUM_ITER", "2")
 
 TASKS = {task.name: task for task in (
     Task(name="imagenet_linear", run=linear.run, data=linear.data, config=linear.IMAGENET,

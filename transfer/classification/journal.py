@@ -16,14 +16,15 @@ class Journal:
         if is_main() and not context.resume:
             self.path.unlink(missing_ok=True)
 
-    def line(self, **values):
-        """Append values and the seconds since the start as one JSON line; print it too."""
+    def line(self, show=True, **values):
+        """Append values and the seconds since the start as one JSON line; print it too if `show`."""
         if not is_main():
             return
         text = json.dumps({**values, "seconds": round(time.time() - self.start, 1)})
         with open(self.path, "a") as file:
             file.write(text + "\n")
-        tqdm.write(text)
+        if show:
+            tqdm.write(text)
 
 
 def bar(iterable, text, total=None):

@@ -90,6 +90,6 @@ def run(backbone, config: Config, context) -> dict[str, float]:
         table[column] = torch.tensor([*precisions, cost, unfinished], dtype=torch.float64)
     all_reduce_sum(table)
     for name, (ap, ap11, cost, unfinished) in zip(trainval.classes, table.tolist()):
-        journal.line(image_class=name, AP=ap, AP_11point=ap11, cost=cost,
+        journal.line(show=False, image_class=name, AP=ap, AP_11point=ap11, cost=cost,
                      fits_at_max_iterations=int(unfinished))
     return {"mAP": table[:, 0].mean().item(), "mAP_11point": table[:, 1].mean().item()}
