@@ -25,7 +25,7 @@ import torch
 from pretrain.distributed import all_gather_rows, all_reduce_sum, rank, row_counts
 
 EPS = 1e-5  # of nn.BatchNorm1d, main.py:205 of facebookresearch/barlowtwins
-COLUMNS = 1024  # width of a block of C in the direct form
+COLUMNS = 1024  # width of a block: of C in the direct form, of the gradient in the Gram form
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,22 @@ def gram(z1, z2, lambd, needs_gradient):
     if not needs_gradient:
         return loss, diagonal, square, (a, b), None
     r = (2 * (diagonal - 1) - 2 * lambd * diagonal) / count
-    gradients = []
-    for k, view, other in ((k2, a, b), (k1, b, a)):
-        g = (k @ view.rows).mul_(2 * lambd / count ** 2).addcmul_(other.rows[own], r)
-        projection = all_reduce_sum(torch.linalg.vecdot(g, view.rows[own], dim=0)) / count
-        gradients.append(g.addcmul_(view.rows[own], projection, value=-1).mul_(view.inverse_deviation))
+    # In one process the gradient takes the place of a and b, block by block: 2 N D less memory. Else a and b
+    # hold everybody's rows, and one block means one collective a view.
+    alone, width = len(counts) == 1, z1.size(1)
+    gradients = [view.rows if alone else torch.empty_like(view.rows[own]) for view in (a, b)]
+    step = COLUMNS if alone else width
+    for first in range(0, width, step):
+        block = slice(first, first + step)
+        parts = []
+        for k, view, other in ((k2, a, b), (k1, b, a)):
+            rows = view.rows[own, block]
+            g = (k @ view.rows[:, block]).mul_(2 * lambd / count ** 2)
+            g.addcmul_(other.rows[own, block], r[block])
+            projection = all_reduce_sum(torch.linalg.vecdot(g, rows, dim=0)) / count
+            parts.append(g.addcmul_(rows, projection, value=-1).mul_(view.inverse_deviation[block]))
+        for whole, part in zip(gradients, parts):
+            whole[:, block] = part
     return loss, diagonal, square, (a, b), gradients
 
 

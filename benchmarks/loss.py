@@ -1,0 +1,88 @@
+"""The loss, forward and backward: times and peak memory of the plain formulation over ours.
+
+    python benchmarks/loss.py [--device cpu|cuda] [--rounds N]
+
+Prints one line a shape, the ratios with the spread of single rounds, and exits with 1 when a target is
+missed. Targets are for a CPU (PERFORMANCE_STUDY 1.2 and 1.3 measured 8.7, 52, 7.4, 3.4 and 10, 27, 8, 4).
+"""
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from torch import nn
+
+from benchmarks import common
+from pretrain.losses import barlow_twins_loss
+
+LAMBD = 0.0051
+# (N, D): least ratio of time, of peak memory
+TARGETS = {(256, 2048): (6, 6), (256, 8192): (35, 15), (1024, 8192): (5, 5), (2048, 8192): (2.5, 3)}
+
+
+def plain(z1, z2, bn):
+    """The usual formulation, which autograd differentiates (main.py:207-222 of the official code): C by one
+    product, then its diagonal and a copy of the rest, squared in place."""
+    c = (bn(z1).T @ bn(z2)).div_(len(z1))
+    width = len(c)
+    diagonal = c.diagonal().add_(-1).pow_(2).sum()
+    # Without the last element, rows of D + 1: the diagonal is the first column.
+    rest = c.flatten()[:-1].view(width - 1, width + 1)[:, 1:].flatten()
+    return diagonal + LAMBD * rest.pow_(2).sum()
+
+
+def ours(z1, z2, bn):
+    return barlow_twins_loss(z1, z2, LAMBD, running=bn)
+
+
+FORMULATIONS = {"plain": plain, "ours": ours}
+
+
+def step(name, count, width, device):
+    """A function that computes loss and gradients, on embeddings of a fixed seed with gradients in place."""
+    generator = torch.Generator(device).manual_seed(0)
+    z1, z2 = (torch.randn(count, width, device=device, generator=generator).requires_grad_() for _ in range(2))
+    bn = nn.BatchNorm1d(width, affine=False).to(device)
+    for z in (z1, z2):
+        z.grad = torch.ones_like(z)  # written to, so that its memory is really there
+    return lambda: FORMULATIONS[name](z1, z2, bn).backward()
+
+
+def peak(name, count, width, device):
+    """Bytes above inputs and gradients. A small call first loads libraries and starts autograd's thread."""
+    device = torch.device(device)
+    step(name, 8, 32, device)()
+    return common.peak_bytes(step(name, count, width, device), device)
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds a shape (default: 5)")
+    args = parser.parse_args(arguments)
+    device, missed = torch.device(args.device), []
+    print(f"{'N x D':>12}  {'time':>22}  {'target':>6}  {'memory':>6}  {'target':>6}  MiB plain, ours")
+    for (count, width), (least_time, least_memory) in TARGETS.items():
+        # Linux now and then counts a buffer that was just given back: the middle one of three.
+        mib = {name: statistics.median(common.in_fresh_process(peak, name, count, width, args.device)
+                                       for _ in range(3)) / common.MIB for name in FORMULATIONS}
+        steps = {name: step(name, count, width, device) for name in FORMULATIONS}
+        seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
+        time = common.ratio(seconds["plain"], seconds["ours"])
+        memory = mib["plain"] / mib["ours"]
+        shape = f"{count} x {width}"
+        print(f"{shape:>12}  {time!s:>22}  {least_time:>6}  {memory:>6.1f}  {least_memory:>6}  "
+              f"{mib['plain']:.0f}, {mib['ours']:.0f}", flush=True)
+        missed += [shape] if time.median < least_time or memory < least_memory else []
+    if missed and device.type == "cpu":
+        print(f"error: below a target: {', '.join(missed)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
