@@ -30,7 +30,7 @@ def steps(folder):
          [python, "tools/demo_data.py", data]),
         ("pretrain a ResNet-50 with Barlow Twins",
          [python, "pretrain/main.py", f"{data}/imagenet", "--epochs", "3", "--batch-size", "50", "--warmup-epochs", "1",
-          "--image-size", "64", "--projector", "512-512-512", "--workers", "2",
+          "--image-size", "64", "--projector", "512-512-512", "--workers", "2", "--print-freq", "4",
           "--checkpoint-dir", f"{folder}/pretrain"]),
         ("convert it to a Detectron2 backbone, with proof",
          [python, "transfer/convert.py", weights, f"{folder}/resnet50_d2.pkl"]),

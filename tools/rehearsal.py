@@ -25,11 +25,11 @@ PLACES = {"imagenet_mini": "imagenet", "VOCdevkit/VOC2007": "VOC2007", "VOCdevki
 LABELLED_PER_CLASS = 10  # of 100, as in the 10 % lists
 
 # Settings of each task that make it fit a CPU; everything else is the protocol's.
-IMAGES = ["image_size", "96"]
-BOXES = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "(45,55)", "SOLVER.MAX_ITER", "60", "SOLVER.BASE_LR", "0.0025",
-         "SOLVER.WARMUP_ITERS", "10", "INPUT.MIN_SIZE_TRAIN", "(128,160)", "INPUT.MIN_SIZE_TEST", "160",
-         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32", "MODEL.RPN.POST_NMS_TOPK_TEST", "50",
-         "TEST.DETECTIONS_PER_IMAGE", "20", "TEST.PRECISE_BN.NUM_ITER", "5"]
+IMAGES = ["image_size", "64"]
+BOXES = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "(25,)", "SOLVER.MAX_ITER", "30", "SOLVER.BASE_LR", "0.0025",
+         "SOLVER.WARMUP_ITERS", "10", "INPUT.MIN_SIZE_TRAIN", "(96,128)", "INPUT.MIN_SIZE_TEST", "128",
+         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", "MODEL.RPN.POST_NMS_TOPK_TEST", "20",
+         "TEST.DETECTIONS_PER_IMAGE", "10", "TEST.PRECISE_BN.NUM_ITER", "5"]
 TASKS = {
     "imagenet_linear": [*IMAGES, "epochs", "10"],
     "imagenet_semi10": [*IMAGES, "epochs", "5", "batch_size", "20"],
@@ -63,8 +63,8 @@ def steps(folder, results):
     """Return [(what, command words)] of the rehearsal, run from the root of the repository."""
     data, weights = f"{folder}/data", f"{folder}/pretrain/resnet50.pth"
     found = [("pretrain a ResNet-50 on 1000 images of ten ImageNet classes",
-              [sys.executable, "pretrain/main.py", f"{data}/imagenet", "--epochs", "8", "--batch-size", "100",
-               "--image-size", "96", "--projector", "1024-1024-1024", "--warmup-epochs", "1", "--print-freq", "5",
+              [sys.executable, "pretrain/main.py", f"{data}/imagenet", "--epochs", "6", "--batch-size", "100",
+               "--image-size", "64", "--projector", "1024-1024-1024", "--warmup-epochs", "1", "--print-freq", "5",
                "--workers", "2", "--checkpoint-dir", f"{folder}/pretrain"])]
     for name, file in (("rehearsal", weights), ("random", "random")):
         for task, pairs in TASKS.items():
