@@ -1,0 +1,133 @@
+"""Pictures in tar shards of the webdataset format, addressed by index: few large files for a file server, and
+yet any order, the same whatever the number of workers and processes.
+
+The webdataset package itself reads shards from front to back, a shard a worker, and shuffles in a buffer, so
+that its order depends on the number of workers. Its format is plain tar, for which the standard library does.
+"""
+import os
+import re
+import tarfile
+import zipfile
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from pretrain.packed import Strings, first_line, pick, sha256
+
+
+class Shards:
+    """Tar files as webdataset writes them: files of one name up to its first dot are a sample, such as 7.jpg
+    and 7.cls. The position of each picture is found once and kept in .pretrain_index_*.npz beside the shards
+    (where that cannot be written, each start reads the tar headers again)."""
+
+    PICTURES = {extension[1:] for extension in IMG_EXTENSIONS}
+
+    def __init__(self, paths):
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{missing[0]}: no such shard ({len(missing)} of {len(paths)} are "
+                                    "missing); copy them or correct the range")
+        self.paths = Strings(paths)
+        index = shard_index([Path(path) for path in paths])
+        self.shard, self.offset, self.size = index["shard"], index["offset"], index["size"]
+        self.keys = Strings(())
+        self.keys.ends, self.keys.buffer = index["ends"], index["buffer"]
+        self.classes = index["labels"] if len(index["labels"]) else None
+        shards = [(Path(path).name, os.path.getsize(path)) for path in paths]
+        self.fingerprint = sha256(shards, self.offset, self.size, self.keys.buffer)
+
+    def __len__(self):
+        return len(self.shard)
+
+    def name(self, index):
+        return f"{self.paths[self.shard[index]]}:{self.keys[index]}"
+
+    def read(self, index):
+        size = int(self.size[index])
+        # pread has no position of its own, so workers may share a file that was open before they were made.
+        data = os.pread(opened(self.paths[self.shard[index]]).fileno(), size, int(self.offset[index]))
+        if len(data) < size:
+            raise ValueError(f"the shard ends after {len(data)} of {size} bytes")
+        return data
+
+    def labels(self, index):
+        return pick(self.classes, index)
+
+
+@lru_cache(maxsize=128)
+def opened(path):
+    return open(path, "rb", buffering=0)
+
+
+def expand(path: Path) -> list[Path]:
+    """name-{0008..0010}.tar -> 0008, 0009, 0010; several ranges: the last one runs fastest."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", path.name)
+    if not found:
+        if "{" in path.name:
+            raise ValueError(f"{path}: expected a range of numbers such as {{0000..0099}} between braces")
+        return [path]
+    first, last = found.groups()
+    if int(last) < int(first):
+        raise ValueError(f"{path}: expected a rising range, found {found.group()}")
+    return [one for number in range(int(first), int(last) + 1) for one in expand(
+        path.with_name(f"{path.name[:found.start()]}{number:0{len(first)}}{path.name[found.end():]}"))]
+
+
+def shard_index(paths) -> dict:
+    """shard, offset, size (N,) of each picture, its name packed as in Strings (buffer, ends), labels (N,) or
+    (0,)."""
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    key = sha256(*states)
+    file = paths[0].parent / f".pretrain_index_{sha256(*(path.name for path in paths))[:8]}.npz"
+    try:
+        with np.load(file, allow_pickle=False) as cached:
+            if str(cached["key"]) == key:
+                return dict(cached)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # there is none, or it was not finished: it is made now
+    samples = [(number, *sample) for number, path in enumerate(paths) for sample in samples_of(path)]
+    shard, names, offset, size, labels = zip(*samples)
+    packed = Strings(names)
+    index = {"key": np.array(key), "shard": np.array(shard, np.int64), "offset": np.array(offset, np.int64),
+             "size": np.array(size, np.int64), "ends": packed.ends, "buffer": packed.buffer,
+             "labels": np.array([] if None in labels else labels, np.int64)}
+    draft = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        with open(draft, "wb") as target:
+            np.savez(target, **index)
+        os.replace(draft, file)
+    except OSError:  # a folder that is only read, or full
+        with suppress(OSError):
+            draft.unlink()
+    return index
+
+
+def samples_of(path) -> list[tuple]:
+    """(name of the picture, offset, size, label or None) of each sample in a tar file, in its order."""
+    samples = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                # webdataset's rule; what does not fit it (hidden files, no extension) is no sample's.
+                parts = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", member.name)
+                if member.isfile() and parts:
+                    sample = samples.setdefault(parts[1], {"label": None, "pictures": []})
+                    if parts[2].lower() in Shards.PICTURES:
+                        sample["pictures"].append((member.name, member.offset_data, member.size))
+                    elif parts[2] == "cls":
+                        sample["label"] = int(archive.extractfile(member).read())
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a tar file ({first_line(error)}); copy it again, "
+                         "uncompressed") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected an integer in {member.name} ({first_line(error)})") from None
+    for key, sample in samples.items():
+        if len(sample["pictures"]) != 1:
+            raise ValueError(f"{path}: expected one picture in sample {key}, found "
+                             f"{len(sample['pictures'])}; write the shard again, one picture a sample")
+    if not samples:
+        raise ValueError(f"{path}: expected samples as webdataset writes them (name.jpg), found none")
+    return [(*sample["pictures"][0], sample["label"]) for sample in samples.values()]

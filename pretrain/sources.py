@@ -1,0 +1,218 @@
+"""Where pictures come from. A source is addressed by index, and an index is the same picture in each process
+and worker, so what a run sees depends on its seed alone.
+
+    len(source)               pictures
+    source.read(index)        bytes of an encoded picture, or (H, W, 3) uint8 RGB; OSError, ValueError
+    source.name(index)        what to call it in messages
+    source.labels(index)      its class, an integer (an array of indices: an array); None where there are none
+    source.fingerprint        sha256 that another data set does not have; where the data lies does not matter
+
+`open_source` tells the kinds apart: image folders, text lists, npz, parquet and webdataset's tar shards.
+"""
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from pretrain.packed import Strings, first_line, pick, sha256
+from pretrain.shards import Shards, expand
+
+EXPECTED = ("expected a folder (train/<class>/<picture>, <class>/<picture>, tar shards or parquet files), a "
+            ".txt list of pictures, .npz, .parquet, or shards as shard-{0000..0099}.tar")
+
+
+def open_source(path):
+    """The source at a path. FileNotFoundError or ValueError, one line, for what is missing or unknown."""
+    path = Path(path)
+    if "{" in path.name:
+        return Shards(expand(path))
+    if (path / "train").is_dir():
+        path = path / "train"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; {EXPECTED}")
+    if path.is_dir():
+        for ending, kind in ((".tar", Shards), (".parquet", Parquet)):
+            if files := sorted(path.glob("*" + ending)):
+                return kind(files)
+        return Files.of_folder(path)
+    kinds = {".txt": Files.of_list, ".npz": Npz, ".parquet": lambda file: Parquet([file]),
+             ".tar": lambda file: Shards([file])}
+    if path.suffix not in kinds:
+        raise ValueError(f"{path}: unknown kind of data; {EXPECTED}")
+    return kinds[path.suffix](path)
+
+
+# Files
+
+class Files:
+    """Picture files. The fingerprint is that of their names below `root`: asking a million files for their
+    size takes minutes on a file server."""
+
+    def __init__(self, root, names, labels=None):
+        self.root, self.names = str(root), Strings(names)
+        self.classes = None if labels is None else np.asarray(labels, np.int64)
+        self.fingerprint = sha256(self.names.ends, self.names.buffer)
+
+    @classmethod
+    def of_folder(cls, root):
+        """root/<class>/**/<picture>, in the order of torchvision's ImageFolder."""
+        names, labels = [], []
+        for number, files in enumerate(class_files(root)):
+            names += [os.path.relpath(file, root) for file in files]
+            labels += [number] * len(files)
+        return cls(root, names, labels)
+
+    @classmethod
+    def of_list(cls, path):
+        """One path a line, relative to the list's folder; if each line ends with an integer, that is the
+        label."""
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: expected a text list, one picture's path a line, found no text") \
+                from None
+        if not lines:
+            raise ValueError(f"{path}: expected one picture's path a line, found none")
+        labels = None
+        if all(re.search(r"\s-?\d+$", line) for line in lines):
+            lines, labels = zip(*(line.rsplit(maxsplit=1) for line in lines))
+            labels = [int(label) for label in labels]
+        first = path.parent / lines[0]
+        if not first.is_file():
+            raise FileNotFoundError(f"{path}: its first picture {first} does not exist; paths are relative "
+                                    "to the list's folder")
+        return cls(path.parent, lines, labels)
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, index):
+        return os.path.join(self.root, self.names[index])
+
+    def read(self, index):
+        return Path(self.name(index)).read_bytes()
+
+    def labels(self, index):
+        return pick(self.classes, index)
+
+
+def class_files(root: Path) -> list[list[str]]:
+    """The pictures of root/<class>/**, a list for each class, classes and files in alphabetical order."""
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; expected DATA/train/<class>/<picture>")
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if not classes:
+        raise FileNotFoundError(f"{root}: no class folders in it; expected DATA/train/<class>/<picture>")
+    if root.name != "train" and {"val", "test"} & set(classes):
+        raise FileNotFoundError(f"{root}: has {', '.join(classes[:3])} but no train; expected "
+                                "DATA/train/<class>/<picture>, or the folder of the classes itself")
+    files = [[os.path.join(folder, file)
+              for folder, _, found in sorted(os.walk(root / name, followlinks=True))
+              for file in sorted(found) if file.lower().endswith(IMG_EXTENSIONS)] for name in classes]
+    empty = [name for name, own in zip(classes, files) if not own]
+    if empty:
+        raise FileNotFoundError(f"{root}: {len(empty)} of {len(classes)} class folders hold no picture, "
+                                f"first {empty[0]}; complete the data or remove the folder")
+    return files
+
+
+# Small pictures, held in memory
+
+class Npz:
+    """images (N, H, W, 3), or (N, H, W) and (N, H, W, 1) for grey ones, uint8; labels (N,) integers if there
+    are any."""
+
+    def __init__(self, path):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                found = archive.files
+                images = archive["images"] if "images" in found else None
+                labels = archive["labels"] if "labels" in found else None
+            with zipfile.ZipFile(path) as file:  # np.load would take a bare .npy, too
+                checksums = sorted((one.filename, one.CRC, one.file_size) for one in file.infolist())
+        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: cannot be read as npz ({first_line(error)}); write it again") from None
+        if images is None:
+            raise ValueError(f"{path}: expected an array named images, found {', '.join(found) or 'none'}")
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+            raise ValueError(f"{path}: expected images as uint8 (N, H, W, 3), found {images.dtype} "
+                             f"{images.shape}")
+        if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
+            raise ValueError(f"{path}: expected {len(images)} integers as labels, found {labels.dtype} "
+                             f"{labels.shape}")
+        self.path, self.images, self.classes = str(path), images, labels
+        self.fingerprint = sha256(checksums)
+
+    def __len__(self):
+        return len(self.images)
+
+    def name(self, index):
+        return f"{self.path}[{index}]"
+
+    def read(self, index):
+        image = self.images[index]
+        return image.repeat(3, axis=2) if image.shape[2] == 1 else image
+
+    def labels(self, index):
+        return pick(self.classes, index)
+
+
+class Parquet:
+    """One file or several with a column `image`, the bytes of a picture file or a structure with a field
+    `bytes`, and perhaps an integer column `label`. Needs pyarrow."""
+
+    def __init__(self, paths):
+        try:
+            import pyarrow
+            from pyarrow import compute, parquet
+        except ImportError:
+            raise ValueError(f"{paths[0]}: parquet needs pyarrow, which is not here; pip install pyarrow") \
+                from None
+        images, labels, rows = [], [], []
+        for path in paths:
+            try:
+                columns = parquet.read_schema(path).names
+                wanted = [name for name in ("image", "label") if name in columns]
+                table = parquet.read_table(path, columns=wanted)
+                rows.append(len(table))
+            except (OSError, pyarrow.ArrowInvalid) as error:
+                raise ValueError(f"{path}: cannot be read as parquet ({first_line(error)}); copy it again") \
+                    from None
+            if "image" not in columns:
+                raise ValueError(f"{path}: expected a column image, found {', '.join(columns) or 'none'}")
+            image = table["image"]
+            if pyarrow.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
+                image = compute.struct_field(image, "bytes")
+            if not (pyarrow.types.is_binary(image.type) or pyarrow.types.is_large_binary(image.type)):
+                raise ValueError(f"{path}: expected bytes in the column image, found {image.type}")
+            images += image.cast(pyarrow.large_binary()).chunks  # 32-bit offsets would end at 2 GiB
+            if "label" in columns and pyarrow.types.is_integer(table["label"].type):
+                labels.append(table["label"].to_numpy())
+        self.images = pyarrow.concat_arrays(images) if images else []
+        if not len(self.images):
+            raise ValueError(f"{paths[0]}: expected pictures, found no rows")
+        self.files, self.ends = Strings(paths), np.cumsum(rows)
+        self.classes = np.concatenate(labels) if len(labels) == len(paths) else None
+        self.fingerprint = sha256([(Path(path).name, os.path.getsize(path)) for path in paths], self.ends)
+
+    def __len__(self):
+        return len(self.images)
+
+    def name(self, index):
+        file = int(np.searchsorted(self.ends, index, side="right"))
+        return f"{self.files[file]}[{index - (self.ends[file - 1] if file else 0)}]"
+
+    def read(self, index):
+        data = self.images[index].as_py()
+        if data is None:
+            raise ValueError("the cell is empty")
+        return data
+
+    def labels(self, index):
+        return pick(self.classes, index)
