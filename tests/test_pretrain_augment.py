@@ -1,4 +1,4 @@
-"""The two views on real photographs: what is drawn, what is done, and that both depend on the seed alone."""
+"""The reference views on real photographs: what is drawn, what is done, both by the seed alone."""
 import random
 
 import numpy as np
@@ -6,8 +6,11 @@ import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
+from torch.utils.data import default_collate
+from torchvision.transforms import functional
 
-from pretrain.augment import MEAN, STD, VIEWS, ViewParameters, apply, sample, two_views
+from pretrain.augment import MEAN, STD, VIEWS, ViewParameters, draws as draws_of, make_backend, sample
+from pretrain.views_pil import apply
 
 PHOTOGRAPH = Image.fromarray(load_sample_images().images[0])  # 640 x 427
 WHOLE = ViewParameters(box=(0, 0, 640, 427), flip=False, jitter=(), grey=False, blur=None, solarise=False)
@@ -83,15 +86,32 @@ def test_jitter_is_done_in_the_drawn_order():
     assert apply(PHOTOGRAPH, changed(jitter=one), 64) != apply(PHOTOGRAPH, changed(jitter=one[::-1]), 64)
 
 
+def two_views(size, *draw):
+    backend = make_backend("pil", size)
+    batch = default_collate([backend.views(PHOTOGRAPH, *draw)])
+    return [view[0] for view in backend.finish(batch, torch.device("cpu"))]
+
+
 def test_views_are_normalised_tensors_that_depend_on_seed_epoch_and_index_only():
     random.seed(1)
-    first = two_views(PHOTOGRAPH, 64, 0, 3, 17)
+    first = two_views(64, 0, 3, 17)
     random.seed(2)
-    again = two_views(PHOTOGRAPH, 64, 0, 3, 17)
+    again = two_views(64, 0, 3, 17)
     for view, same in zip(first, again):
         assert view.shape == (3, 64, 64) and view.dtype == torch.float32 and torch.equal(view, same)
         levels = view * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
         assert levels.min() > -1e-5 and levels.max() < 1 + 1e-5 and levels.std() > 0.05
     assert not torch.equal(*first)
     for other in ((1, 3, 17), (0, 4, 17), (0, 3, 18), (0, 31, 7)):
-        assert not torch.equal(two_views(PHOTOGRAPH, 64, *other)[0], first[0]), other
+        assert not torch.equal(two_views(64, *other)[0], first[0]), other
+
+
+def test_views_are_bit_for_bit_what_to_tensor_and_normalize_give():
+    wanted = [functional.normalize(functional.to_tensor(apply(PHOTOGRAPH, one, 64)), MEAN, STD)
+              for one in draws_of(VIEWS, *PHOTOGRAPH.size, 0, 3, 17)]
+    assert all(torch.equal(a, b) for a, b in zip(two_views(64, 0, 3, 17), wanted))
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="--views expected one of pil, fast, device, found 'cv'"):
+        make_backend("cv", 32)

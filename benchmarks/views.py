@@ -1,0 +1,95 @@
+"""Images per second of the view backends on one core, as ratios to the official Pillow pipeline.
+
+    python benchmarks/views.py
+
+Each image is decoded from JPEG and becomes two views of 224 pixels, as float32 ready for the network unless
+the row says otherwise. "worker" rows are what a loader's process does: the rest of the work is the device's.
+The same draws go to all. Photographs: scikit-learn's, cut and resampled to about 500 x 375, JPEG quality 95.
+"""
+import io
+import statistics
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch.utils.data import default_collate
+from torchvision.transforms import functional
+
+from benchmarks.common import compare, ratio
+from pretrain.augment import MEAN, STD, VIEWS, draws, make_backend
+from pretrain.views_pil import apply
+
+SIZE = 224
+
+
+def photographs() -> list[bytes]:
+    """Eight JPEG files: four cuts of each of two photographs, about 500 x 375 pixels."""
+    files = []
+    for photograph in load_sample_images().images:  # 640 x 427
+        for left, top, width in ((0, 0, 569), (71, 0, 569), (20, 20, 500), (120, 40, 516)):
+            cut = Image.fromarray(photograph).crop((left, top, left + width, top + width * 3 // 4))
+            file = io.BytesIO()
+            cut.resize((500, 375), Image.Resampling.LANCZOS).save(file, "JPEG", quality=95)
+            files.append(file.getvalue())
+    return files
+
+
+def official(file, index):
+    """The official pipeline: Pillow, to_tensor, normalize. The two views (3, 224, 224) float32."""
+    with Image.open(io.BytesIO(file)) as picture:
+        image = picture.convert("RGB")
+    return [functional.normalize(functional.to_tensor(apply(image, one, SIZE)), MEAN, STD)
+            for one in draws(VIEWS, *image.size, 0, 0, index)]
+
+
+def worker(name):
+    backend = make_backend(name, SIZE)
+    return lambda file, index: backend.views(backend.decode(file), 0, 0, index)
+
+
+def whole(name):
+    backend = make_backend(name, SIZE)
+    return lambda file, index: backend.finish(
+        default_collate([backend.views(backend.decode(file), 0, 0, index)]), torch.device("cpu"))
+
+
+def whole_batch(backend, files, first):
+    items = [backend.views(backend.decode(file), 0, 0, first + number) for number, file in enumerate(files)]
+    return backend.finish(default_collate(items), torch.device("cpu"))
+
+
+def over(files, function, repeats):
+    """One round's work: every file with `repeats` draws."""
+    def work():
+        for index in range(len(files) * repeats):
+            function(files[index % len(files)], index)
+    return work
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    files, repeats = photographs(), 4
+    device = make_backend("device", SIZE)
+    competitors = {"official": over(files, official, repeats)}
+    competitors |= {name: over(files, whole(name), repeats) for name in ("pil", "fast")}
+    competitors["device, its part on this core, too"] = lambda: [
+        whole_batch(device, files, number * len(files)) for number in range(repeats)]
+    competitors |= {f"{name}, worker (8 bits)": over(files, worker(name), repeats)
+                    for name in ("pil", "fast", "device")}
+    seconds = compare(competitors)
+    images = len(files) * repeats
+    kilobytes = sum(map(len, files)) / len(files) / 1000
+    print(f"{images} images of {kilobytes:.0f} kB a round, one thread; images per second as a ratio to the "
+          "official\npipeline's, with the spread over rounds")
+    for name, own in seconds.items():
+        rate = images / statistics.median(own)
+        print(f"{name:36} {str(ratio(seconds['official'], own)):20} {rate:6.0f} images/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The views with the worker's part, decode, crop and resize, apart from the rest, which the accelerator does
+for a batch at once: each sample with its own parameters and, in the jitter, its own order."""
+import torch
+
+from pretrain import colour
+from pretrain.augment import VIEWS, ViewParameters, draws, normalise
+from pretrain.views_fast import crop, decode
+
+OPERATIONS = tuple(colour.JITTER)
+POSITIONS = len(OPERATIONS)
+# A row of parameters: the operation at each position of the jitter (-1: none), their factors, flip, grey,
+# solarise, and three weights of the blur (0: none).
+FLIP, GREY, SOLARISE = range(2 * POSITIONS, 2 * POSITIONS + 3)
+BLUR = slice(2 * POSITIONS + 3, 2 * POSITIONS + 6)
+
+
+def pack(parameters: ViewParameters) -> list[float]:
+    """What is left to do after the crop, as a row of numbers."""
+    unused = POSITIONS - len(parameters.jitter)
+    names = [OPERATIONS.index(name) for name, _ in parameters.jitter] + [-1] * unused
+    factors = [colour.jitter_factor(*one) for one in parameters.jitter] + [0] * unused
+    weights = (0, 0, 0) if parameters.blur is None else colour.box_weights(parameters.blur)
+    return [*names, *factors, parameters.flip, parameters.grey, parameters.solarise, *weights]
+
+
+def finish_views(x, rows):
+    """The rest of the work on crops x (n, 3, S, S), float32 levels, in place; rows (n, 14) of `pack`.
+
+    The rows stay on the CPU, so that finding who gets which operation makes no GPU wait.
+    """
+    moved = rows.to(x.device, non_blocking=True)
+
+    def change(chosen, operation):
+        """operation(pictures, their rows) for the chosen samples only."""
+        members = chosen.nonzero()[:, 0].to(x.device, non_blocking=True)
+        if len(members):
+            x[members] = operation(x[members], moved[members])
+
+    change(rows[:, FLIP] == 1, lambda y, row: y.flip(-1))
+    for position in range(POSITIONS):
+        for number, operation in enumerate(colour.JITTER.values()):
+            change(rows[:, position] == number,
+                   lambda y, row: operation(y, row[:, POSITIONS + position].view(-1, 1, 1, 1)))
+    change(rows[:, GREY] == 1, lambda y, row: colour.grey(y))
+    change(rows[:, BLUR][:, 0] > 0, lambda y, row: colour.blur(y, row[:, BLUR]))
+    change(rows[:, SOLARISE] == 1, lambda y, row: colour.solarise(y))
+    return x
+
+
+class DeviceViews:
+    """views: two crops (size, size, 3) uint8 and what is left to do, (2, 14) float32."""
+
+    def __init__(self, size: int, views=VIEWS):
+        self.size, self.recipes = size, views
+
+    def decode(self, data):
+        return decode(data)
+
+    def views(self, picture, seed, epoch, index):
+        height, width = picture.shape[1:]
+        drawn = draws(self.recipes, width, height, seed, epoch, index)
+        with torch.inference_mode():
+            crops = [crop(picture, one, self.size) for one in drawn]
+            return *crops, torch.tensor([pack(one) for one in drawn], dtype=torch.float32)
+
+    def finish(self, batch, device):
+        *crops, rows = batch
+        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
+            return tuple(normalise(finish_views(planes(view.to(device, non_blocking=True)), rows[:, number]))
+                         for number, view in enumerate(crops))
+
+
+def planes(crops):
+    """(n, S, S, 3) uint8 -> (n, 3, S, S) float32."""
+    return crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)

@@ -1,0 +1,81 @@
+"""The views on a CPU with tensors: libjpeg-turbo without detours, torch's antialiased resize on 8 bits, then
+one picture's colour operations in float32 (colour.py). Level for level Pillow's but for the resize, the blur
+and a few pixels of hue; tests/test_pretrain_views.py reports how far.
+"""
+import numpy as np
+import simplejpeg
+import torch
+
+from pretrain import colour
+from pretrain.augment import VIEWS, ViewParameters, draws, normalise
+from pretrain.views_pil import checked, open_rgb
+
+def decode(data) -> torch.Tensor:
+    """(3, H, W) uint8, the pixels of Pillow's convert("RGB"). Everything but a sound grey or RGB JPEG file
+    goes to Pillow, which then also says what is wrong with it."""
+    if isinstance(data, np.ndarray):
+        pixels = np.array(checked(data))
+    else:
+        pixels = decode_jpeg(data)
+        if pixels is None:
+            pixels = np.array(open_rgb(data))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def decode_jpeg(data: bytes):
+    """(H, W, 3) uint8, or None for what is not a grey or RGB JPEG file without any fault."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+            return simplejpeg.decode_jpeg(data)
+    except ValueError:
+        pass
+    return None
+
+
+def crop(picture, parameters: ViewParameters, size: int):
+    """The first step of a view: (size, size, 3) uint8."""
+    left, top, width, height = parameters.box
+    box = picture[None, :, top:top + height, left:left + width]
+    # As rows of RGB pixels the resize is half as quick again as from a cut through the picture.
+    box = box.contiguous(memory_format=torch.channels_last)
+    view = torch.nn.functional.interpolate(box, (size, size), mode="bicubic", antialias=True)
+    return view[0].permute(1, 2, 0).contiguous()
+
+
+def finish_view(view, parameters: ViewParameters):
+    """The other steps of a cropped view: (size, size, 3) -> (3, size, size), both uint8."""
+    size = len(view)
+    pixels = view.numpy()[:, ::-1] if parameters.flip else view.numpy()
+    levels = np.empty((1, 3, size, size), np.float32)  # conversions are several times quicker than torch's
+    np.copyto(levels[0], pixels.transpose(2, 0, 1))
+    x = torch.from_numpy(levels)
+    for name, factor in parameters.jitter:
+        x = colour.JITTER[name](x, colour.jitter_factor(name, factor))
+    if parameters.grey:
+        x = colour.grey(x)
+    if parameters.blur is not None:
+        x = colour.blur_one(x, colour.box_weights(parameters.blur))
+    if parameters.solarise:
+        x = colour.solarise(x)
+    return torch.from_numpy(x[0].numpy().astype(np.uint8, order="C")).expand(3, -1, -1)
+
+
+class FastViews:
+    """views: two (3, size, size) uint8."""
+
+    def __init__(self, size: int, views=VIEWS):
+        self.size, self.recipes = size, views
+
+    def decode(self, data):
+        return decode(data)
+
+    def views(self, picture, seed, epoch, index):
+        height, width = picture.shape[1:]
+        with torch.inference_mode():
+            return tuple(finish_view(crop(picture, one, self.size), one)
+                         for one in draws(self.recipes, width, height, seed, epoch, index))
+
+    def finish(self, batch, device):
+        return tuple(normalise(view.to(device, non_blocking=True)) for view in batch)

@@ -1,0 +1,68 @@
+"""The views by the official Pillow operations: the reference for the other backends."""
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from torchvision.transforms import functional
+
+from pretrain.augment import VIEWS, ViewParameters, draws, normalise
+
+ADJUST = {"brightness": functional.adjust_brightness, "contrast": functional.adjust_contrast,
+          "saturation": functional.adjust_saturation, "hue": functional.adjust_hue}
+
+
+def open_rgb(data) -> Image.Image:
+    """An encoded file's bytes, or an array (H, W, 3) uint8 -> an RGB picture. ValueError with the reason."""
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(checked(data))
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            return file.convert("RGB")
+    except Exception as error:  # Pillow raises many types for broken files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "unknown format"  # Pillow's message names our buffer
+        raise ValueError(f"not a readable picture ({reason}, {len(data)} bytes)") from None
+
+
+def checked(array: np.ndarray) -> np.ndarray:
+    """The array, when it can be an RGB picture."""
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ValueError("not a picture (expected an array (height, width, 3) of uint8, found "
+                         f"{array.shape} of {array.dtype})")
+    return array
+
+
+def apply(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Image:
+    """An RGB picture and a draw -> an RGB view of size x size pixels."""
+    left, top, width, height = parameters.box
+    image = functional.resized_crop(image, top, left, height, width, [size, size],
+                                    functional.InterpolationMode.BICUBIC)
+    if parameters.flip:
+        image = functional.hflip(image)
+    for name, factor in parameters.jitter:
+        image = ADJUST[name](image, factor)
+    if parameters.grey:
+        image = functional.rgb_to_grayscale(image, num_output_channels=3)
+    if parameters.blur is not None:
+        image = image.filter(ImageFilter.GaussianBlur(parameters.blur))
+    return ImageOps.solarize(image) if parameters.solarise else image
+
+
+class PillowViews:
+    """views: two (3, size, size) uint8."""
+
+    def __init__(self, size: int, views=VIEWS):
+        self.size, self.recipes = size, views
+
+    def decode(self, data) -> Image.Image:
+        return open_rgb(data)
+
+    def views(self, picture, seed, epoch, index):
+        pictures = [apply(picture, one, self.size)
+                    for one in draws(self.recipes, *picture.size, seed, epoch, index)]
+        return tuple(torch.from_numpy(np.array(one)).permute(2, 0, 1).contiguous() for one in pictures)
+
+    def finish(self, batch, device):
+        return tuple(normalise(view.to(device, non_blocking=True)) for view in batch)
