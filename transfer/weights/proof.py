@@ -11,6 +11,7 @@ Of this wing only this file imports detectron2, inside functions.
 """
 import copy
 import logging
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,8 +156,10 @@ def _difference(found: Tensor, wanted: Tensor) -> str:
 
 def _network() -> nn.Module:
     """Detectron2's R50-C4 Faster R-CNN, its default architecture, on the CPU and for torchvision weights."""
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
+    with warnings.catch_warnings():  # at import Detectron2 calls torch.jit.script, which announces its end
+        warnings.simplefilter("ignore", FutureWarning)
+        from detectron2.config import get_cfg
+        from detectron2.modeling import build_model
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.NORM = "BN"
