@@ -45,7 +45,8 @@ FORMULATIONS = {"plain": plain, "ours": ours}
 def step(name, count, width, device):
     """A function that computes loss and gradients, on embeddings of a fixed seed with gradients in place."""
     generator = torch.Generator(device).manual_seed(0)
-    z1, z2 = (torch.randn(count, width, device=device, generator=generator).requires_grad_() for _ in range(2))
+    z1, z2 = (torch.randn(count, width, device=device, generator=generator).requires_grad_()
+              for _ in range(2))
     bn = nn.BatchNorm1d(width, affine=False).to(device)
     for z in (z1, z2):
         z.grad = torch.ones_like(z)  # written to, so that its memory is really there

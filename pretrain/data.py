@@ -1,57 +1,66 @@
-"""Unlabelled batches of two views from an image folder."""
+"""Unlabelled batches of two views from any source of pictures, whatever state single pictures are in.
+
+A sample depends on (seed, epoch, index) alone, so the number of workers changes nothing. A picture that
+cannot be read or decoded is replaced by another one, drawn from (seed, epoch, index), too; it is counted and
+named.
+"""
 import os
+import random
 import signal
+import time
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from pretrain.augment import two_views
+from pretrain.augment import make_backend
+from pretrain.sources import open_source  # noqa: F401  for those who build a loader
 
-
-def image_files(root: Path) -> list[str]:
-    """The pictures of root/<class>/**, classes and files in alphabetical order, as torchvision's ImageFolder
-    lists them. FileNotFoundError for a missing root and where classes hold no picture."""
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; expected DATA/train/<class>/<picture>")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    if not classes:
-        raise FileNotFoundError(f"{root}: no class folders in it; expected DATA/train/<class>/<picture>")
-    files, empty = [], []
-    for name in classes:
-        own = [os.path.join(folder, file)
-               for folder, _, found in sorted(os.walk(root / name, followlinks=True))
-               for file in sorted(found) if file.lower().endswith(IMG_EXTENSIONS)]
-        files += own
-        empty += [name] if not own else []
-    if empty:
-        raise FileNotFoundError(f"{root}: {len(empty)} of {len(classes)} class folders hold no picture, "
-                                f"first {empty[0]}; complete the data or remove the folder")
-    return files
+REPLACEMENTS = 20  # so many unreadable pictures in a row are no accident
+GRACE_SECONDS = 20  # between SIGTERM and the end of a worker
+PAUSES = (1.0, 5.0)  # seconds before a failed read is tried again: file servers have bad moments
 
 
 class TwoViews(Dataset):
-    """Item (epoch, index) -> two views, each (3, size, size) float32, normalised."""
+    """Item (epoch, index) -> what backend.views gives, and [(name, reason)] of pictures that were no use."""
 
-    def __init__(self, files, size, seed):
-        self.files, self.size, self.seed = files, size, seed
+    def __init__(self, source, backend, seed):
+        self.source, self.backend, self.seed = source, backend, seed
 
     def __len__(self):
-        return len(self.files)
+        return len(self.source)
 
     def __getitem__(self, item):
         epoch, index = item
-        try:
-            with Image.open(self.files[index]) as file:
-                image = file.convert("RGB")
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{self.files[index]}: not a readable picture ({reason}); repair or remove it") \
-                from None
-        return two_views(image, self.size, self.seed, epoch, index)
+        failures, chosen = [], index
+        draw = random.Random(f"{self.seed} {epoch} {index} replacement")
+        while len(failures) < REPLACEMENTS:
+            try:
+                picture = self.backend.decode(self.read(chosen))
+            except (OSError, ValueError) as error:
+                failures.append((self.source.name(chosen), reason(error)))
+                chosen = draw.randrange(len(self.source))
+            else:
+                return self.backend.views(picture, self.seed, epoch, index), failures
+        name, why = failures[0]
+        raise ValueError(f"{name}: {why}; neither could any of {REPLACEMENTS - 1} other pictures be used "
+                         "instead; repair the data")
+
+    def read(self, index):
+        for pause in PAUSES:
+            try:
+                return self.source.read(index)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                time.sleep(pause)
+        return self.source.read(index)
+
+
+def reason(error) -> str:
+    """One line, without the path that OSError repeats."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
 
 
 class EpochBatches(Sampler):
@@ -60,6 +69,9 @@ class EpochBatches(Sampler):
     The order is DistributedSampler's: a permutation from seed + epoch, dealt out in turn. The last,
     incomplete batch is left out: C is divided by the batch size, which has to be the true one. The joint
     batches do not depend on the number of processes.
+
+    Set `epoch`, and `start` to go on within an epoch: the steps before it are left out. len() is that of a
+    whole epoch, always.
     """
 
     def __init__(self, images, batch_size, processes, rank, seed):
@@ -70,7 +82,7 @@ class EpochBatches(Sampler):
             raise ValueError(f"--batch-size {batch_size} is more than the {images} pictures of the data set; "
                              "lower it")
         self.images, self.batch_size, self.processes = images, batch_size, processes
-        self.rank, self.seed, self.epoch = rank, seed, 0
+        self.rank, self.seed, self.epoch, self.start = rank, seed, 0, 0
 
     def __len__(self):
         return self.images // self.batch_size
@@ -78,23 +90,65 @@ class EpochBatches(Sampler):
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.images, generator=generator).tolist()
-        for first in range(0, len(self) * self.batch_size, self.batch_size):
+        for step in range(self.start, len(self)):
+            first = step * self.batch_size
             own = order[first + self.rank:first + self.batch_size:self.processes]
             yield [(self.epoch, index) for index in own]
 
 
-def build_loader(files, config, workers, processes, rank, pin_memory) -> DataLoader:
-    """Batches (y1, y2) of this process; set `loader.batch_sampler.epoch` before each epoch."""
-    batches = EpochBatches(len(files), config.batch_size, processes, rank, config.seed)
-    views = TwoViews(files, config.image_size, config.seed)
-    return DataLoader(views, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
-                      persistent_workers=workers > 0, worker_init_fn=_leave_quietly)
+class Loader(DataLoader):
+    """Batches for `backend.finish`; and since its start, in this process,
+
+    replaced        samples that were made from another picture than their own
+    bad_pictures    {name: reason} of the pictures that could not be read or decoded
+    record          the file that gets a line for each of them, once over all processes and restarts; or None
+    """
+
+    def __init__(self, views: TwoViews, record=None, **options):
+        super().__init__(views, collate_fn=collate, **options)
+        self.backend, self.record = views.backend, None if record is None else Path(record)
+        self.replaced, self.bad_pictures = 0, {}
+
+    def __iter__(self):
+        for batch, failures in super().__iter__():
+            self.replaced += len(failures)
+            for name, why in (one for sample in failures for one in sample):
+                if name not in self.bad_pictures:
+                    self.bad_pictures[name] = why
+                    self.note(name, why)
+            yield batch
+
+    def note(self, name, why):
+        if self.record is None:
+            return
+        with open(self.record, "a+", encoding="utf-8", errors="surrogateescape") as file:
+            file.seek(0)
+            if not any(line.startswith(name + "\t") for line in file):
+                file.write(f"{name}\t{why}\n")
+
+
+def collate(samples):
+    """[(views, failures)] -> the batch of views, and the failures of the samples that had any."""
+    views, failures = zip(*samples)
+    return default_collate(list(views)), [one for one in failures if one]
+
+
+def build_loader(source, config, workers, processes, rank, pin_memory, record=None) -> Loader:
+    """Batches of this process; set `loader.batch_sampler.epoch` (and `start`) before each epoch.
+    `loader.backend` finishes them on the device. record: see Loader."""
+    batches = EpochBatches(len(source), config.batch_size, processes, rank, config.seed)
+    backend = make_backend(config.views, config.image_size, config.view_recipes())
+    return Loader(TwoViews(source, backend, config.seed), record, batch_sampler=batches, num_workers=workers,
+                  pin_memory=pin_memory, persistent_workers=workers > 0, worker_init_fn=_leave_quietly)
 
 
 def _leave_quietly(_):
-    """Ctrl-C and a job's SIGTERM reach workers too; only the trainer answers for them."""
+    """Ctrl-C and a job's signals reach workers, too; only the trainer answers for them. After SIGTERM it
+    still finishes its step, for which it may need a batch, so workers do not leave at once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
 
 
 def one_line(error: ValueError) -> ValueError:

@@ -4,43 +4,69 @@ import math
 import torch
 
 
+CHUNK = 2 ** 22  # elements; on a GPU a few launches for each of these
+
+
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (arXiv 1708.03888), main.py:224-263 of the official code.
 
     For a weight p with gradient g: d = g + weight_decay p; d *= eta |p| / |d| (1 if either norm is 0);
     mu = momentum mu + d; p -= lr mu. One-dimensional parameters (biases, batch norm) have neither weight
     decay nor the ratio. The state's name `mu` is the official one.
+
+    clip: the ratio is min(eta |p| / (|d| lr), 1), so that a weight moves by at most lr |d|: clip_lr of
+    solo-learn, which has |g| + weight_decay |p| for |d| there.
     """
 
-    def __init__(self, parameters, lr=0.0, weight_decay=0.0, momentum=0.9, eta=0.001):
-        super().__init__(parameters, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta))
+    def __init__(self, parameters, lr=0.0, weight_decay=0.0, momentum=0.9, eta=0.001, clip=False):
+        super().__init__(parameters, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta,
+                                          clip=clip))
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            for p in parameters:
-                if "mu" not in self.state[p]:
-                    self.state[p]["mu"] = torch.zeros_like(p)
-            plain = [p for p in parameters if p.ndim == 1]
-            scaled = [p for p in parameters if p.ndim != 1]
-            updates = [p.grad for p in plain] + scaled_updates(scaled, group["weight_decay"], group["eta"])
-            momenta = [self.state[p]["mu"] for p in plain + scaled]
-            torch._foreach_mul_(momenta, group["momentum"])
-            torch._foreach_add_(momenta, updates)
-            torch._foreach_add_(plain + scaled, momenta, alpha=-group["lr"])
+            for parameters in chunks([p for p in group["params"] if p.grad is not None]):
+                self.move(parameters, group)
+
+    def move(self, parameters, group):
+        for p in parameters:
+            if "mu" not in self.state[p]:
+                self.state[p]["mu"] = torch.zeros_like(p)
+        plain = [p for p in parameters if p.ndim == 1]
+        scaled = [p for p in parameters if p.ndim != 1]
+        updates = [p.grad for p in plain] + scaled_updates(scaled, group["weight_decay"], group["eta"],
+                                                           group["lr"] if group["clip"] else None)
+        momenta = [self.state[p]["mu"] for p in plain + scaled]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, updates)
+        torch._foreach_add_(plain + scaled, momenta, alpha=-group["lr"])
 
 
-def scaled_updates(parameters, weight_decay, eta):
-    """Gradient plus weight decay, times the trust ratio, for each parameter; gradients stay as they are."""
+def chunks(parameters):
+    """The parameters in lists of CHUNK elements at most, or of one parameter: `updates` is a copy of their
+    gradients, and need not be one of all gradients at a time."""
+    chunk, size = [], 0
+    for p in parameters:
+        if chunk and size + p.numel() > CHUNK:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(p)
+        size += p.numel()
+    if chunk:
+        yield chunk
+
+
+def scaled_updates(parameters, weight_decay, eta, clip_at=None):
+    """Gradient plus weight decay, times the trust ratio, for each parameter; gradients stay as they are.
+    clip_at: the learning rate, where the ratio is to be clipped."""
     if not parameters:
         return []
     updates = list(torch._foreach_add([p.grad for p in parameters], parameters, alpha=weight_decay))
     weight_norms = torch.stack(list(torch._foreach_norm(parameters)))
     update_norms = torch.stack(list(torch._foreach_norm(updates)))
     ratios = eta * weight_norms / update_norms
+    if clip_at is not None:
+        ratios = (ratios / clip_at).clamp(max=1)  # in the warm-up's first step the rate is 0 and the ratio 1
     ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios))
     torch._foreach_mul_(updates, list(ratios.unbind()))
     return updates

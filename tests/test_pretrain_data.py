@@ -1,4 +1,6 @@
-"""Image folders, the order of an epoch, and that workers change nothing."""
+"""Image folders, the order of an epoch, that workers change nothing, and pictures that cannot be used."""
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,10 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DistributedSampler
 from torchvision.datasets import ImageFolder
 
-from pretrain.data import EpochBatches, build_loader, image_files, one_line
+from pretrain import data
+from pretrain.augment import VIEWS
+from pretrain.data import EpochBatches, build_loader, one_line
+from pretrain.sources import open_source
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +32,9 @@ def root(tmp_path_factory):
     return root
 
 
-def test_files_are_those_of_torchvisions_image_folder(root):
-    assert image_files(root) == [path for path, _ in ImageFolder(root).samples]
-
-
-@pytest.mark.parametrize("prepare, message", [
-    (lambda root: None, "train: no such folder; expected DATA/train/<class>/<picture>"),
-    (lambda root: root.mkdir(), "train: no class folders in it"),
-    (lambda root: [(root / name).mkdir(parents=True) for name in "ab"],
-     "train: 2 of 2 class folders hold no picture, first a; complete the data or remove the folder"),
-], ids=["missing", "empty", "classes without pictures"])
-def test_incomplete_folders_are_refused(tmp_path, prepare, message):
-    prepare(tmp_path / "train")
-    with pytest.raises(FileNotFoundError, match=message):
-        image_files(tmp_path / "train")
+def test_files_and_labels_are_those_of_torchvisions_image_folder(root):
+    source, samples = open_source(root), ImageFolder(root).samples
+    assert [(source.name(index), source.labels(index)) for index in range(len(source))] == samples
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -64,13 +58,18 @@ def test_batches_that_cannot_be_dealt_out_are_refused(images, batch, processes, 
         EpochBatches(images, batch, processes, 0, 0)
 
 
-def batches_of(root, workers, epochs):
-    settings = SimpleNamespace(batch_size=4, seed=5, image_size=32)
-    loader = build_loader(image_files(root), settings, workers, processes=1, rank=0, pin_memory=False)
+def loader_of(root, workers, record=None):
+    settings = SimpleNamespace(batch_size=4, seed=5, image_size=32, views="pil", view_recipes=lambda: VIEWS)
+    return build_loader(open_source(root), settings, workers, processes=1, rank=0, pin_memory=False,
+                        record=record)
+
+
+def batches_of(root, workers, epochs, start=0):
+    loader = loader_of(root, workers)
     found = []
     for epoch in epochs:
-        loader.batch_sampler.epoch = epoch
-        found += [torch.stack(views) for views in loader]
+        loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, start
+        found += [torch.stack(list(views)) for views in loader]
     return found
 
 
@@ -82,12 +81,88 @@ def test_workers_change_nothing_and_epochs_differ(root):
     assert not torch.equal(wanted[0], wanted[3])
 
 
-def test_unreadable_pictures_are_named_through_a_worker(tmp_path):
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_an_epoch_goes_on_where_it_was_left(root, start):
+    rest = batches_of(root, 1, [1], start)
+    assert len(rest) == 3 - start
+    assert all(torch.equal(a, b) for a, b in zip(rest, batches_of(root, 0, [1])[start:], strict=True))
+
+
+def test_length_is_that_of_a_whole_epoch(root):
+    loader = loader_of(root, 0)
+    loader.batch_sampler.start = 2
+    assert len(loader) == 3  # the learning rate's schedule counts with it
+
+
+@pytest.fixture
+def damaged(root, tmp_path):
+    """The pictures, one of them cut short, one foreign, one gone after the start; and their names."""
+    folder = shutil.copytree(root.parent, tmp_path / "damaged") / "train"
+    names = [str(folder / name) for name in ("china/2.jpg", "flower/1.jpg", "flower/more/5.jpg")]
+    data = Path(names[0]).read_bytes()
+    Path(names[0]).write_bytes(data[:len(data) // 2])
+    Path(names[1]).write_text("<html>404 not found</html>")
+    return folder, names
+
+
+def run_through(damaged, workers, record=None):
+    folder, names = damaged
+    loader = loader_of(folder, workers, record)
+    gone = Path(names[2])
+    if gone.exists():
+        gone.unlink()
+    found = []
+    for loader.batch_sampler.epoch in (0, 1):
+        found += [torch.stack(list(views)) for views in loader]
+    return loader, found
+
+
+def restore(root, damaged):
+    shutil.copy(root / "flower/more/5.jpg", damaged[1][2])
+
+
+def test_unusable_pictures_are_replaced_named_and_counted(root, damaged, tmp_path):
+    record = tmp_path / "bad_pictures.txt"
+    loader, found = run_through(damaged, 2, record)
+    assert all(batch.shape == (2, 4, 3, 32, 32) for batch in found) and len(found) == 6
+    assert set(loader.bad_pictures) == set(damaged[1]) and loader.replaced == 6  # three in each epoch
+    lines = dict(line.split("\t") for line in record.read_text().splitlines())
+    assert lines == loader.bad_pictures and len(record.read_text().splitlines()) == 3
+    reasons = [lines[name] for name in damaged[1]]
+    assert "truncated" in reasons[0] and "unknown format" in reasons[1]
+    assert reasons[2] == "No such file or directory"
+    restore(root, damaged)
+    again, same = run_through(damaged, 0, record)  # as after a restart, with other workers
+    assert all(torch.equal(a, b) for a, b in zip(found, same, strict=True))
+    assert again.replaced == 6 and len(record.read_text().splitlines()) == 3
+
+
+def test_other_samples_stay_as_they_are(root, damaged):
+    found, sound = run_through(damaged, 0)[1], batches_of(root.parent, 0, [0, 1])
+    equal = [torch.equal(a[:, i], b[:, i]) for a, b in zip(found, sound, strict=True) for i in range(4)]
+    assert equal.count(False) == 6
+
+
+def test_data_without_usable_pictures_ends_the_run_through_a_worker(tmp_path):
     (tmp_path / "a").mkdir()
     for number in range(4):
         (tmp_path / "a" / f"{number}.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError) as caught:
         batches_of(tmp_path, 1, [0])
     message = str(one_line(caught.value))
-    assert message.startswith(str(tmp_path / "a")) and "not a readable picture" in message
-    assert "\n" not in message
+    assert message.startswith(str(tmp_path / "a")) and "unknown format" in message and "\n" not in message
+    assert "neither could any of 19 other pictures be used instead; repair the data" in message
+
+
+def test_a_read_that_fails_for_a_moment_is_tried_again(monkeypatch):
+    calls, pauses = [], []
+
+    class Moody:
+        def read(self, index):
+            calls.append(index)
+            if len(calls) < 3:
+                raise OSError(5, "Input/output error")
+            return b"data"
+    monkeypatch.setattr(data.time, "sleep", pauses.append)
+    assert data.TwoViews(Moody(), None, 0).read(7) == b"data"
+    assert calls == [7, 7, 7] and pauses == [1.0, 5.0]

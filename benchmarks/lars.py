@@ -1,0 +1,84 @@
+"""One LARS step over all parameters: time of a plain loop over ours, and the memory both need on top.
+
+    python benchmarks/lars.py [--device cpu|cuda] [--rounds N]
+
+On a GPU the gain is that of few large kernel launches instead of thousands; on a CPU, which starts work at
+once, it comes from fewer new copies of the gradients. No target: the step is a small share of training.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+
+from benchmarks import common
+from pretrain.model import BarlowTwins
+from pretrain.optim import LARS, parameter_groups
+
+NETWORKS = {"resnet50, 8192-8192-8192": ("resnet50", "8192-8192-8192", "imagenet"),
+            "resnet18, 2048-2048-2048": ("resnet18", "2048-2048-2048", "cifar")}
+RATE, DECAY, MOMENTUM, ETA = 1e-3, 1e-6, 0.9, 0.001
+
+
+class Plain:
+    """LARS a parameter at a time (arXiv 1708.03888; main.py:224-263 of the official code)."""
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+        self.momenta = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self):
+        for p, momentum in zip(self.parameters, self.momenta):
+            update = p.grad
+            if p.ndim != 1:
+                update = update.add(p, alpha=DECAY)
+                weight_norm, update_norm = p.norm(), update.norm()
+                one = torch.ones_like(weight_norm)
+                ratio = ETA * weight_norm / update_norm
+                update = update.mul(torch.where((weight_norm > 0) & (update_norm > 0), ratio, one))
+            momentum.mul_(MOMENTUM).add_(update)
+            p.add_(momentum, alpha=-RATE)
+
+
+def optimisers(network, device):
+    """The two of them, on parameters and gradients of a fixed seed, which they share: a step of either moves
+    the parameters by next to nothing."""
+    torch.manual_seed(0)
+    model = BarlowTwins(*NETWORKS[network]).to(device)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    ours = LARS(parameter_groups(model), lr=RATE, weight_decay=DECAY, momentum=MOMENTUM, eta=ETA)
+    return {"plain": Plain(list(model.parameters())), "ours": ours}
+
+
+def peak(name, network, device):
+    """Bytes above parameters, gradients and momenta."""
+    device = torch.device(device)
+    optimiser = optimisers(network, device)[name]
+    optimiser.step()
+    return common.peak_bytes(optimiser.step, device)
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds a network (default: 5)")
+    args = parser.parse_args(arguments)
+    device = torch.device(args.device)
+    print(f"{'network':>26}  {'time':>18}  MiB plain, ours")
+    for network in NETWORKS:
+        mib = [common.in_fresh_process(peak, name, network, args.device) / common.MIB
+               for name in ("plain", "ours")]
+        steps = {name: one.step for name, one in optimisers(network, device).items()}
+        seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
+        time = common.ratio(seconds["plain"], seconds["ours"])
+        print(f"{network:>26}  {time!s:>18}  {mib[0]:.0f}, {mib[1]:.0f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
