@@ -1,15 +1,19 @@
 """The recipe of a pretraining run: every number that may change the result, its default and its source.
 
-Sources: code = facebookresearch/barlowtwins at 8e8d284, main.py; paper = arXiv 2103.03230 (ICML 2021).
-Where they differ the default is the code's, because every released checkpoint came from it, and the preset
-`paper` has the other value.
+Sources: code = facebookresearch/barlowtwins at 8e8d284, main.py; paper = arXiv 2103.03230 (ICML 2021);
+solo-learn = vturrisi/solo-learn at 9187ea3; mix-bt = wgcban/mix-bt at e2c6af0.
+Where code and paper differ the default is the code's, because every released checkpoint came from it, and
+the preset `paper` has the other value.
 """
 import argparse
 import dataclasses
 from dataclasses import dataclass, field
 
+from pretrain.augment import ViewRecipe
+
 PRECISIONS = ("fp32", "bf16", "fp16")
-STEMS = ("imagenet", "cifar")
+STEMS = ("imagenet", "cifar", "small")
+VIEW_BACKENDS = ("pil", "fast", "device")
 
 
 def setting(default, help, parse=None):
@@ -19,6 +23,24 @@ def setting(default, help, parse=None):
 def reference_world_size(text: str) -> int | str:
     """"actual", or a number of processes."""
     return text if text == "actual" else int(text)
+
+
+def pair(text: str) -> tuple[float, float]:
+    """"0.08,1" -> (0.08, 1.0)."""
+    first, second = text.split(",")
+    return float(first), float(second)
+
+
+pair.__name__ = "pair of numbers joined by a comma"  # argparse says it when the text is none
+
+
+def switch(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError(text)
+    return text == "yes"
+
+
+switch.__name__ = "yes or no"
 
 
 @dataclass(frozen=True)
@@ -34,25 +56,59 @@ class PretrainConfig:
     projector: str = setting("8192-8192-8192", "widths of the projector's layers (paper 2.2)")
     arch: str = setting("resnet50", "a ResNet of torchvision (paper 2.2: resnet50)")
     stem: str = setting("imagenet", "imagenet, or cifar: 3 x 3 first convolution, stride 1, no pooling, as "
-                        "is usual at 32 pixels")
+                        "is usual at 32 pixels; small: the same with pooling, for 64 to 96 pixels")
     image_size: int = setting(224, "side of a view in pixels (paper 2.1)")
     warmup_epochs: int = setting(10, "linear warm-up from 0, per step (paper 2.2)")
     reference_world_size: int | str = setting(
         32, "the exact gradient is divided by this number, the processes of the run that the rate of biases "
         "belongs to (paper 2.2: 32 GPUs); actual: this run's, as the official code does",
         reference_world_size)
+    loss_scale: float = setting(1.0, "factor on the loss; it reaches what LARS does not normalise (code: "
+                                "none)")
+    trust_coefficient: float = setting(0.001, "eta of LARS (code line 225)")
+    clip_ratio: bool = setting(False, "yes: a weight's step is at most that of SGD, as solo-learn's "
+                               "clip_lr (code: no)", switch)
+    accumulate: int = setting(
+        1, "micro-batches a step: the loss is that of the whole batch, exactly, with the memory of one "
+        "micro-batch for the network; batch-norm statistics are then those of each micro-batch")
+    views: str = setting("pil", "what makes the views: pil (the official operations), fast (CPU) or device "
+                         "(colours, blur and solarisation on the accelerator)")
+    crop_scale: tuple[float, float] = setting((0.08, 1.0), "share of the picture's area in a crop (code "
+                                              "line 293)", pair)
+    saturation: float = setting(0.2, "reach of the saturation jitter (code line 297)")
+    grey: float = setting(0.2, "probability of a grey view (code line 300)")
+    blur: tuple[float, float] = setting((1.0, 0.1), "probability of blur in either view (code lines 301, "
+                                        "315)", pair)
+    solarise: tuple[float, float] = setting((0.0, 0.2), "probability of solarisation in either view (code "
+                                            "lines 302, 316)", pair)
+    spike_factor: float = setting(
+        10.0, "a step whose loss is above this many times its running mean is skipped; 0: never (code: "
+        "never; the published runs have no such step)")
     precision: str = setting("fp16", "fp32, bf16 or fp16 for the network; the loss is fp32 always. When not "
                              "given, fp16 on a GPU (code line 132) and fp32 on a CPU")
     seed: int = setting(0, "of initial weights, order and views")
 
     def __post_init__(self):
-        for name in ("epochs", "image_size"):
+        for name in ("epochs", "image_size", "accumulate"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.batch_size >= 2, self, "batch_size", "at least 2, since the loss compares images")
         for name in ("learning_rate_weights", "learning_rate_biases", "weight_decay", "lambd",
-                     "warmup_epochs"):
+                     "warmup_epochs", "spike_factor"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
         require(self.precision in PRECISIONS, self, "precision", f"one of {', '.join(PRECISIONS)}")
+        for name in ("trust_coefficient", "loss_scale"):
+            require(getattr(self, name) > 0, self, name, "more than 0")
+        require(self.spike_factor == 0 or self.spike_factor > 1, self, "spike_factor", "0 or more than 1")
+        for name in ("blur", "solarise"):
+            require(all(0 <= share <= 1 for share in getattr(self, name)), self, name,
+                    "two probabilities from 0 to 1")
+        for name in ("grey", "saturation"):
+            require(0 <= getattr(self, name) <= 1, self, name, "a number from 0 to 1")
+        require(0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, self, "crop_scale",
+                "two shares in rising order, above 0 and up to 1")
+        require(self.views in VIEW_BACKENDS, self, "views", f"one of {', '.join(VIEW_BACKENDS)}")
+        require(self.batch_size >= 2 * self.accumulate, self, "accumulate",
+                f"micro-batches of at least 2 of the {self.batch_size} images")
         require(self.stem in STEMS, self, "stem", f"one of {', '.join(STEMS)}")
         widths = self.projector.split("-")
         require(all(width.isdigit() and int(width) > 0 for width in widths), self, "projector",
@@ -61,17 +117,62 @@ class PretrainConfig:
         require(reference == "actual" or isinstance(reference, int) and reference >= 1, self,
                 "reference_world_size", "actual or a number of processes from 1 on")
 
+    def view_recipes(self) -> tuple[ViewRecipe, ViewRecipe]:
+        """What is drawn for either view."""
+        return tuple(ViewRecipe(blur=blur, solarise=solarise, scale=self.crop_scale, grey=self.grey,
+                                saturation=self.saturation)
+                     for blur, solarise in zip(self.blur, self.solarise))
+
+    def peak_rates(self) -> tuple[float, float]:
+        """Learning rates of weights and biases after the warm-up; the base rates belong to 256 images."""
+        factor = self.batch_size / 256
+        return factor * self.learning_rate_weights, factor * self.learning_rate_biases
+
 
 def require(condition, config, name, wanted):
     if not condition:
         raise ValueError(f"--{name.replace('_', '-')} expected {wanted}, found {getattr(config, name)!r}")
 
 
+# Batch size -> base rate of weights, searched by the authors with 300 epochs (paper Fig. 2; values:
+# barlowtwins issue 7). Their loss had the factor 0.024 then and one rate, so biases have 0.024 of it.
+SEARCHED_RATES = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
+
+# solo-learn's recipe for small data: scripts/pretrain/{cifar,imagenet-100}/barlow.yaml and solo/utils/lars.py.
+# Not taken over: its rate falls to 0 (ours to 1/1000 of the peak) and its pictures are normalised with
+# CIFAR's mean and deviation (ours with ImageNet's). Biases in its projector change nothing before a batch
+# norm. One gradient: its ranks do not share statistics of the loss.
+SOLO_LEARN = {
+    "arch": "resnet18", "projector": "2048-2048-2048",  # proj_hidden_dim, proj_output_dim
+    "batch_size": 256,  # cifar 256; imagenet-100 128 on each of two GPUs
+    "learning_rate_weights": 0.3, "learning_rate_biases": 0.3,  # optimizer.lr, one for all parameters
+    "weight_decay": 1e-4, "trust_coefficient": 0.02, "clip_ratio": True,  # optimizer: eta, clip_lr
+    "loss_scale": 0.1, "reference_world_size": 1,  # method_kwargs.scale_loss
+    "lambd": 0.0051,  # solo/methods/barlow_twins.py, its default
+}
+CIFAR = SOLO_LEARN | {
+    "epochs": 1000, "image_size": 32, "stem": "cifar",
+    "blur": (0.0, 0.0), "solarise": (0.0, 0.2),  # cifar/augmentations/asymmetric.yaml
+}
+# No published run of plain Barlow Twins with LARS is known for these two, so the optimiser is solo-learn's
+# for CIFAR, and stem and views are mix-bt's (model.py, utils.py), which trains with Adam.
+MIX_BT_SMALL = CIFAR | {
+    "stem": "small", "image_size": 64, "crop_scale": (0.2, 1.0), "saturation": 0.4, "grey": 0.1,
+    "blur": (0.0, 0.0), "solarise": (0.0, 0.0),
+}
+
 # What a preset changes against the defaults above.
 PRESETS = {
     "code": {},
     "paper": {"weight_decay": 1.5e-6, "lambd": 5e-3},  # section 2.2
-}
+    "ablation300": {"epochs": 300},  # paper section 4: all ablations
+    "imagenet100": SOLO_LEARN | {"epochs": 400},  # views as the official ones (imagenet-100/augmentations)
+    "cifar10": CIFAR,
+    "stl10": MIX_BT_SMALL,
+    "tiny-imagenet": MIX_BT_SMALL,
+} | {f"batch{size}": {"epochs": 300, "batch_size": size, "learning_rate_weights": rate,
+                      "learning_rate_biases": round(0.024 * rate, 6)}
+     for size, rate in SEARCHED_RATES.items()}
 
 
 def recipe(preset: str = "code", **changes) -> PretrainConfig:
@@ -92,4 +193,11 @@ def add_flags(parser) -> None:
     for one in dataclasses.fields(PretrainConfig):
         parser.add_argument("--" + one.name.replace("_", "-"), type=one.metadata["parse"], metavar="X",
                             default=argparse.SUPPRESS,
-                            help=f"{one.metadata['help']} (default: {one.default})")
+                            help=f"{one.metadata['help']} (default: {show(one.default)})")
+
+
+def show(value) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import re
 import signal
 import sys
 import tempfile
@@ -213,10 +214,58 @@ def _convert_for_cpu(module):
 
 # Starting processes
 
+def adopt_slurm() -> None:
+    """In a step of a SLURM job (`srun`), say in torchrun's variables which process this is.
+
+    Nothing happens under torchrun, in a step of one task, and in a batch script outside srun, where
+    SLURM_NTASKS may be there without anybody having started the tasks. The meeting point is MASTER_ADDR and
+    MASTER_PORT where given, else the step's first node and a port from 15000 to 34999 that follows from the
+    numbers of job and step, so that two jobs on one node rarely meet (then: set MASTER_PORT).
+    """
+    environment = os.environ
+    step = "SLURM_STEP_NUM_TASKS" in environment or "SLURM_STEP_ID" in environment
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", 1)))
+    if "RANK" in environment or not step or tasks < 2 or "SLURM_PROCID" not in environment:
+        return
+    local = int(environment.get("SLURM_LOCALID", 0))
+    if torch.cuda.device_count() == 1:  # --gpus-per-task=1: each task sees its own GPU as number 0
+        local = 0
+    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", "localhost"))
+    job, number = (int(environment.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    environment.setdefault("MASTER_ADDR", first_node(nodes))
+    environment.setdefault("MASTER_PORT", str(15000 + (job * 10 + number) % 20000))
+    environment.update(RANK=environment["SLURM_PROCID"], WORLD_SIZE=str(tasks), LOCAL_RANK=str(local))
+
+
+def first_node(nodes: str) -> str:
+    """SLURM's short form of a list of nodes, such as gpu[003-010,12],cpu7 -> its first node, gpu003."""
+    first = re.match(r"(?:[^,\[]|\[[^]]*\])+", nodes.strip())
+    if not first:
+        raise ValueError(f"SLURM's list of nodes cannot be read, found {nodes!r}; set MASTER_ADDR")
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first[0])
+
+
+_workers = []  # started by this process
+_missed = []  # signals that came before the workers could get them
+
+
+def pass_on(number: int) -> None:
+    """Send a signal to the processes that `launch` started here, if any; safe in a signal handler."""
+    for worker in _workers:
+        if worker.pid is None:
+            _missed.append(number)
+            continue
+        try:
+            os.kill(worker.pid, number)
+        except ProcessLookupError:
+            pass  # it has ended, and whoever waits for it knows
+
+
 def launch(function, processes: int, *args):
     """Call function(*args) in every process of a group and return rank 0's value.
 
-    - Under torchrun (RANK and WORLD_SIZE in the environment): joins that group; other ranks return None.
+    - Under torchrun (RANK and WORLD_SIZE in the environment) and in a step of a SLURM job (see
+      `adopt_slurm`): joins that group; other ranks return None.
     - Inside a group already, or processes <= 1: calls the function here.
     - Else spawns `processes` workers that meet through a temporary file, so no port is fixed and several
       runs fit on one machine. `function` must be importable (a module's own function), args picklable.
@@ -226,6 +275,7 @@ def launch(function, processes: int, *args):
     """
     if in_group():
         return function(*args)
+    adopt_slurm()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         _join("env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
         value, main = function(*args), is_main()
@@ -249,11 +299,16 @@ def _spawn(function, processes, args):
     with tempfile.TemporaryDirectory(prefix="rendezvous-") as folder:
         workers = [context.Process(target=_worker, args=(function, number, processes, folder, args))
                    for number in range(processes)]
+        _missed.clear()
+        _workers.extend(workers)
         try:
             for worker in workers:
                 worker.start()
+            for number in set(_missed):
+                pass_on(number)
             _wait(workers, Path(folder))
         finally:  # also on KeyboardInterrupt and on SystemExit from a signal handler of the caller
+            _workers.clear()
             _stop(workers)
         return pickle.loads((Path(folder) / "value").read_bytes())
 

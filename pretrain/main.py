@@ -2,10 +2,14 @@
 
     python pretrain/main.py DATA                                  # all GPUs of this machine, or the CPU
     torchrun --standalone --nproc-per-node=8 pretrain/main.py DATA --epochs 1000 --batch-size 2048
+    srun python pretrain/main.py DATA                             # in a SLURM job, one task for each GPU
 
-DATA holds train/<class>/<picture>. Leaves checkpoint.pth (after each epoch; the same command resumes from
-it), <arch>.pth (the backbone) and stats.txt in --checkpoint-dir. Flags are those of
-facebookresearch/barlowtwins and some of ours.
+DATA is an image folder, or what else sources.py knows. Leaves checkpoint.pth (after each epoch and every --checkpoint-minutes; the
+same command resumes from it, within an epoch, too), <arch>.pth (the backbone) and stats.txt in
+--checkpoint-dir. Flags are those of facebookresearch/barlowtwins and some of ours.
+
+SIGTERM and SIGUSR1 make it save after the current step and leave with status 75; see signals.py for what
+brings a SLURM job back (`#SBATCH --requeue --signal=USR1@300`).
 """
 import argparse
 import dataclasses
@@ -20,14 +24,15 @@ if not __package__:  # started by its path: the repository's root, not pretrain/
 
 import torch
 
-from pretrain import config, data
-from pretrain.distributed import WorkerError, is_main, launch
+from pretrain import config, data, dryrun, signals
+from pretrain.distributed import WorkerError, adopt_slurm, is_main, launch
 from pretrain.trainer import Run, last_good, train
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder that holds train/<class>/<picture>")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of train/<class>/<picture> or of "
+                        "<class>/<picture>, text list of pictures, .npz, .parquet or webdataset shards")
     parser.add_argument("--workers", type=int, default=8, metavar="N", help="data loading processes for each "
                         "training process (default: 8)")
     parser.add_argument("--print-freq", type=int, default=100, metavar="N",
@@ -39,6 +44,25 @@ def parse(arguments):
                         help="default: cuda where there is one")
     parser.add_argument("--processes", type=int, metavar="N", help="processes on this machine, unless "
                         "torchrun starts them (default: one for each GPU; 1 on a CPU)")
+    parser.add_argument("--checkpoint-minutes", type=float, default=30.0, metavar="N",
+                        help="minutes between checkpoints within an epoch; 0: only after each epoch "
+                        "(default: 30)")
+    parser.add_argument("--keep", type=int, default=2, metavar="K",
+                        help="newest checkpoints that are kept (default: 2)")
+    parser.add_argument("--max-skips", type=int, default=10, metavar="K",
+                        help="skipped steps in a row (NaN, spikes) that end the run (default: 10)")
+    parser.add_argument("--knn-data", type=Path, metavar="FOLDER", help="small labelled set for a kNN accuracy "
+                        "after each epoch: train and val, or classes only")
+    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout of "
+                        "images in the network (default: yes on a GPU, where it is faster in 16 bits)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
+                        help="torch.compile for the network (default: no: it takes minutes to start and "
+                        "changes rounding)")
+    parser.add_argument("--tensorboard", action=argparse.BooleanOptionalAction, default=True,
+                        help="the figures of stats.txt for TensorBoard, too (default: yes)")
+    parser.add_argument("--wandb", action="store_true", help="and for Weights & Biases (needs wandb)")
+    parser.add_argument("--dry-run", action="store_true", help="print recipe, rates, and memory and time "
+                        f"from {dryrun.WARM + dryrun.MEASURED} steps; write nothing")
     parser.add_argument("--preset", default="code", metavar="NAME",
                         help=f"recipe that the flags below change: {', '.join(config.PRESETS)} "
                         "(default: code)")
@@ -46,57 +70,82 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def prepare(arguments) -> tuple[config.PretrainConfig, Run, int]:
-    """Command line -> recipe, run, number of processes. What can be known to be wrong is refused here, before
-    processes start."""
+def prepare(arguments) -> tuple[config.PretrainConfig, Run, int, bool]:
+    """Command line -> recipe, run, number of processes, whether only to measure. What can be known to be wrong
+    is refused here, before processes start."""
     args = vars(parse(arguments))
     settings = {one.name for one in dataclasses.fields(config.PretrainConfig)}
     given = {name: args.pop(name) for name in settings & set(args)}
     if args["device"] == "cpu":
         given.setdefault("precision", "fp32")
     recipe = config.recipe(args.pop("preset"), **given)
-    processes = args.pop("processes")
+    processes, dry = args.pop("processes"), args.pop("dry_run")
     if processes is None:
         processes = torch.cuda.device_count() if args["device"] == "cuda" else 1
     processes = int(os.environ.get("WORLD_SIZE", processes))
-    for name, least in (("workers", 0), ("print_freq", 1)):
+    for name, least in (("workers", 0), ("print_freq", 1), ("checkpoint_minutes", 0), ("keep", 1),
+                        ("max_skips", 1)):
         if args[name] < least:
             raise ValueError(f"--{name.replace('_', '-')} expected at least {least}, found {args[name]}")
+    if args["channels_last"] is None:
+        args["channels_last"] = args["device"] == "cuda"
     run = Run(**args, command=" ".join(["pretrain/main.py", *arguments]))
-    pictures = len(data.image_files(run.data / "train"))
-    data.EpochBatches(pictures, recipe.batch_size, processes, 0, recipe.seed)
-    try:
-        run.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--checkpoint-dir {run.checkpoint_dir} cannot be made: {error.strerror}") from None
-    return recipe, run, processes
+    data.EpochBatches(len(data.open_source(run.data)), recipe.batch_size, processes, 0, recipe.seed)
+    if recipe.batch_size % (processes * recipe.accumulate):
+        raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not divide by "
+                         f"{processes} processes times {recipe.accumulate} micro-batches")
+    if not dry:
+        try:
+            run.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--checkpoint-dir {run.checkpoint_dir} cannot be made: {error.strerror}") from None
+    return recipe, run, processes, dry
 
 
 def main(arguments=None) -> int:
-    """Exit status: 0 when the last epoch is done, 2 for an error, 130 and 143 when interrupted."""
+    """Exit status: 0 when the last epoch is done, 2 for an error, 75 after SIGTERM and SIGUSR1, 130 after
+    Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, interrupt)
+    with signals.listening():
+        return work(arguments)
+
+
+def work(arguments) -> int:
     run = None
     try:
-        recipe, run, processes = prepare(arguments)
-        files = launch(train, processes, recipe, run)
+        adopt_slurm()
+        recipe, run, processes, dry = prepare(arguments)
+        outcome = launch(dryrun.report if dry else train, processes, recipe, run)
     except (ValueError, FileNotFoundError, WorkerError) as error:
+        if isinstance(error, WorkerError) and signals.received():  # before the trainer listened
+            return stopped(run, signals.received())
         if not is_main():
             time.sleep(5)  # torchrun ends this process when rank 0 says the same first
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt:
         if is_main():
             state = f"; {last_good(run)}; the same command goes on from there" if run else ""
             print(f"interrupted{state}", file=sys.stderr)
-        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+        return 128 + signal.SIGINT
+    if dry:
+        print("\n".join(outcome or []), end="\n" if outcome else "")
+        return 0
+    number = outcome.signal if outcome else signals.stopped()
+    if number:
+        return stopped(run, number)
     if is_main():
-        print("written: " + ", ".join(map(str, files)))
+        print("written: " + ", ".join(map(str, outcome.files)))
     return 0
 
 
-def interrupt(number, frame):
-    raise KeyboardInterrupt(number)
+def stopped(run, number) -> int:
+    """After a stop signal: say where the run stands, and ask for the job's return."""
+    if is_main():
+        queue = signals.requeue(number)
+        print(f"stopped by {signal.Signals(number).name}; {last_good(run)}; the same command goes on from there"
+              + (f"; {queue}" if queue else ""), file=sys.stderr)
+    return signals.STOPPED_STATUS
 
 
 if __name__ == "__main__":

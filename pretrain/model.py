@@ -30,9 +30,10 @@ def build_backbone(arch: str, stem: str) -> tuple[nn.Module, int]:
         raise ValueError(f"--arch expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")
     backbone = torchvision.models.get_model(arch, weights=None, zero_init_residual=True)
     width, backbone.fc = backbone.fc.in_features, nn.Identity()
-    if stem == "cifar":
+    if stem != "imagenet":  # as solo-learn's methods/base.py at 32 pixels, mix-bt's model.py at 64
         backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision
+    if stem == "cifar":
         backbone.maxpool = nn.Identity()
     return backbone, width
 

@@ -1,20 +1,25 @@
 """The training loop, run by every process of a group."""
-import json
-import sys
+import math
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
-from pretrain import checkpoint, data
+from pretrain import checkpoint, knn, signals
+from pretrain.accumulate import accumulated_backward
+from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
-from pretrain.distributed import barrier, convert_sync_batchnorm, is_main, local_device, rank, world_size
+from pretrain.distributed import (all_reduce_sum, barrier, convert_sync_batchnorm, is_main, local_device,
+                                  world_size)
+from pretrain.feed import Feed
+from pretrain.health import Guard, diagnosis, gradient_norms, not_finite
+from pretrain.logbook import Logbook
 from pretrain.losses import barlow_twins_terms, gradient_factor
 from pretrain.model import BarlowTwins
-from pretrain.monitor import correlation_health
+from pretrain.monitor import correlation_health, embedding_health
 from pretrain.optim import LARS, learning_rates, parameter_groups
 
 ADVICE = "Lower the learning rates or choose another --precision"
@@ -23,119 +28,253 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Run:
-    """What must not change the result: where things are, and how the work is shown."""
-    data: Path  # holds train/<class>/<picture>
+    """What must not change the result beyond rounding: where things are, and how the work is done."""
+    data: Path  # what data.open_source takes
     checkpoint_dir: Path
     command: str
     device: str = "cpu"
     workers: int = 8  # for each process
     print_freq: int = 100  # steps between two lines of stats.txt
+    checkpoint_minutes: float = 30.0  # between two checkpoints within an epoch; 0: none there
+    keep: int = 2  # newest checkpoints
+    max_skips: int = 10  # skipped steps in a row that end the run
+    channels_last: bool = False
+    compile: bool = False
+    tensorboard: bool = False
+    wandb: bool = False
+    knn_data: Path | None = None  # labelled pictures, see knn.py
 
     @property
     def checkpoint(self) -> Path:
         return self.checkpoint_dir / "checkpoint.pth"
 
 
-def train(config: PretrainConfig, run: Run) -> list[Path]:
-    """Train from the start or from run.checkpoint to the last epoch; returns the files it leaves.
+@dataclass(frozen=True)
+class Outcome:
+    """What `train` comes back with: the files it leaves, and the signal that stopped it (0: it is done)."""
+    files: list[Path]
+    signal: int = 0
 
-    ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and when
-    the loss is no longer finite.
-    """
+
+@dataclass
+class Training:
+    """Everything that moves during a run."""
+    config: PretrainConfig
+    run: Run
+    device: torch.device
+    feed: Feed
+    network: BarlowTwins
+    model: torch.nn.Module  # the network, wrapped for several processes
+    optimizer: LARS
+    scaler: torch.amp.GradScaler
+    guard: Guard
+    logbook: Logbook | None = None  # of the main process
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def parts(self) -> dict:
+        """What a checkpoint holds."""
+        return {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler,
+                "guard": self.guard, "feed": self.feed}
+
+    def save(self, position: Position) -> None:
+        bad = not_finite(self.network)
+        if bad:
+            raise ValueError(f"weights are not finite after {position}, first {bad[0]}; {last_good(self.run)}. "
+                             f"{ADVICE}")
+        checkpoint.save(self.run.checkpoint, self.run.keep, position, self.parts, self.config,
+                        self.feed.identity)
+        self.saved_at = time.monotonic()
+
+
+def prepare(config: PretrainConfig, run: Run, record: Path | None = None) -> Training:
+    """Data, network and optimiser at the start of a run. record: see Feed."""
     device = local_device(run.device)
     torch.backends.cudnn.benchmark = True
-    files = data.image_files(run.data / "train")
-    loader = data.build_loader(files, config, run.workers, world_size(), rank(), device.type == "cuda")
+    feed = Feed(config, run, device, record)
     torch.manual_seed(config.seed)
-    network = convert_sync_batchnorm(BarlowTwins(config.arch, config.projector, config.stem).to(device))
-    optimizer = LARS(parameter_groups(network), weight_decay=config.weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    first = checkpoint.resume(run.checkpoint, network, optimizer, scaler, config, len(files))
-    stats = Stats(run) if is_main() else None
+    network = BarlowTwins(config.arch, config.projector, config.stem).to(device)
+    if run.channels_last:
+        network.to(memory_format=torch.channels_last)
+    network = convert_sync_batchnorm(network)
+    if run.compile:
+        network.compile()
     model = network
     if world_size() > 1:
-        model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
-    for epoch in range(first, config.epochs):
-        train_epoch(config, run, epoch, loader, model, network, optimizer, scaler, device, stats)
-        if not torch.stack(list(torch._foreach_norm(list(network.parameters())))).isfinite().all():
-            raise ValueError(f"weights are not finite after epoch {epoch}; {last_good(run)}. {ADVICE}")
-        checkpoint.save(run.checkpoint, epoch + 1, network, optimizer, scaler, config, len(files))
-    backbone = run.checkpoint_dir / f"{config.arch}.pth"
+        model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
+                                        gradient_as_bucket_view=True)
+    optimizer = LARS(parameter_groups(network), weight_decay=config.weight_decay,
+                     eta=config.trust_coefficient, clip=config.clip_ratio)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    return Training(config, run, device, feed, network, model, optimizer, scaler,
+                    Guard(network, config.spike_factor))
+
+
+def train(config: PretrainConfig, run: Run) -> Outcome:
+    """Train from the start or from run.checkpoint, to the last epoch or until a stop signal.
+
+    ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and when
+    too many steps in a row had to be skipped.
+    """
+    with signals.listening():
+        training = prepare(config, run, run.checkpoint_dir / "bad_pictures.txt")
+        labelled = knn.Labelled(run.knn_data, config.image_size) if run.knn_data else None
+        position = checkpoint.resume(run.checkpoint, training.parts, config, training.feed.identity)
+        if is_main():
+            training.logbook = Logbook(run, position.step)
+        for epoch in range(position.epoch, config.epochs):
+            number = train_epoch(training, epoch, position.start if epoch == position.epoch else 0, labelled)
+            if number:
+                signals.stop(number)
+                return Outcome([run.checkpoint], number)
     if is_main():
-        checkpoint.export_backbone(backbone, network)
+        checkpoint.export_backbone(run.checkpoint_dir / f"{config.arch}.pth", training.network)
+        training.logbook.close()
     barrier()
-    return [run.checkpoint, backbone, run.checkpoint_dir / "stats.txt"]
+    return Outcome([run.checkpoint, run.checkpoint_dir / f"{config.arch}.pth", run.checkpoint_dir / "stats.txt"])
 
 
-def train_epoch(config, run, epoch, loader, model, network, optimizer, scaler, device, stats):
-    loader.batch_sampler.epoch = epoch
-    model.train()
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    steps = enumerate(batches(loader, epoch, config.epochs), start=epoch * len(loader))
-    for step, (y1, y2) in steps:
-        rates = learning_rates(config, step, len(loader))
-        loss, correlation = train_step(config, rates, model, network, optimizer, scaler,
-                                       y1.to(device, non_blocking=True), y2.to(device, non_blocking=True))
-        finite &= loss.isfinite()
-        shown, last = step % run.print_freq == 0, (step + 1) % len(loader) == 0
-        # Asking makes a GPU wait, so there only now and then, but always before a checkpoint.
-        if (device.type == "cpu" or shown or last) and not finite:
-            raise ValueError(f"the loss is not finite at step {step} (epoch {epoch}); {last_good(run)}. "
-                             f"{ADVICE}")
-        if stats and shown:
-            stats.write(dict(epoch=epoch, step=step, lr_weights=rates[0], lr_biases=rates[1],
-                             loss=loss.item(), time=stats.seconds()) | correlation_health(correlation))
+def train_epoch(training, epoch, start, labelled) -> int:
+    """Steps `start` to the last of an epoch, and the checkpoints on the way. Returns the signal that ended it
+    before its time, or 0."""
+    run, steps = training.run, training.feed.steps
+    training.model.train()
+    meter = Meter(training)
+    for done, (y1, y2) in enumerate(training.feed.batches(epoch, start), start=start + 1):
+        step = epoch * steps + done - 1
+        seen = train_step(training, step, y1, y2)
+        number, due = wishes(training)
+        meter.count()
+        if training.logbook and (step % run.print_freq == 0 or seen.skipped):
+            training.logbook.write(dict(epoch=epoch, step=step) | meter.figures(seen))
+        if seen.skipped and training.guard.in_a_row >= run.max_skips:
+            raise ValueError(f"{training.guard.in_a_row} steps in a row were skipped, the last at step {step} "
+                             f"(epoch {epoch}): {seen.skipped}; {diagnosis(training.network, seen.z1, seen.z2)}; "
+                             f"{last_good(run)}. {ADVICE}")
+        if done == steps:
+            if labelled:
+                accuracy = labelled.accuracy(training.network, training.device)
+                if training.logbook:
+                    training.logbook.write(dict(epoch=epoch, step=step, knn=accuracy))
+            training.save(Position(epoch + 1, 0, step + 1))
+        if done < steps and (number or due):
+            training.save(Position(epoch, done, step + 1))
+        if number:
+            return number
+    return 0
 
 
-def train_step(config, rates, model, network, optimizer, scaler, y1, y2):
-    """One update. y1, y2 (n, 3, H, W): this process's views. Returns the joint batch's loss and what the loss
-    knows of C."""
+@dataclass(frozen=True)
+class Seen:
+    """What one step showed. loss is that of the joint batch; norms those of the gradients of weights and
+    biases; skipped the reason why there was no update, or ""."""
+    loss: float
+    norms: list[float]
+    rates: tuple[float, float]
+    correlation: object
+    z1: torch.Tensor
+    z2: torch.Tensor
+    skipped: str
+
+
+def train_step(training, step, y1, y2) -> Seen:
+    """One update. y1, y2 (n, 3, H, W): this process's views."""
+    config, optimizer, scaler, guard = training.config, training.optimizer, training.scaler, training.guard
+    rates = learning_rates(config, step, training.feed.steps)
     for group, rate in zip(optimizer.param_groups, rates):
         group["lr"] = rate
     optimizer.zero_grad()
-    dtype = AUTOCAST.get(config.precision)
-    with torch.autocast(y1.device.type, dtype=dtype, enabled=dtype is not None):
-        z1, z2 = model(y1, y2)
-    loss, correlation = barlow_twins_terms(z1, z2, config.lambd, running=network.bn)
-    scaler.scale(loss * gradient_factor(config.reference_world_size, world_size())).backward()
-    scaler.step(optimizer)
+    guard.begin()
+    loss, correlation, z1, z2 = backward(training, y1, y2)
+    scaler.unscale_(optimizer)
+    # The host waits here for the step's kernels; the next batch is already on its way to the device.
+    loss, *norms = torch.stack([loss.double(), *(norm.double() for norm in gradient_norms(optimizer))]).tolist()
+    # fp16 gradients overflow now and then by design: the scaler leaves the step out and halves its factor.
+    overflow = math.isfinite(loss) and not all(map(math.isfinite, norms)) and scaler.get_scale() > 1
+    skipped = "" if overflow else guard.judge(loss, norms)
+    if skipped:
+        guard.undo()
+    elif not overflow:
+        optimizer.step()
     scaler.update()
-    return loss.detach(), correlation
+    return Seen(loss, norms, rates, correlation, z1, z2, skipped)
 
 
-def batches(loader, epoch, epochs):
-    """The loader's batches, with a progress bar on a terminal."""
-    bar = tqdm(loader, desc=f"epoch {epoch + 1}/{epochs}", disable=not (is_main() and sys.stderr.isatty()))
-    try:
-        yield from bar
-    except ValueError as error:
-        raise data.one_line(error) from None
+def backward(training, y1, y2):
+    """Gradients of the scaled loss. Returns the loss itself, what it knows of C, and the embeddings."""
+    config = training.config
+    factor = config.loss_scale * gradient_factor(config.reference_world_size, world_size())
+
+    def autocast():
+        dtype = AUTOCAST.get(config.precision)
+        return torch.autocast(training.device.type, dtype=dtype) if dtype else nullcontext()
+
+    def loss_of(z1, z2):
+        loss, correlation = barlow_twins_terms(z1, z2, config.lambd, running=training.network.bn)
+        return training.scaler.scale(loss * factor), (loss.detach(), correlation)
+
+    if config.accumulate > 1:
+        (loss, correlation), z1, z2 = accumulated_backward(training.network, training.model, y1, y2,
+                                                           config.accumulate, loss_of, autocast)
+    else:
+        with autocast():
+            z1, z2 = training.model(y1, y2)
+        objective, (loss, correlation) = loss_of(z1, z2)
+        objective.backward()
+    return loss, correlation, z1.detach(), z2.detach()
+
+
+def wishes(training) -> tuple[int, bool]:
+    """The stop signal that any process got (0: none), and whether a checkpoint is due by the clock; the same
+    answer in every process."""
+    minutes = training.run.checkpoint_minutes
+    due = is_main() and minutes > 0 and time.monotonic() - training.saved_at >= 60 * minutes
+    flags = [signals.received() == number for number in signals.STOP_SIGNALS] + [due]
+    numbers = torch.tensor([*flags, training.feed.loader.replaced], dtype=torch.int64)
+    *stops, due, replaced = all_reduce_sum(numbers).tolist()
+    training.feed.note_replaced(replaced)
+    number = max((number for number, count in zip(signals.STOP_SIGNALS, stops) if count), default=0,
+                 key=lambda number: number == signals.REQUEUE_SIGNAL)
+    return int(number), bool(due)
+
+
+class Meter:
+    """Figures of one line of stats.txt, and speed since the line before it."""
+
+    def __init__(self, training):
+        self.training = training
+        self.reset()
+
+    def reset(self):
+        self.since, self.steps, self.training.feed.waited = time.perf_counter(), 0, 0.0
+
+    def count(self):
+        self.steps += 1
+
+    def figures(self, seen) -> dict:
+        training = self.training
+        config, seconds = training.config, max(time.perf_counter() - self.since, 1e-9)
+        speed = dict(images_per_second=round(self.steps * config.batch_size / seconds, 2),
+                     data_wait_share=round(min(1.0, training.feed.waited / seconds), 4))
+        figures = dict(lr_weights=seen.rates[0], lr_biases=seen.rates[1], loss=seen.loss,
+                       time=training.logbook.seconds())
+        figures |= correlation_health(seen.correlation, config.lambd) | embedding_health(seen.z1)
+        figures |= dict(gradient_norm_weights=seen.norms[0], gradient_norm_biases=seen.norms[1]) | speed
+        figures |= dict(skipped=training.guard.skipped, replaced_pictures=training.feed.replaced)
+        if config.precision == "fp16":
+            figures["loss_factor"] = training.scaler.get_scale()
+        if config.accumulate > 1:
+            images = config.batch_size // config.accumulate
+            figures["batch_norm"] = f"statistics of micro-batches of {images} images"
+        if seen.skipped:
+            figures["skipped_because"] = seen.skipped
+        self.reset()
+        return figures
 
 
 def last_good(run) -> str:
     """Where the run could go on, in words."""
-    epochs = checkpoint.finished_epochs(run.checkpoint)
-    if epochs:
-        return f"the last good checkpoint is {run.checkpoint} with {epochs} finished epochs"
-    return "no epoch was finished, so there is no checkpoint"
-
-
-class Stats:
-    """stats.txt as the official code writes it: the command, then one JSON object a line. A resumed run
-    appends its command and goes on. The lines are printed, too, unless a progress bar is there."""
-
-    def __init__(self, run):
-        self.start = time.time()
-        self.file = open(run.checkpoint_dir / "stats.txt", "a", buffering=1)
-        self.emit(run.command)
-
-    def seconds(self) -> int:
-        return int(time.time() - self.start)
-
-    def write(self, values: dict) -> None:
-        self.emit(json.dumps(values))
-
-    def emit(self, line):
-        self.file.write(line + "\n")
-        if not sys.stderr.isatty():
-            print(line, flush=True)
+    position = checkpoint.standing(run.checkpoint)
+    if position:
+        return f"the last good checkpoint is {run.checkpoint} with {position}"
+    return "there is no checkpoint yet"

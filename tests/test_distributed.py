@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -93,13 +94,75 @@ def test_a_worker_that_dies_gives_one_error(function, arguments, error, message)
 
 def test_inside_torchrun_the_group_is_joined():
     code = ("from pretrain import distributed as d; import tests.test_distributed as t; "
-            "v = d.launch(t.collectives, 7); print('rank', d.rank(), v is not None and v[0], d.world_size())")
+            "v = d.launch(t.collectives, 7); sys.stdout.write(f'rank {d.rank()} {v is not None and v[0]} {d.world_size()}\\n')")
     script = "import runpy, sys; sys.path[0] = '.'; exec(sys.argv[1])"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*torchrun, "--no-python", sys.executable, "-c", script, code], cwd=ROOT,
                           capture_output=True, text=True, timeout=120)
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
         "rank 0 2 1", "rank 1 False 1"], done.stderr
+
+
+@pytest.mark.parametrize("nodes, first", [
+    ("gpu7", "gpu7"), ("gpu[003-010,12],cpu7", "gpu003"), ("n[1,5]", "n1"), ("a-b.c,d", "a-b.c"),
+    ("rack[1-2]-gpu[04-07]", "rack1-gpu04"), ("localhost", "localhost"),
+])
+def test_first_node_of_slurms_list(nodes, first):
+    assert distributed.first_node(nodes) == first
+
+
+SRUN = {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8",
+        "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"}
+WANTED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu07", "MASTER_PORT": "22112"}
+
+
+@pytest.mark.parametrize("changes, wanted", [
+    ({}, WANTED),
+    ({"SLURM_STEP_NUM_TASKS": None, "SLURM_NTASKS": "4"}, WANTED),
+    ({"MASTER_ADDR": "head", "MASTER_PORT": "5"}, WANTED | {"MASTER_ADDR": "head", "MASTER_PORT": "5"}),
+    ({"SLURM_STEP_NUM_TASKS": "1"}, {}),
+    ({"SLURM_STEP_NUM_TASKS": None, "SLURM_STEP_ID": None}, {}),
+    ({"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "2"}),
+], ids=["srun", "old srun", "meeting point given", "one task", "batch script", "torchrun"])
+def test_slurm_is_recognised(monkeypatch, changes, wanted):
+    monkeypatch.setattr(os, "environ", {name: value for name, value in (SRUN | changes).items() if value is not None})
+    distributed.adopt_slurm()
+    found = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    assert found == wanted
+
+
+def test_a_step_of_slurm_joins_without_torchrun():
+    code = ("import sys; sys.path[0] = '.'; from pretrain import distributed as d; import tests.test_distributed as t; "
+            "v = d.launch(t.collectives, 7); print('rank', d.rank(), v is not None and v[0])")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",
+                    "SLURM_STEP_NODELIST": "localhost"}
+    tasks = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                              env=environment | {"SLURM_PROCID": number, "SLURM_LOCALID": number})
+             for number in "01"]
+    assert [task.communicate(timeout=120)[0].strip() for task in tasks] == ["rank 0 2", "rank 1 False"]
+
+
+def wait_for_a_signal(folder):
+    """Each process tells that it is there, then which signal it got."""
+    got = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: got.append(number))
+    (folder / f"ready-{distributed.rank()}").touch()
+    deadline = time.monotonic() + 60
+    while not got and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return distributed.all_reduce_sum(torch.tensor(len(got))).item()
+
+
+def test_signals_are_passed_on_to_started_processes(tmp_path):
+    def send():
+        while len(list(tmp_path.glob("ready-*"))) < 2:
+            time.sleep(0.02)
+        distributed.pass_on(signal.SIGUSR1)
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    assert distributed.launch(wait_for_a_signal, 2, tmp_path) == 2
+    sender.join()
 
 
 @pytest.mark.parametrize("device, message", [("tpu", "must be cuda or cpu")])

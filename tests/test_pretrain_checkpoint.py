@@ -1,72 +1,24 @@
-"""Checkpoints: resumed equals uninterrupted, the official format, and refusals."""
+"""Checkpoints: the official format, the last ones kept, damage, and refusals."""
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
-from torch import nn
 
-from pretrain import checkpoint, data, model
-from pretrain.config import recipe
-from pretrain.trainer import Run, train
-
-
-def toy_backbone(arch, stem):
-    return nn.Sequential(nn.Conv2d(3, 6, 5, stride=4), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                         nn.Flatten()), 6
+from pretrain import checkpoint
+from tests import pretrain_toys
+from tests.pretrain_toys import toy_backbone, write_pictures
 
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """start(folder, **changes of the recipe) runs a small training and returns the files it left."""
-    monkeypatch.setattr(model, "build_backbone", toy_backbone)
-    for number in range(10):
-        (tmp_path / "train" / "a").mkdir(parents=True, exist_ok=True)
-        left, top = number * 30, number * 20
-        cut = load_sample_images().images[number % 2][top:top + 60, left:left + 60]
-        Image.fromarray(cut).save(tmp_path / "train" / "a" / f"{number}.png")
-
-    def run(folder, **changes):
-        values = dict(epochs=3, batch_size=4, image_size=24, projector="8-8", precision="fp32",
-                      warmup_epochs=1, learning_rate_weights=20.0, learning_rate_biases=1.0)
-        (tmp_path / folder).mkdir(exist_ok=True)
-        return train(recipe(**(values | changes)),
-                     Run(tmp_path, tmp_path / folder, "the command", workers=0, print_freq=1))
-    return run
+    monkeypatch.setattr("pretrain.model.build_backbone", toy_backbone)
+    write_pictures(tmp_path)
+    return lambda folder, **changes: pretrain_toys.start(tmp_path, folder, **changes).files
 
 
 def load(path):
     return torch.load(path, weights_only=True)
-
-
-def stop_after(monkeypatch, epoch):
-    """Interrupt a run as soon as this many epochs are saved."""
-    save = checkpoint.save
-
-    def stopping(path, finished, *rest):
-        save(path, finished, *rest)
-        if finished == epoch:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(checkpoint, "save", stopping)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_resumed_equals_uninterrupted_bit_for_bit(start, monkeypatch, precision):
-    whole = load(start("whole", precision=precision)[0])
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            start("parts", precision=precision)
-    torch.manual_seed(99)
-    parts = load(start("parts", precision=precision)[0])
-    assert parts["epoch"] == whole["epoch"] == 3 and parts["scaler"] == whole["scaler"]
-    assert list(parts["model"]) == list(whole["model"])
-    for name, value in whole["model"].items():
-        assert torch.equal(parts["model"][name], value), name
-    for number, state in whole["optimizer"]["state"].items():
-        assert torch.equal(parts["optimizer"]["state"][number]["mu"], state["mu"])
-    assert torch.equal(parts["rng"]["cpu"], whole["rng"]["cpu"])
 
 
 def test_files_are_in_the_official_format(start):
@@ -86,46 +38,64 @@ def test_files_are_in_the_official_format(start):
     assert not list(files[0].parent.glob("*.part"))
 
 
+@pytest.mark.parametrize("keep, numbers", [(1, []), (2, [4, 6]), (5, [2, 4, 6])])
+def test_the_last_ones_are_kept(start, tmp_path, keep, numbers):
+    path = start("run", run={"keep": keep})[0]
+    names = [f"checkpoint-{number:09}.pth" for number in numbers]
+    assert sorted(file.name for file in path.parent.glob("check*")) == [*names, "checkpoint.pth"]
+    assert [load(path.parent / name)["step"] for name in names] == numbers
+    assert load(path)["step"] == 6
+    if numbers:
+        assert (path.parent / names[-1]).samefile(path)  # no second copy
+
+
+def test_without_second_names_the_newest_is_copied(start, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("not here")))
+    path = start("run")[0]
+    newest = path.with_name("checkpoint-000000006.pth")
+    assert newest.read_bytes() == path.read_bytes() and not newest.samefile(path)
+
+
+def test_a_checkpoint_holds_what_a_resume_needs(start):
+    state = load(start("run", precision="fp16")[0])
+    assert set(state) == checkpoint.OURS
+    assert state["sampler"] == {"epoch": 3, "start": 0} and state["step"] == 6 and state["processes"] == 1
+    assert state["config"]["blur"] == (1.0, 0.1) and state["scaler"]["scale"] > 0
+    assert state["rng"]["cpu"].shape[0] == 1 and state["guard"]["counted"] > 0
+
+
 def test_a_finished_run_is_left_as_it_is(start):
     before = load(start("run")[0])["model"]
     after = load(start("run")[0])["model"]
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_each_epoch_has_its_own_order_and_views_also_after_a_resume(start, monkeypatch):
-    seen, two_views = [], data.two_views
-
-    def watching(image, size, seed, epoch, index):
-        seen.append((epoch, index))
-        return two_views(image, size, seed, epoch, index)
-    monkeypatch.setattr(data, "two_views", watching)
-    start("whole")
-    whole, orders = list(seen), [[index for epoch, index in seen if epoch == number] for number in range(3)]
-    assert [epoch for epoch, _ in seen] == [0] * 8 + [1] * 8 + [2] * 8
-    assert all(len(set(order)) == 8 for order in orders) and orders[0] != orders[1] != orders[2]
-    seen.clear()
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            start("parts")
-    start("parts")
-    assert seen == whole
-
-
 def spoil(path, **changes):
     torch.save({name: value for name, value in (load(path) | changes).items() if value is not None}, path)
+
+
+def flip_a_byte(path):
+    """In the middle of the weights, where only a checksum can tell."""
+    content = bytearray(path.read_bytes())
+    weights = load(path)["model"]["module.projector.0.weight"].numpy().tobytes()
+    content[content.index(weights) + 9] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("change, settings, message", [
     (lambda path: None, {"lambd": 0.1, "seed": 4},
      "was written by another recipe: lambd 0.0051, now 0.1; seed 0, now 4; use the same"),
+    (lambda path: None, {"accumulate": 2}, "another recipe: accumulate 1, now 2; use the same"),
     (lambda path: (path.parent.parent / "train" / "a" / "0.png").unlink(), {}, "images 10, now 9"),
-    (lambda path: spoil(path, config=None, images=None), {}, "without config, images; move it away"),
+    (lambda path: spoil(path, config=None, data=None), {}, "without config, data; no good one is beside it"),
     (lambda path: path.write_bytes(path.read_bytes()[:3000]), {}, "checkpoint.pth: cannot be read as a"),
     (lambda path: path.write_text("hello"), {}, "checkpoint.pth: cannot be read as a"),
-], ids=["recipe", "data", "official", "truncated", "text"])
+    (flip_a_byte, {}, "is damaged: its part .* does not fit its checksum; no good one is beside it; move it"),
+    (lambda path: spoil(path, processes=2), {"reference_world_size": "actual"},
+     "written by 2 processes, now 1, and with --reference-world-size actual their number is part of the recipe"),
+], ids=["recipe", "accumulate", "data", "official", "truncated", "text", "flipped", "processes"])
 def test_resuming_what_does_not_fit_is_refused(start, tmp_path, change, settings, message):
-    start("run", epochs=1)
+    start("run", epochs=1, **{name: settings[name] for name in settings if name == "reference_world_size"})
     path = tmp_path / "run" / "checkpoint.pth"
     change(path)
     before = path.read_bytes()
@@ -134,20 +104,31 @@ def test_resuming_what_does_not_fit_is_refused(start, tmp_path, change, settings
     assert "\n" not in str(caught.value) and path.read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_checkpoint(start, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            start("run")
+@pytest.mark.parametrize("damage", [flip_a_byte, lambda path: path.write_bytes(path.read_bytes()[:3000])],
+                         ids=["flipped", "truncated"])
+def test_a_damaged_newest_names_the_good_one_before_it(start, tmp_path, damage):
+    whole = load(start("run")[0])
     path = tmp_path / "run" / "checkpoint.pth"
-    state = load(path)
-    state["model"]["module.projector.0.weight"][0, 0] = torch.nan
-    torch.save(state, path)
-    with pytest.raises(ValueError, match=r"loss is not finite at step 2 \(epoch 1\); the last good "
-                                         rf"checkpoint is {path} with 1 finished epochs"):
+    damage(path)
+    good = path.with_name("checkpoint-000000004.pth")
+    with pytest.raises(ValueError, match=f"the newest good one is {good} with 2 finished epochs and 0 steps; copy it "
+                                         "to checkpoint.pth to go on from there"):
         start("run")
-    with pytest.raises(ValueError, match="weights are not finite after epoch 0; no epoch was finished"):
-        start("fresh", learning_rate_weights=1e30)
+    path.write_bytes(good.read_bytes())
+    again = load(start("run")[0])
+    assert all(torch.equal(value, whole["model"][name]) for name, value in again["model"].items())
+
+
+def test_a_missing_newest_names_the_ones_beside_it(start, tmp_path):
+    start("run")[0].unlink()
+    with pytest.raises(ValueError, match="checkpoint.pth is missing, but checkpoint-000000006.pth is beside it"):
+        start("run")
+
+
+def test_weights_that_are_not_finite_are_never_saved(start, tmp_path):
+    with pytest.raises(ValueError, match="weights are not finite after 1 finished epochs and 0 steps, first .*; there "
+                                         "is no checkpoint yet"):
+        start("fresh", learning_rate_weights=1e30, warmup_epochs=0, epochs=1, batch_size=8)
     assert not (tmp_path / "fresh" / "checkpoint.pth").exists()
 
 

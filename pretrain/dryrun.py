@@ -1,0 +1,67 @@
+"""What a run will be and cost, from a few measured steps. Nothing is written."""
+import dataclasses
+import math
+import resource
+import statistics
+import time
+
+import torch
+
+from pretrain.config import show
+from pretrain.distributed import world_size
+from pretrain.trainer import prepare, train_step
+
+WARM, MEASURED = 2, 5  # steps
+
+
+def report(config, run) -> list[str]:
+    """Every process calls it; lines of text: recipe, effective rates, memory and time. It trains a little, in
+    memory only. The estimate is for this machine as busy as it is now and leaves out checkpoints and kNN."""
+    training = prepare(config, run)
+    on_gpu = training.device.type == "cuda"
+    training.model.train()
+    seconds, waited = [], []
+    before = time.perf_counter()
+    for step, views in zip(range(WARM + MEASURED), training.feed.batches(0, 0)):
+        train_step(training, step, *views)  # ends with the device's work done
+        now = time.perf_counter()
+        seconds.append(now - before)
+        waited.append(training.feed.waited)
+        before, training.feed.waited = now, 0.0
+    usual = statistics.median(seconds[WARM:] or seconds)
+    share = sum(waited[WARM:] or waited) / sum(seconds[WARM:] or seconds)
+    weights, biases = config.peak_rates()
+    parameters = sum(p.numel() for p in training.network.parameters())
+    reference = config.reference_world_size if config.reference_world_size != "actual" else world_size()
+    if on_gpu:
+        memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory at most in process 0 (of " \
+                 f"{torch.cuda.get_device_properties(training.device).total_memory / 2**30:.1f})"
+    else:
+        memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB in process 0, without " \
+                 "loader workers"
+    steps = training.feed.steps
+    return ["recipe: " + ", ".join(f"{one.name} {show(getattr(config, one.name))}"
+                                   for one in dataclasses.fields(config)),
+            f"learning rates after {config.warmup_epochs} epochs of warm-up: weights {weights:g}, biases "
+            f"{biases:g} on 1/{reference:g} of the exact gradient times {config.loss_scale:g}",
+            f"network: {parameters / 1e6:.2f} million parameters; a checkpoint has about "
+            f"{8 * parameters / 2**30:.2f} GiB, {run.keep} are kept",
+            f"data: {training.feed.identity['images']} images, {steps} steps an epoch of {config.batch_size} "
+            f"images, {config.batch_size // world_size()} in each of {world_size()} processes"
+            + (f", {config.accumulate} micro-batches with their own batch-norm statistics"
+               if config.accumulate > 1 else ""),
+            f"memory: {memory}",
+            f"time: {usual:.3f} s a step (median of {len(seconds[WARM:] or seconds)}), "
+            f"{config.batch_size / usual:.1f} images per second, {100 * share:.0f} % of it waiting for data; "
+            f"{duration(usual * steps)} an epoch, {duration(usual * steps * config.epochs)} for all "
+            f"{config.epochs}"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units a reader plans with."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"

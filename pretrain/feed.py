@@ -1,0 +1,82 @@
+"""From the data loader's batches to views on the device, the next batch under way while one is used."""
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from pretrain import data
+from pretrain.distributed import is_main, rank, world_size
+
+
+class Feed:
+    """The batches of this process.
+
+    record: file that names pictures which cannot be used, or None.
+    steps: per epoch. identity: what the data set is, for checkpoints. waited: seconds spent waiting for the
+    loader since somebody set it to 0. replaced: samples of the whole run and all processes that had to be made
+    from another picture, as far as `note_replaced` was told.
+    """
+
+    def __init__(self, config, run, device, record=None):
+        self.device, self.epochs, self.waited = device, config.epochs, 0.0
+        self.memory_format = torch.channels_last if run.channels_last else torch.contiguous_format
+        source = data.open_source(run.data)
+        self.loader = data.build_loader(source, config, run.workers, world_size(), rank(), device.type == "cuda",
+                                        record)
+        # Its own generator: iterating must not move the global one, which checkpoints keep.
+        self.loader.generator = torch.Generator().manual_seed(config.seed)
+        self.steps = len(self.loader)
+        self.identity = {"images": len(source), "fingerprint": source.fingerprint}
+        self.replaced = self.before = 0
+
+    def note_replaced(self, count: int) -> None:
+        """count: of this start of the run, over all processes."""
+        self.replaced = self.before + count
+
+    def state_dict(self) -> dict:
+        return {"replaced": self.replaced}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.replaced = self.before = state["replaced"]
+
+    def batches(self, epoch, start):
+        """Views (y1, y2), each (n, 3, S, S) float32 on the device, of the steps from `start` to the epoch's last."""
+        self.loader.batch_sampler.epoch, self.loader.batch_sampler.start = epoch, start
+        hosts = self.from_loader(epoch, start)
+        if self.device.type != "cuda":
+            for batch in hosts:
+                yield self.finish(batch)
+            return
+        stream, upcoming = torch.cuda.Stream(self.device), None
+        for batch in hosts:
+            with torch.cuda.stream(stream):
+                views = self.finish(batch)
+            if upcoming:
+                yield upcoming
+            torch.cuda.current_stream().wait_stream(stream)
+            for view in views:
+                view.record_stream(torch.cuda.current_stream())
+            upcoming = views
+        if upcoming:
+            yield upcoming
+
+    def finish(self, batch):
+        return tuple(view.contiguous(memory_format=self.memory_format)
+                     for view in self.loader.backend.finish(batch, self.device))
+
+    def from_loader(self, epoch, start):
+        """The loader's batches, with a progress bar on a terminal."""
+        bar = tqdm(total=self.steps, initial=start, desc=f"epoch {epoch + 1}/{self.epochs}",
+                   disable=not (is_main() and sys.stderr.isatty()))
+        before = time.perf_counter()
+        try:
+            for batch in self.loader:
+                self.waited += time.perf_counter() - before
+                yield batch
+                bar.update()
+                before = time.perf_counter()
+        except ValueError as error:
+            raise data.one_line(error) from None
+        finally:
+            bar.close()

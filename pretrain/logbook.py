@@ -1,0 +1,94 @@
+"""What a run writes down about itself: stats.txt, TensorBoard and, when asked, Weights & Biases."""
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+
+class Logbook:
+    """stats.txt as the official code writes it: the command, then one JSON object a line. The lines are
+    printed, too, unless a progress bar is there.
+
+    A resumed run takes back the lines from step `first` on, which it is going to write again, appends its
+    command and goes on. Only the main process has a logbook. ValueError when --wandb finds no wandb.
+    """
+
+    def __init__(self, run, first: int):
+        self.start = time.time()
+        self.writer, self.wandb = None, None
+        if run.wandb:
+            self.wandb = open_wandb(run)
+        path = run.checkpoint_dir / "stats.txt"
+        take_back(path, first)
+        self.file = open(path, "a", buffering=1)
+        if run.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # seconds to import
+            self.writer = SummaryWriter(run.checkpoint_dir / "tensorboard", purge_step=first, flush_secs=30)
+        self.emit(run.command)
+
+    def seconds(self) -> int:
+        return int(time.time() - self.start)
+
+    def write(self, values: dict) -> None:
+        """values: with epoch and step, and numbers or words. Numbers that are not finite become null, since
+        JSON has none such."""
+        values = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for name, value in values.items()}
+        self.emit(json.dumps(values))
+        numbers = {name: value for name, value in values.items()
+                   if name not in ("epoch", "step") and isinstance(value, (int, float))}
+        if self.writer:
+            for name, value in numbers.items():
+                self.writer.add_scalar(name, value, values["step"])
+        if self.wandb:
+            self.wandb.log(numbers | {"epoch": values["epoch"]}, step=values["step"])
+
+    def emit(self, line):
+        self.file.write(line + "\n")
+        if not sys.stderr.isatty():
+            print(line, flush=True)
+
+    def close(self):
+        self.file.close()
+        if self.writer:
+            self.writer.close()
+        if self.wandb:
+            self.wandb.finish()
+
+
+def take_back(path: Path, first: int) -> None:
+    """Leave only what belongs to steps before `first`; a line that a kill cut off goes, too."""
+    if not path.is_file():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if belongs(line, first)]
+    if kept != lines:
+        draft = path.with_name(path.name + ".part")
+        draft.write_text("".join(kept))
+        os.replace(draft, path)
+
+
+def belongs(line: str, first: int) -> bool:
+    if not line.endswith("\n"):
+        return False
+    if not line.startswith("{"):
+        return True  # a command
+    try:
+        return json.loads(line).get("step", -1) < first
+    except ValueError:
+        return False
+
+
+def open_wandb(run):
+    """A run of Weights & Biases that a resumed run continues."""
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError("--wandb expected the package wandb, found none; pip install wandb, or leave the flag "
+                         "out") from None
+    name = hashlib.sha256(str(run.checkpoint_dir.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(project="barlow-twins", id=name, resume="allow", dir=str(run.checkpoint_dir),
+                      config={"command": run.command})

@@ -1,0 +1,72 @@
+"""Recipes: presets golden, refusals, and what reaches the views."""
+import dataclasses
+
+import pytest
+
+from pretrain import config
+from pretrain.augment import VIEWS
+
+# name: epochs, batch, rates of weights and biases, weight decay, lambda, projector, architecture, stem, pixels
+GOLDEN = {
+    "code": (1000, 2048, 0.2, 0.0048, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
+    "paper": (1000, 2048, 0.2, 0.0048, 1.5e-6, 5e-3, "8192-8192-8192", "resnet50", "imagenet", 224),
+    "ablation300": (300, 2048, 0.2, 0.0048, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
+    "imagenet100": (400, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "imagenet", 224),
+    "cifar10": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "cifar", 32),
+    "stl10": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "small", 64),
+    "tiny-imagenet": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "small", 64),
+    "batch128": (300, 128, 0.7, 0.0168, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
+    "batch256": (300, 256, 0.4, 0.0096, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
+    "batch512": (300, 512, 0.3, 0.0072, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
+    "batch1024": (300, 1024, 0.25, 0.006, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
+    "batch2048": (300, 2048, 0.2, 0.0048, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
+    "batch4096": (300, 4096, 0.2, 0.0048, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
+}
+
+
+def test_presets_are_golden():
+    assert set(config.PRESETS) == set(GOLDEN)
+    for name, wanted in GOLDEN.items():
+        r = config.recipe(name)
+        assert (r.epochs, r.batch_size, r.learning_rate_weights, r.learning_rate_biases, r.weight_decay, r.lambd,
+                r.projector, r.arch, r.stem, r.image_size) == wanted, name
+
+
+@pytest.mark.parametrize("name", ["imagenet100", "cifar10", "stl10", "tiny-imagenet"])
+def test_small_data_has_solo_learns_optimiser(name):
+    """scripts/pretrain/cifar/barlow.yaml of vturrisi/solo-learn."""
+    r = config.recipe(name)
+    assert (r.trust_coefficient, r.clip_ratio, r.loss_scale, r.reference_world_size) == (0.02, True, 0.1, 1)
+
+
+def test_views_of_a_recipe():
+    assert config.recipe().view_recipes() == VIEWS == config.recipe("imagenet100").view_recipes()
+    one, two = config.recipe("cifar10").view_recipes()
+    assert (one.blur, one.solarise, two.blur, two.solarise, two.scale) == (0, 0, 0, 0.2, (0.08, 1.0))
+    one, two = config.recipe("stl10").view_recipes()
+    assert one == two and (one.scale, one.saturation, one.grey, one.blur, one.solarise) == ((0.2, 1), 0.4, 0.1, 0, 0)
+
+
+def test_peak_rates_are_the_papers():
+    assert config.recipe().peak_rates() == pytest.approx((1.6, 0.0384))  # arXiv 2103.03230, 2.2
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"blur": (0.5, 1.5)}, "--blur expected two probabilities"),
+    ({"crop_scale": (0.5, 0.2)}, "--crop-scale expected two shares in rising order"),
+    ({"grey": -1.0}, "--grey expected a number from 0 to 1"),
+    ({"views": "opencv"}, "--views expected one of pil, fast, device, found 'opencv'"),
+    ({"accumulate": 3, "batch_size": 4}, "--accumulate expected micro-batches of at least 2 of the 4 images"),
+    ({"accumulate": 0}, "--accumulate expected at least 1"),
+    ({"spike_factor": 0.5}, "--spike-factor expected 0 or more than 1"),
+    ({"loss_scale": 0.0}, "--loss-scale expected more than 0"),
+], ids=str)
+def test_impossible_values_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config.recipe(**changes)
+
+
+def test_differences_are_named():
+    old, new = (dataclasses.asdict(config.recipe(name)) for name in ("code", "paper"))
+    assert config.difference(old, new) == "weight_decay 1e-06, now 1.5e-06; lambd 0.0051, now 0.005"
+    assert config.difference(old, old) == ""

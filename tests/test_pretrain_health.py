@@ -1,0 +1,201 @@
+"""Health: skipped steps, figures, stats.txt, and the online kNN."""
+import json
+import math
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain import health, knn, logbook, monitor, trainer
+from pretrain.losses import Correlation
+from tests.pretrain_toys import lines, start, toy_backbone, toy_run, write_pictures
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path, monkeypatch):
+    monkeypatch.setattr("pretrain.model.build_backbone", toy_backbone)
+    write_pictures(tmp_path)
+
+
+@pytest.mark.parametrize("loss, norms, reason", [
+    (10.0, [1.0, 1.0], ""),
+    (99.0, [1.0, 1.0], ""),
+    (101.0, [1.0, 1.0], "the loss rose to 101, more than 10 times its running mean 10"),
+    (math.nan, [1.0, 1.0], "the loss is nan"),
+    (math.inf, [1.0, 1.0], "the loss is inf"),
+    (10.0, [1.0, math.nan], "the gradient is not finite"),
+], ids=["usual", "high", "spike", "nan", "inf", "gradient"])
+def test_guard_judges(loss, norms, reason):
+    guard = health.Guard(nn.Linear(1, 1), 10.0)
+    for _ in range(health.JUDGE_AFTER):
+        assert guard.judge(10.0, norms[:1]) == ""
+    assert guard.judge(loss, norms) == reason
+    assert (guard.skipped, guard.in_a_row) == ((1, 1) if reason else (0, 0))
+    guard.judge(10.0, [1.0])
+    assert guard.in_a_row == 0
+    other = health.Guard(nn.Linear(1, 1), 10.0)
+    other.load_state_dict(guard.state_dict())
+    assert other.state_dict() == guard.state_dict()
+
+
+def test_no_spikes_without_a_factor_and_none_at_the_start():
+    never = health.Guard(nn.Linear(1, 1), 0.0)
+    early = health.Guard(nn.Linear(1, 1), 10.0)
+    for guard in (never, early):
+        assert [guard.judge(loss, []) for loss in (1.0, 1e6)] == ["", ""]
+    assert all(never.judge(1.0, []) == "" for _ in range(50)) and never.judge(1e9, []) == ""
+
+
+def break_steps(monkeypatch, which):
+    """Make the loss of these steps nan, from a picture that is."""
+    step, number = trainer.train_step, iter(range(10 ** 6))
+
+    def broken(training, *arguments):
+        *rest, y1, y2 = arguments
+        return step(training, *rest, y1 * math.nan if next(number) in which else y1, y2)
+    monkeypatch.setattr(trainer, "train_step", broken)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch):
+    whole = start(tmp_path, "whole", epochs=1)
+    break_steps(monkeypatch, {0})
+    broken = start(tmp_path, "broken", epochs=1, warmup_epochs=0)
+    first, second = lines(tmp_path / "broken")
+    assert first["skipped"] == second["skipped"] == 1 and first["loss"] is None
+    assert first["skipped_because"] == "the loss is nan" and "skipped_because" not in second
+    state = torch.load(broken.files[0], weights_only=True)
+    assert all(value.isfinite().all() for value in state["model"].values())  # running statistics, too
+    assert state["model"]["module.bn.num_batches_tracked"] == 2  # two views of the one good step
+    assert state["guard"]["skipped"] == 1
+    assert torch.load(whole.files[0], weights_only=True)["guard"]["skipped"] == 0
+
+
+def test_a_skipped_step_leaves_weights_and_momentum(tmp_path, monkeypatch):
+    break_steps(monkeypatch, {1})
+    state = torch.load(start(tmp_path, "run", epochs=1, warmup_epochs=0).files[0], weights_only=True)
+    monkeypatch.undo()
+    monkeypatch.setattr("pretrain.model.build_backbone", toy_backbone)
+    seen, step = [], trainer.train_step
+
+    def one(training, *arguments):
+        seen.append(step(training, *arguments))
+        raise KeyboardInterrupt  # after the first update
+    monkeypatch.setattr(trainer, "train_step", one)
+    kept = []
+    prepare = trainer.prepare
+    monkeypatch.setattr(trainer, "prepare", lambda *a: kept.append(prepare(*a)) or kept[0])
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, "one", epochs=1, warmup_epochs=0)
+    for name, value in kept[0].network.state_dict().items():
+        assert torch.equal(value, state["model"]["module." + name]), name
+
+
+def test_skips_in_a_row_end_the_run_with_a_diagnosis(tmp_path, monkeypatch):
+    break_steps(monkeypatch, range(2, 100))
+    with pytest.raises(ValueError) as caught:
+        start(tmp_path, "run", run={"max_skips": 3}, epochs=5)
+    message = str(caught.value)
+    assert message.startswith("3 steps in a row were skipped, the last at step 4 (epoch 2): the loss is nan; weights "
+                              "are finite, 4 of 8 embeddings are not")
+    assert f"the last good checkpoint is {tmp_path}/run/checkpoint.pth with 2 finished epochs and 0 steps" in message
+    assert "\n" not in message
+    assert [line["skipped"] for line in lines(tmp_path / "run")] == [0, 0, 1, 2, 3]
+
+
+def test_diagnosis_names_weights_first():
+    network, z = nn.Linear(2, 2), torch.ones(3, 2)
+    assert health.diagnosis(network, z, z) == "weights and embeddings are finite: the recipe lets the loss run away"
+    network.bias.data[0] = math.inf
+    assert health.diagnosis(network, z, z) == "1 weights are not finite, first bias"
+
+
+def test_correlation_figures_by_hand():
+    """C = [[1, 0.5], [0.1, 0.8]]."""
+    square = torch.tensor(1 + 0.25 + 0.01 + 0.64, dtype=torch.float64)
+    found = monitor.correlation_health(Correlation(torch.tensor([1.0, 0.8]), square), 0.1)
+    assert found == pytest.approx({"loss_invariance": 0.04 / 2, "loss_redundancy": 0.1 * 0.26 / 2,
+                                   "diagonal_mean": 0.9, "off_diagonal_rms": math.sqrt(0.26 / 2)}, abs=1e-6)
+
+
+@pytest.mark.parametrize("rank, width", [(1, 40), (3, 40), (3, 3)])
+def test_effective_rank_counts_directions(rank, width):
+    """Orthogonal columns of equal size, repeated: as many equal singular values as there are directions."""
+    columns = torch.linalg.qr(torch.randn(65, 65, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    columns = torch.linalg.qr(columns[:, :rank + 1].clone().index_fill_(1, torch.tensor([0]), 1.0))[0][:, 1:]
+    z = columns.repeat(1, -(-width // rank))[:, :width // rank * rank]
+    assert monitor.embedding_health(z)["effective_rank"] == pytest.approx(rank, rel=1e-3)
+
+
+def test_embedding_spread_tells_a_collapse():
+    z = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+    assert monitor.embedding_health(z)["embedding_spread"] == pytest.approx(1, abs=0.02)
+    assert monitor.embedding_health(z * 1e-3 + 5)["embedding_spread"] < 1e-3
+    assert all(math.isnan(value) for value in monitor.embedding_health(z * math.nan).values())
+
+
+def test_a_line_of_stats_has_all_figures(tmp_path):
+    start(tmp_path, "run", run={"tensorboard": True}, epochs=1)
+    line = lines(tmp_path / "run", without=())[-1]
+    assert set(line) >= {"epoch", "step", "lr_weights", "lr_biases", "loss", "time", "loss_invariance",
+                         "loss_redundancy", "diagonal_mean", "off_diagonal_rms", "effective_rank", "embedding_spread",
+                         "gradient_norm_weights", "gradient_norm_biases", "images_per_second", "data_wait_share",
+                         "skipped"}
+    assert 8 * (line["loss_invariance"] + line["loss_redundancy"]) == pytest.approx(line["loss"], rel=1e-5)
+    assert 0 <= line["data_wait_share"] <= 1 and line["images_per_second"] > 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [0, 1]
+    assert events.Scalars("loss")[1].value == pytest.approx(line["loss"])
+
+
+@pytest.mark.parametrize("first, kept", [(2, 3), (0, 1), (9, 4)])
+def test_stats_are_taken_back_to_the_checkpoint(tmp_path, first, kept):
+    path = tmp_path / "stats.txt"
+    path.write_text('the command\n{"step": 0}\n{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
+    logbook.take_back(path, first)
+    assert path.read_text().splitlines() == ["the command", '{"step": 0}', '{"step": 1}', '{"step": 2}'][:kept]
+
+
+def test_wandb_is_opt_in_and_says_when_it_is_absent(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match="--wandb expected the package wandb, found none"):
+        start(tmp_path, "run", run={"wandb": True}, epochs=1)
+    logged, ends = [], []
+    run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: ends.append(1))
+    opened = []
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **k: opened.append(k) or run))
+    start(tmp_path, "run", run={"wandb": True}, epochs=1)
+    logbook.Logbook(toy_run(tmp_path, "run", wandb=True), 2).close()
+    assert [step for step, _ in logged] == [0, 1] and logged[0][1]["loss"] > 0 and ends == [1, 1]
+    assert opened[0]["id"] == opened[1]["id"] and opened[0]["resume"] == "allow"
+
+
+def test_votes_by_hand():
+    """Two classes at right angles; the third query lies nearest to the wrong one."""
+    known = torch.eye(2).repeat_interleave(3, 0)
+    classes = torch.tensor([0, 0, 0, 1, 1, 1])
+    asked = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [0.1, 1.0], [0.2, 1.0]]), dim=1)
+    assert knn.vote(known, classes, asked, torch.tensor([0, 1, 0])) == pytest.approx(200 / 3)
+    # Two equal pictures of different classes: alone, each has only the other's vote.
+    same, differ = torch.ones(2, 1), torch.tensor([0, 1])
+    assert knn.vote(same, differ, same, differ, alone=True) == 0
+    assert knn.vote(same, differ, same, differ) == 50
+
+
+def test_knn_runs_each_epoch_and_changes_nothing(tmp_path, demo_root):
+    plain = start(tmp_path, "plain", epochs=2)
+    watched = start(tmp_path, "watched", run={"knn_data": demo_root / "imagenet"}, epochs=2)
+    found = [(line["epoch"], line["step"], line["knn"]) for line in lines(tmp_path / "watched") if "knn" in line]
+    assert [row[:2] for row in found] == [(0, 1), (1, 3)] and all(0 <= row[2] <= 100 for row in found)
+    states = [torch.load(run.files[0], weights_only=True) for run in (plain, watched)]
+    assert all(torch.equal(value, states[1]["model"][name]) for name, value in states[0]["model"].items())
+    assert torch.equal(states[0]["rng"]["cpu"], states[1]["rng"]["cpu"])
+    assert json.dumps([line for line in lines(tmp_path / "watched") if "loss" in line]) == json.dumps(
+        lines(tmp_path / "plain"))
+
+
+def test_knn_data_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
+        start(tmp_path, "run", run={"knn_data": tmp_path / "nowhere"}, epochs=1)

@@ -1,0 +1,233 @@
+"""Long runs: whatever interrupts them, they end as the run left alone, bit for bit on a CPU."""
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from pretrain import model, signals, trainer
+from pretrain.distributed import launch, rank, world_size
+from tests import pretrain_toys
+from tests.pretrain_toys import SPEED, lines, toy_backbone, toy_recipe, toy_run, write_pictures
+
+EVERY_STEP = 1e-9  # minutes
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    monkeypatch.setattr("pretrain.model.build_backbone", toy_backbone)
+    write_pictures(tmp_path, 14)  # three steps of four pictures an epoch
+    return lambda folder, run=(), **changes: pretrain_toys.start(tmp_path, folder, run, **changes)
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_same_end(one, other):
+    """Every tensor and number of two checkpoints is the same."""
+    assert type(one) is type(other) and (not isinstance(one, dict) or one.keys() == other.keys())
+    if isinstance(one, dict):
+        for name, value in one.items():
+            assert_same_end(value, other[name])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other):
+            assert_same_end(a, b)
+    else:
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def after_step(monkeypatch, number, do):
+    """Do something after a run's step of this number, counted from the start of the run."""
+    step = trainer.train_step
+
+    def stepping(training, at, *views):
+        seen = step(training, at, *views)
+        if at == number:
+            do()
+        return seen
+    monkeypatch.setattr(trainer, "train_step", stepping)
+
+
+@pytest.mark.parametrize("precision, step", [("fp32", 0), ("fp32", 4), ("fp32", 5), ("fp32", 7), ("fp16", 4)],
+                         ids=["first step", "mid-epoch", "end of epoch", "last epoch", "fp16"])
+def test_stopped_and_resumed_equals_left_alone(start, tmp_path, monkeypatch, precision, step):
+    """SIGTERM during a step: it is finished and saved, and the rest follows in another process's state."""
+    whole = start("whole", precision=precision)
+    with monkeypatch.context() as patch:
+        after_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        stopped = start("parts", precision=precision)
+    assert stopped.signal == signal.SIGTERM and load(stopped.files[0])["step"] == step + 1
+    assert not (tmp_path / "parts" / "resnet50.pth").exists()
+    torch.manual_seed(99)
+    parts = start("parts", precision=precision)
+    assert parts.signal == 0
+    assert_same_end(load(parts.files[0]), load(whole.files[0]))
+    assert_same_end(load(parts.files[1]), load(whole.files[1]))
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def test_a_skip_before_a_stop_is_remembered(start, tmp_path, monkeypatch):
+    """The guard's running mean and counts, and a nan, survive the interruption."""
+    step = trainer.train_step
+
+    def first_is_nan(training, at, y1, y2):
+        return step(training, at, y1 * float("nan") if at == 2 else y1, y2)
+    monkeypatch.setattr(trainer, "train_step", first_is_nan)
+    whole = start("whole")
+    with monkeypatch.context() as patch:
+        after_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        assert start("parts").signal == signal.SIGUSR1
+    assert_same_end(load(start("parts").files[0]), load(whole.files[0]))
+    assert load(whole.files[0])["guard"]["skipped"] == 1
+
+
+def test_each_epoch_has_its_own_order(start, monkeypatch):
+    seen, step = [], trainer.train_step
+
+    def watching(training, at, y1, y2):
+        seen.append((at, y1.sum().item()))
+        return step(training, at, y1, y2)
+    monkeypatch.setattr(trainer, "train_step", watching)
+    start("whole")
+    whole = list(seen)
+    assert [at for at, _ in whole] == list(range(9)) and len({value for _, value in whole}) == 9
+    seen.clear()
+    with monkeypatch.context() as patch:
+        after_step(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        start("parts")
+    start("parts")
+    assert seen == whole
+
+
+def test_checkpoints_by_the_clock(start, monkeypatch, tmp_path):
+    saved, save = [], trainer.Training.save
+
+    def noting(training, position):
+        saved.append((position.epoch, position.start, position.step))
+        save(training, position)
+    monkeypatch.setattr(trainer.Training, "save", noting)
+    start("clock", run={"checkpoint_minutes": EVERY_STEP}, epochs=2)
+    assert saved == [(0, 1, 1), (0, 2, 2), (1, 0, 3), (1, 1, 4), (1, 2, 5), (2, 0, 6)]
+    saved.clear()
+    start("epochs", run={"checkpoint_minutes": 0}, epochs=2)
+    assert saved == [(1, 0, 3), (2, 0, 6)]
+    states = [load(tmp_path / folder / "checkpoint.pth") for folder in ("clock", "epochs")]
+    assert_same_end(*states)
+
+
+def test_a_finished_run_is_left_as_it_is(start, tmp_path):
+    before = start("run")
+    content, written = before.files[0].read_bytes(), lines(tmp_path / "run", without=())
+    after = start("run")
+    assert after.files[0].read_bytes() == content and lines(tmp_path / "run", without=()) == written
+
+
+def live(root, run, changes, folder):
+    """One life of a run, in a process of its own that shares only the disk."""
+    model.build_backbone = toy_backbone
+    pretrain_toys.start(root, folder, run, **changes)
+
+
+def test_ten_kills_at_random_moments_leave_no_trace(start, tmp_path):
+    """kill -9, checkpoints after every step so that some hits fall into writing; then stats and weights are those
+    of the run left alone."""
+    changes, run = {"epochs": 20, "warmup_epochs": 2}, {"checkpoint_minutes": EVERY_STEP, "keep": 3}
+    whole = start("whole", **changes)
+    path, draw = tmp_path / "parts" / "checkpoint.pth", random.Random(0)
+    (tmp_path / "parts").mkdir()
+    context = multiprocessing.get_context("forkserver")  # its server has imported torch and done nothing else
+    context.set_forkserver_preload(["tests.pretrain_toys", "tests.test_pretrain_trainer"])
+    steps, kills = [], 0
+    while kills < 10:
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        process = context.Process(target=live, args=(tmp_path, run, changes, "parts"))
+        process.start()
+        deadline = time.monotonic() + 60
+        while (path.stat().st_mtime_ns if path.exists() else 0) == before and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.06))
+        assert process.is_alive(), "the run ended before its ten kills; give it more epochs"
+        process.kill()
+        process.join()
+        kills += 1
+        steps.append(load(path)["step"])  # whole at any moment
+    assert steps == sorted(set(steps)) and steps[-1] < 60
+    end = start("parts", run, **changes)
+    assert_same_end(load(end.files[0]), load(whole.files[0]))
+    assert_same_end(load(end.files[1]), load(whole.files[1]))
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    assert [line["step"] for line in lines(tmp_path / "parts")] == list(range(60))
+
+
+def one_part(root, folder, stop_at, accumulate):
+    """In each process of a group: train, until after a step one of them is asked to stop."""
+    model.build_backbone = toy_backbone
+    step = trainer.train_step
+
+    def stepping(training, at, *views):
+        seen = step(training, at, *views)
+        if at == stop_at and rank() == world_size() - 1:  # one process is told, all stop
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return seen
+    trainer.train_step = stepping
+    try:
+        return trainer.train(toy_recipe(accumulate=accumulate), toy_run(root, folder))
+    finally:
+        trainer.train_step = step
+
+
+def test_another_number_of_processes_goes_on_to_the_same_end(start, tmp_path):
+    """With micro-batches, whose joint statistics do not depend on it either."""
+    whole = load(start("whole", accumulate=2).files[0])
+    outcome = launch(one_part, 2, tmp_path, "parts", 4, 2)
+    assert outcome.signal == signal.SIGUSR1
+    parts = load(start("parts", accumulate=2).files[0])
+    for name, value in whole["model"].items():
+        assert torch.allclose(value.double(), parts["model"][name].double(), rtol=1e-3, atol=1e-4), name
+    for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one["step"] == other["step"] and one["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)
+
+
+def test_listening_ends_with_the_block():
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.listening():
+        with signals.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        assert signals.received() == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    with signals.listening():
+        assert signals.received() == 0
+
+
+@pytest.mark.parametrize("number, environment, scontrol, said, called", [
+    (signal.SIGUSR1, {}, "exit 0", "", ""),
+    (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, "exit 0", "SLURM job 12 was requeued", "requeue 12"),
+    (signal.SIGUSR1, {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "4"}, "exit 0",
+     "SLURM job 11_4 was requeued", "requeue 11_4"),
+    (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, "echo not allowed >&2; exit 1",
+     "scontrol requeue 12 failed: not allowed", "requeue 12"),
+    (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, None,
+     "no scontrol here, so job 12 comes back only where RequeueExit has 75", ""),
+    (signal.SIGTERM, {"SLURM_JOB_ID": "12"}, "exit 0", "SLURM itself requeues job 12 if this was a preemption", ""),
+], ids=["no job", "job", "array", "refused", "no scontrol", "preempted"])
+def test_requeue_asks_slurm_for_the_job(tmp_path, monkeypatch, number, environment, scontrol, said, called):
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if scontrol:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/called\n{scontrol}\n")
+        (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert signals.requeue(number) == said
+    assert (tmp_path / "called").exists() == bool(called)
+    if called:
+        assert (tmp_path / "called").read_text().strip() == called
+
+
