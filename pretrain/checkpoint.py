@@ -134,8 +134,8 @@ def resume(path, parts: dict, config, data: dict) -> Position:
         raise ValueError(f"{path} was written by another recipe: {changed}; use the same settings or another "
                          "--checkpoint-dir")
     if config.reference_world_size == "actual" and state["processes"] != world_size():
-        raise ValueError(f"{path} was written by {state['processes']} processes, now {world_size()}, and with "
-                         "--reference-world-size actual their number is part of the recipe; use as many")
+        raise ValueError(f"{path} was written by {state['processes']} processes, now {world_size()}, and "
+                         "with --reference-world-size actual their number is part of the recipe; use as many")
     load_model(parts["model"], state["model"])
     for name in set(parts) - {"model"}:
         parts[name].load_state_dict(state[name])

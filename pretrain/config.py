@@ -138,7 +138,7 @@ def require(condition, config, name, wanted):
 # barlowtwins issue 7). Their loss had the factor 0.024 then and one rate, so biases have 0.024 of it.
 SEARCHED_RATES = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
 
-# solo-learn's recipe for small data: scripts/pretrain/{cifar,imagenet-100}/barlow.yaml and solo/utils/lars.py.
+# solo-learn's recipe for small data: scripts/pretrain/{cifar,imagenet-100}/barlow.yaml, solo/utils/lars.py.
 # Not taken over: its rate falls to 0 (ours to 1/1000 of the peak) and its pictures are normalised with
 # CIFAR's mean and deviation (ours with ImageNet's). Biases in its projector change nothing before a batch
 # norm. One gradient: its ranks do not share statistics of the loss.

@@ -34,11 +34,11 @@ def report(config, run) -> list[str]:
     parameters = sum(p.numel() for p in training.network.parameters())
     reference = config.reference_world_size if config.reference_world_size != "actual" else world_size()
     if on_gpu:
-        memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory at most in process 0 (of " \
-                 f"{torch.cuda.get_device_properties(training.device).total_memory / 2**30:.1f})"
+        memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory at most in process 0 " \
+                 f"(of {torch.cuda.get_device_properties(training.device).total_memory / 2**30:.1f})"
     else:
-        memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB in process 0, without " \
-                 "loader workers"
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = f"{resident / 2**20:.2f} GiB in process 0, without loader workers"
     steps = training.feed.steps
     return ["recipe: " + ", ".join(f"{one.name} {show(getattr(config, one.name))}"
                                    for one in dataclasses.fields(config)),

@@ -14,16 +14,16 @@ class Feed:
 
     record: file that names pictures which cannot be used, or None.
     steps: per epoch. identity: what the data set is, for checkpoints. waited: seconds spent waiting for the
-    loader since somebody set it to 0. replaced: samples of the whole run and all processes that had to be made
-    from another picture, as far as `note_replaced` was told.
+    loader since somebody set it to 0. replaced: samples of the whole run and all processes that had to be
+    made from another picture, as far as `note_replaced` was told.
     """
 
     def __init__(self, config, run, device, record=None):
         self.device, self.epochs, self.waited = device, config.epochs, 0.0
         self.memory_format = torch.channels_last if run.channels_last else torch.contiguous_format
         source = data.open_source(run.data)
-        self.loader = data.build_loader(source, config, run.workers, world_size(), rank(), device.type == "cuda",
-                                        record)
+        self.loader = data.build_loader(source, config, run.workers, world_size(), rank(),
+                                        device.type == "cuda", record)
         # Its own generator: iterating must not move the global one, which checkpoints keep.
         self.loader.generator = torch.Generator().manual_seed(config.seed)
         self.steps = len(self.loader)
@@ -41,7 +41,8 @@ class Feed:
         self.replaced = self.before = state["replaced"]
 
     def batches(self, epoch, start):
-        """Views (y1, y2), each (n, 3, S, S) float32 on the device, of the steps from `start` to the epoch's last."""
+        """Views (y1, y2), each (n, 3, S, S) float32 on the device, of the steps from `start` to the epoch's
+        last."""
         self.loader.batch_sampler.epoch, self.loader.batch_sampler.start = epoch, start
         hosts = self.from_loader(epoch, start)
         if self.device.type != "cuda":

@@ -1,7 +1,7 @@
 """Online k-nearest-neighbour accuracy: how far the backbone's features separate known classes, each epoch.
 
-A quick look at a run on a small labelled set; the number for a table is transfer's task imagenet_knn. Weighted
-vote exp(similarity / 0.07) of 20 neighbours on l2-normalised features, as there.
+A quick look at a run on a small labelled set; the number for a table is transfer's task imagenet_knn.
+Weighted vote exp(similarity / 0.07) of 20 neighbours on l2-normalised features, as there.
 """
 from pathlib import Path
 
@@ -36,8 +36,8 @@ class Labelled:
 
     @torch.no_grad()
     def accuracy(self, network, device) -> float:
-        """Percent of pictures whose neighbours vote for their class. Called by every process; the network comes
-        back in the mode it came in, and no random number is drawn."""
+        """Percent of pictures whose neighbours vote for their class. Called by every process; the network
+        comes back in the mode it came in, and no random number is drawn."""
         mode = network.training
         network.eval()
         known, asked = (self.features(network, device, one) for one in (self.sources[0], self.sources[-1]))

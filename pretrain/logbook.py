@@ -87,8 +87,8 @@ def open_wandb(run):
     try:
         import wandb
     except ImportError:
-        raise ValueError("--wandb expected the package wandb, found none; pip install wandb, or leave the flag "
-                         "out") from None
+        raise ValueError("--wandb expected the package wandb, found none; pip install wandb, or leave the "
+                         "flag out") from None
     name = hashlib.sha256(str(run.checkpoint_dir.resolve()).encode()).hexdigest()[:16]
     return wandb.init(project="barlow-twins", id=name, resume="allow", dir=str(run.checkpoint_dir),
                       config={"command": run.command})

@@ -4,9 +4,9 @@
     torchrun --standalone --nproc-per-node=8 pretrain/main.py DATA --epochs 1000 --batch-size 2048
     srun python pretrain/main.py DATA                             # in a SLURM job, one task for each GPU
 
-DATA is an image folder, or what else sources.py knows. Leaves checkpoint.pth (after each epoch and every --checkpoint-minutes; the
-same command resumes from it, within an epoch, too), <arch>.pth (the backbone) and stats.txt in
---checkpoint-dir. Flags are those of facebookresearch/barlowtwins and some of ours.
+DATA is an image folder, or what else sources.py knows. Leaves checkpoint.pth (after each epoch and every
+--checkpoint-minutes; the same command resumes from it, within an epoch, too), <arch>.pth (the backbone) and
+stats.txt in --checkpoint-dir. Flags are those of facebookresearch/barlowtwins and some of ours.
 
 SIGTERM and SIGUSR1 make it save after the current step and leave with status 75; see signals.py for what
 brings a SLURM job back (`#SBATCH --requeue --signal=USR1@300`).
@@ -51,8 +51,8 @@ def parse(arguments):
                         help="newest checkpoints that are kept (default: 2)")
     parser.add_argument("--max-skips", type=int, default=10, metavar="K",
                         help="skipped steps in a row (NaN, spikes) that end the run (default: 10)")
-    parser.add_argument("--knn-data", type=Path, metavar="FOLDER", help="small labelled set for a kNN accuracy "
-                        "after each epoch: train and val, or classes only")
+    parser.add_argument("--knn-data", type=Path, metavar="FOLDER", help="small labelled set for a kNN "
+                        "accuracy after each epoch: train and val, or classes only")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout of "
                         "images in the network (default: yes on a GPU, where it is faster in 16 bits)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
@@ -71,8 +71,8 @@ def parse(arguments):
 
 
 def prepare(arguments) -> tuple[config.PretrainConfig, Run, int, bool]:
-    """Command line -> recipe, run, number of processes, whether only to measure. What can be known to be wrong
-    is refused here, before processes start."""
+    """Command line -> recipe, run, number of processes, whether only to measure. What can be known to be
+    wrong is refused here, before processes start."""
     args = vars(parse(arguments))
     settings = {one.name for one in dataclasses.fields(config.PretrainConfig)}
     given = {name: args.pop(name) for name in settings & set(args)}
@@ -92,13 +92,14 @@ def prepare(arguments) -> tuple[config.PretrainConfig, Run, int, bool]:
     run = Run(**args, command=" ".join(["pretrain/main.py", *arguments]))
     data.EpochBatches(len(data.open_source(run.data)), recipe.batch_size, processes, 0, recipe.seed)
     if recipe.batch_size % (processes * recipe.accumulate):
-        raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not divide by "
-                         f"{processes} processes times {recipe.accumulate} micro-batches")
+        raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not "
+                         f"divide by {processes} processes times {recipe.accumulate} micro-batches")
     if not dry:
         try:
             run.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"--checkpoint-dir {run.checkpoint_dir} cannot be made: {error.strerror}") from None
+            raise ValueError(f"--checkpoint-dir {run.checkpoint_dir} cannot be made: {error.strerror}") \
+                from None
     return recipe, run, processes, dry
 
 
@@ -143,8 +144,8 @@ def stopped(run, number) -> int:
     """After a stop signal: say where the run stands, and ask for the job's return."""
     if is_main():
         queue = signals.requeue(number)
-        print(f"stopped by {signal.Signals(number).name}; {last_good(run)}; the same command goes on from there"
-              + (f"; {queue}" if queue else ""), file=sys.stderr)
+        print(f"stopped by {signal.Signals(number).name}; {last_good(run)}; the same command goes on from "
+              "there" + (f"; {queue}" if queue else ""), file=sys.stderr)
     return signals.STOPPED_STATUS
 
 

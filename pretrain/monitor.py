@@ -8,8 +8,9 @@ ROWS = 512  # at most so many embeddings in the effective rank: their eigenvalue
 
 
 def correlation_health(correlation, lambd: float) -> dict[str, float]:
-    """losses.Correlation -> the loss's two parts per dimension, and how near C is to the identity: mean of its
-    diagonal (1 is the aim) and root mean square off the diagonal (0 is the aim; 0.0 for one dimension)."""
+    """losses.Correlation -> the loss's two parts per dimension, and how near C is to the identity: mean of
+    its diagonal (1 is the aim) and root mean square off the diagonal (0 is the aim; 0.0 for one dimension).
+    """
     diagonal = correlation.diagonal.double()
     width = len(diagonal)
     off_diagonal = max((correlation.square - diagonal.square().sum()).item(), 0.0)  # nan stays nan

@@ -80,8 +80,8 @@ class Training:
     def save(self, position: Position) -> None:
         bad = not_finite(self.network)
         if bad:
-            raise ValueError(f"weights are not finite after {position}, first {bad[0]}; {last_good(self.run)}. "
-                             f"{ADVICE}")
+            raise ValueError(f"weights are not finite after {position}, first {bad[0]}; "
+                             f"{last_good(self.run)}. {ADVICE}")
         checkpoint.save(self.run.checkpoint, self.run.keep, position, self.parts, self.config,
                         self.feed.identity)
         self.saved_at = time.monotonic()
@@ -131,7 +131,8 @@ def train(config: PretrainConfig, run: Run) -> Outcome:
         checkpoint.export_backbone(run.checkpoint_dir / f"{config.arch}.pth", training.network)
         training.logbook.close()
     barrier()
-    return Outcome([run.checkpoint, run.checkpoint_dir / f"{config.arch}.pth", run.checkpoint_dir / "stats.txt"])
+    folder = run.checkpoint_dir
+    return Outcome([run.checkpoint, folder / f"{config.arch}.pth", folder / "stats.txt"])
 
 
 def train_epoch(training, epoch, start, labelled) -> int:
@@ -148,9 +149,9 @@ def train_epoch(training, epoch, start, labelled) -> int:
         if training.logbook and (step % run.print_freq == 0 or seen.skipped):
             training.logbook.write(dict(epoch=epoch, step=step) | meter.figures(seen))
         if seen.skipped and training.guard.in_a_row >= run.max_skips:
-            raise ValueError(f"{training.guard.in_a_row} steps in a row were skipped, the last at step {step} "
-                             f"(epoch {epoch}): {seen.skipped}; {diagnosis(training.network, seen.z1, seen.z2)}; "
-                             f"{last_good(run)}. {ADVICE}")
+            where = diagnosis(training.network, seen.z1, seen.z2)
+            raise ValueError(f"{training.guard.in_a_row} steps in a row were skipped, the last at step "
+                             f"{step} (epoch {epoch}): {seen.skipped}; {where}; {last_good(run)}. {ADVICE}")
         if done == steps:
             if labelled:
                 accuracy = labelled.accuracy(training.network, training.device)
@@ -188,7 +189,8 @@ def train_step(training, step, y1, y2) -> Seen:
     loss, correlation, z1, z2 = backward(training, y1, y2)
     scaler.unscale_(optimizer)
     # The host waits here for the step's kernels; the next batch is already on its way to the device.
-    loss, *norms = torch.stack([loss.double(), *(norm.double() for norm in gradient_norms(optimizer))]).tolist()
+    numbers = [loss, *gradient_norms(optimizer)]
+    loss, *norms = torch.stack([number.double() for number in numbers]).tolist()
     # fp16 gradients overflow now and then by design: the scaler leaves the step out and halves its factor.
     overflow = math.isfinite(loss) and not all(map(math.isfinite, norms)) and scaler.get_scale() > 1
     skipped = "" if overflow else guard.judge(loss, norms)

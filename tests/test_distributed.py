@@ -94,7 +94,8 @@ def test_a_worker_that_dies_gives_one_error(function, arguments, error, message)
 
 def test_inside_torchrun_the_group_is_joined():
     code = ("from pretrain import distributed as d; import tests.test_distributed as t; "
-            "v = d.launch(t.collectives, 7); sys.stdout.write(f'rank {d.rank()} {v is not None and v[0]} {d.world_size()}\\n')")
+            "v = d.launch(t.collectives, 7); has = v is not None and v[0]; "
+            "sys.stdout.write(f'rank {d.rank()} {has} {d.world_size()}\\n')")
     script = "import runpy, sys; sys.path[0] = '.'; exec(sys.argv[1])"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*torchrun, "--no-python", sys.executable, "-c", script, code], cwd=ROOT,
@@ -125,15 +126,17 @@ WANTED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu
     ({"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "2"}),
 ], ids=["srun", "old srun", "meeting point given", "one task", "batch script", "torchrun"])
 def test_slurm_is_recognised(monkeypatch, changes, wanted):
-    monkeypatch.setattr(os, "environ", {name: value for name, value in (SRUN | changes).items() if value is not None})
+    environment = {name: value for name, value in (SRUN | changes).items() if value is not None}
+    monkeypatch.setattr(os, "environ", environment)
     distributed.adopt_slurm()
     found = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     assert found == wanted
 
 
 def test_a_step_of_slurm_joins_without_torchrun():
-    code = ("import sys; sys.path[0] = '.'; from pretrain import distributed as d; import tests.test_distributed as t; "
-            "v = d.launch(t.collectives, 7); print('rank', d.rank(), v is not None and v[0])")
+    code = ("import sys; sys.path[0] = '.'; from pretrain import distributed as d; "
+            "import tests.test_distributed as t; v = d.launch(t.collectives, 7); "
+            "print('rank', d.rank(), v is not None and v[0])")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environment |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",
                     "SLURM_STEP_NODELIST": "localhost"}

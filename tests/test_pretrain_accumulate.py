@@ -18,8 +18,8 @@ class Toy(nn.Module):
     def __init__(self, batch_norm):
         super().__init__()
         torch.manual_seed(5)
-        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4) if batch_norm else nn.Tanh(), nn.Flatten(),
-                                 nn.Linear(36, WIDTH))
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4) if batch_norm else nn.Tanh(),
+                                 nn.Flatten(), nn.Linear(36, WIDTH))
         self.bn = nn.BatchNorm1d(WIDTH, affine=False)
         self.double()
 

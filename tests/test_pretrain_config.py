@@ -6,7 +6,7 @@ import pytest
 from pretrain import config
 from pretrain.augment import VIEWS
 
-# name: epochs, batch, rates of weights and biases, weight decay, lambda, projector, architecture, stem, pixels
+# name: epochs, batch, rates of weights and biases, weight decay, lambda, projector, network, stem, pixels
 GOLDEN = {
     "code": (1000, 2048, 0.2, 0.0048, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
     "paper": (1000, 2048, 0.2, 0.0048, 1.5e-6, 5e-3, "8192-8192-8192", "resnet50", "imagenet", 224),
@@ -28,8 +28,8 @@ def test_presets_are_golden():
     assert set(config.PRESETS) == set(GOLDEN)
     for name, wanted in GOLDEN.items():
         r = config.recipe(name)
-        assert (r.epochs, r.batch_size, r.learning_rate_weights, r.learning_rate_biases, r.weight_decay, r.lambd,
-                r.projector, r.arch, r.stem, r.image_size) == wanted, name
+        assert (r.epochs, r.batch_size, r.learning_rate_weights, r.learning_rate_biases, r.weight_decay,
+                r.lambd, r.projector, r.arch, r.stem, r.image_size) == wanted, name
 
 
 @pytest.mark.parametrize("name", ["imagenet100", "cifar10", "stl10", "tiny-imagenet"])
@@ -44,7 +44,8 @@ def test_views_of_a_recipe():
     one, two = config.recipe("cifar10").view_recipes()
     assert (one.blur, one.solarise, two.blur, two.solarise, two.scale) == (0, 0, 0, 0.2, (0.08, 1.0))
     one, two = config.recipe("stl10").view_recipes()
-    assert one == two and (one.scale, one.saturation, one.grey, one.blur, one.solarise) == ((0.2, 1), 0.4, 0.1, 0, 0)
+    assert one == two and (one.scale, one.saturation, one.grey) == ((0.2, 1), 0.4, 0.1)
+    assert (one.blur, one.solarise) == (0, 0)
 
 
 def test_peak_rates_are_the_papers():

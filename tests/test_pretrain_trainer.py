@@ -10,6 +10,7 @@ import torch
 
 from pretrain import model, signals, trainer
 from pretrain.distributed import launch, rank, world_size
+from pretrain.optim import LARS
 from tests import pretrain_toys
 from tests.pretrain_toys import SPEED, lines, toy_backbone, toy_recipe, toy_run, write_pictures
 
@@ -134,8 +135,8 @@ def live(root, run, changes, folder):
 
 
 def test_ten_kills_at_random_moments_leave_no_trace(start, tmp_path):
-    """kill -9, checkpoints after every step so that some hits fall into writing; then stats and weights are those
-    of the run left alone."""
+    """kill -9, checkpoints after every step so that some hits fall into writing; then stats and weights are
+    those of the run left alone."""
     changes, run = {"epochs": 20, "warmup_epochs": 2}, {"checkpoint_minutes": EVERY_STEP, "keep": 3}
     whole = start("whole", **changes)
     path, draw = tmp_path / "parts" / "checkpoint.pth", random.Random(0)
@@ -190,7 +191,29 @@ def test_another_number_of_processes_goes_on_to_the_same_end(start, tmp_path):
     for name, value in whole["model"].items():
         assert torch.allclose(value.double(), parts["model"][name].double(), rtol=1e-3, atol=1e-4), name
     for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
-        assert one["step"] == other["step"] and one["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)
+        assert one["step"] == other["step"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("precision, views, channels_last", [("bf16", "fast", True), ("fp16", "device", False)])
+def test_16_bits_with_micro_batches_and_other_views(start, precision, views, channels_last):
+    state = load(start("run", run={"channels_last": channels_last}, precision=precision, views=views,
+                       accumulate=2, epochs=1).files[0])
+    assert state["guard"]["counted"] + (precision == "fp16") >= 3  # of three steps, one may overflow
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+@pytest.mark.parametrize("rate, gradient, moved", [
+    (0.5, 10.0, 0.01 * 2 / 10 * 10),  # below the clip: eta |p| / |g| of the gradient, whatever the rate
+    (0.5, 0.001, 0.5 * 0.001),  # clipped: a step of SGD
+    (0.0, 10.0, 0.0),  # the warm-up's first step
+])
+def test_clipped_ratio_by_hand(rate, gradient, moved):
+    """A weight of norm 2 with solo-learn's clip_lr, eta 0.01, no decay, first step."""
+    weight = torch.nn.Parameter(torch.tensor([[2.0]]))
+    weight.grad = torch.tensor([[gradient]])
+    LARS([weight], lr=rate, eta=0.01, clip=True).step()
+    assert weight.item() == pytest.approx(2 - moved, abs=1e-6)
 
 
 def test_listening_ends_with_the_block():
@@ -214,7 +237,8 @@ def test_listening_ends_with_the_block():
      "scontrol requeue 12 failed: not allowed", "requeue 12"),
     (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, None,
      "no scontrol here, so job 12 comes back only where RequeueExit has 75", ""),
-    (signal.SIGTERM, {"SLURM_JOB_ID": "12"}, "exit 0", "SLURM itself requeues job 12 if this was a preemption", ""),
+    (signal.SIGTERM, {"SLURM_JOB_ID": "12"}, "exit 0",
+     "SLURM itself requeues job 12 if this was a preemption", ""),
 ], ids=["no job", "job", "array", "refused", "no scontrol", "preempted"])
 def test_requeue_asks_slurm_for_the_job(tmp_path, monkeypatch, number, environment, scontrol, said, called):
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
