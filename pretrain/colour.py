@@ -3,8 +3,9 @@ whole levels 0-255 in float32, on any device.
 
 Each works in place where it can and returns its result. Factors are numbers, or tensors (n, 1, 1, 1) that
 give each picture its own. Pillow works on 8 bits and cuts off what follows the point; the same is done here,
-so that brightness, contrast, saturation, grey and solarise give Pillow's levels, and hue does but for rare
-pixels one step aside. The blur leaves out Pillow's rounding between its six passes.
+so that brightness, contrast, saturation, grey and solarise give Pillow's levels. Hue differs by a level where
+Pillow rounds its saturation to 8 bits, and where it crosses red; the blur by Pillow's rounding between its six
+passes.
 """
 import functools
 import math
@@ -40,7 +41,8 @@ def saturation(x, factor):
 
 def blend(x, base, factor):
     """base + factor (x - base), cut off to levels: Pillow's Image.blend."""
-    return x.sub_(base).mul_(factor).add_(base).clamp_(0, 255).floor_()
+    x.sub_(base).mul_(factor).add_(base)
+    return (x.clamp_(0, 255) if torch.is_tensor(factor) or factor > 1 else x).floor_()
 
 
 def hue(x, steps):
@@ -59,16 +61,14 @@ def hue(x, steps):
     chroma = (value - low).add_(under)
     # 42.5 steps make a sixth. The millionth keeps whole quotients from falling short of themselves.
     angle.mul_(42.5 * (1 + 1e-6)).div_(chroma.clamp(min=1)).copysign_(green - blue).floor_()
-    # Pillow counts 255 steps to the full circle but wraps at 256: one is lost on crossing red.
-    turned = angle + (steps.squeeze(1) if torch.is_tensor(steps) else steps)
-    turned.add_(angle.clamp_(-1, 0)).sub_(turned.clamp(-1, 0))
-    saturated = chroma.mul_(255 * (1 + 1e-6)).div_(value.clamp(min=1)).floor_().mul_(value)  # times 255
-    # A channel is value - saturated * (2 - distance), where the distance of its own colour from the hue,
-    # | |turned - own| - 3 | in sixths, is kept within 1 and 2. Here distances are divided by 255.
-    own = torch.tensor([0.0, 2 / 255, -2 / 255], device=x.device).view(3, 1, 1)
-    torch.sub(turned.mul_(6 / 255 ** 2).unsqueeze(1), own, out=x)
-    x.abs_().sub_(3 / 255).abs_().clamp_(1 / 255, 2 / 255).mul_(saturated.unsqueeze(1))
-    return x.add_(value.sub_(saturated, alpha=2 / 255).add_(0.5).unsqueeze(1)).floor_()
+    # Pillow counts 255 steps to the full circle but wraps at 256: pixels that cross red lose one there.
+    turned = angle.add_(steps.squeeze(1) if torch.is_tensor(steps) else steps)
+    # A channel is value - chroma * (2 - distance), where the distance of its own colour from the hue,
+    # | |turned - own| - 3 | in sixths, is kept within 1 and 2. Pillow cuts saturation to 8 bits first: a level.
+    own = torch.tensor([0.0, 2.0, -2.0], device=x.device).view(3, 1, 1)
+    torch.sub(turned.mul_(6 / 255).unsqueeze(1), own, out=x)
+    x.abs_().sub_(3).abs_().clamp_(1, 2).mul_(chroma.unsqueeze(1))
+    return x.add_(value.sub_(chroma, alpha=2).add_(0.5).unsqueeze(1)).floor_()
 
 
 def solarise(x):
@@ -96,19 +96,32 @@ def box_weights(radius: float) -> tuple[float, float, float]:
 
 
 @functools.cache
-def shifts(length, device=None):
-    """(3, length, length): a line itself, and the sums of its shifts by one and two pixels to both sides with
-    the border pixels repeated."""
+def shift_products(length, device=None):
+    """(27, length, length): products of three of the matrices that take a line to itself, and to the sums of
+    its shifts by one and two pixels to both sides with the border pixels repeated."""
     line = torch.arange(length)
     moved = [torch.eye(length)[(line + offset).clamp(0, length - 1)] for offset in range(-REACH, REACH + 1)]
-    return torch.stack([moved[2], moved[1] + moved[3], moved[0] + moved[4]]).to(device)
+    shifts = torch.stack([moved[2], moved[1] + moved[3], moved[0] + moved[4]])
+    pairs = shifts[:, None] @ shifts
+    return (pairs[:, :, None] @ shifts).view(27, length, length).to(device)
 
 
 def blur_matrices(weights, length):
     """Weights (n, 3) of `box_weights` -> (n, length, length): the three passes along a line, border pixels
     repeated in each pass as Pillow does."""
-    once = (weights @ shifts(length, weights.device).flatten(1)).view(-1, length, length)
-    return once @ once @ once
+    products = torch.einsum("na,nb,nc->nabc", weights, weights, weights).flatten(1)
+    return (products @ shift_products(length, weights.device).flatten(1)).view(-1, length, length)
+
+
+@functools.cache
+def block_products(margin):
+    """(27, 3, BLOCK, BLOCK + 2 margin): of `shift_products`, the blocks along the diagonal: the first, any
+    other, the last. What lies outside the picture has weight 0."""
+    length = 3 * BLOCK
+    padded = torch.nn.functional.pad(shift_products(length), (margin, margin))
+    width = length + 2 * margin
+    return padded.as_strided((27, 3, BLOCK, BLOCK + 2 * margin),
+                             (length * width, BLOCK * width + BLOCK, width, 1)).contiguous()
 
 
 def blur(x, weights):
@@ -123,14 +136,12 @@ def blur_one(x, weights):
     """`blur` of one square picture on a CPU, three times quicker at 224 pixels: only blocks near the matrix's
     diagonal are not zero, and all but the first and the last are the same."""
     size, margin = x.shape[-1], PASSES * (REACH if weights[2] else 1)
-    weights = torch.tensor([weights])
     if size % BLOCK or size < 3 * BLOCK:
-        return blur(x, weights)
-    matrix = x.new_zeros(3 * BLOCK, 3 * BLOCK + 2 * margin)
-    matrix[:, margin:-margin] = blur_matrices(weights, 3 * BLOCK)[0]
+        return blur(x, torch.tensor([weights]))
     reach, count, channels = BLOCK + 2 * margin, size // BLOCK, x.shape[1]
-    blocks = matrix.as_strided((3, BLOCK, reach), (BLOCK * len(matrix[0]) + BLOCK, len(matrix[0]), 1))
-    blocks = torch.cat([blocks[:1], blocks[1:2].expand(count - 2, -1, -1), blocks[2:]])
+    products = torch.tensor([a * b * c for a in weights for b in weights for c in weights])
+    blocks = (products @ block_products(margin).flatten(1)).view(3, BLOCK, reach)
+    blocks = blocks[[0] + [1] * (count - 2) + [2]]
     # Pixels outside the picture have weight 0, but must not be infinite.
     wide = x.new_zeros(channels * size, size + 2 * margin)
     wide[:, margin:-margin] = x.view(channels * size, size)

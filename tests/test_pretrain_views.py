@@ -54,15 +54,15 @@ def jitters(name, *factors):
 
 
 # Operation, draws, and bounds on what is found over both photographs and both sizes, in levels of 255: the
-# largest difference, the mean, and the percentage of values more than one level off. Usual formulations (HSV of OpenCV or
-# in float, a true Gaussian) give hue 11, 0.38, 8.2 and blur 21, 0.48, 4.7.
+# largest difference, the mean, and the percentage of values more than one level off. Usual formulations (HSV of
+# OpenCV or in float, a true Gaussian) give hue 11, 0.38, 8.2 and blur 21, 0.48, 4.7.
 DISTANCES = [
     ("resize", [changed(box=box) for box in BOXES], (2, 0.01, 0.001)),
     ("flip", [changed(flip=True)], (0, 0, 0)),
     ("brightness", jitters("brightness", 0.6, 0.87, 1.0, 1.23, 1.4), (0, 0, 0)),
     ("contrast", jitters("contrast", 0.6, 0.87, 1.0, 1.23, 1.4), (0, 0, 0)),
     ("saturation", jitters("saturation", 0.8, 0.93, 1.0, 1.07, 1.2), (0, 0, 0)),
-    ("hue", jitters("hue", -0.1, -0.04, 0.0, 0.03, 0.1), (6, 0.006, 0.2)),
+    ("hue", jitters("hue", -0.1, -0.04, 0.0, 0.03, 0.1), (7, 0.15, 1.5)),
     ("grey", [changed(grey=True)], (0, 0, 0)),
     ("blur 0.1-0.5", [changed(blur=radius) for radius in (0.1, 0.3, 0.5)], (3, 0.3, 3)),
     ("blur 0.5-2", [changed(blur=radius) for radius in (0.6, 1.0, 1.41, 1.42, 2.0)], (3, 0.4, 0.6)),
@@ -134,7 +134,7 @@ def test_jitter_keeps_its_drawn_order(view):
         one = changed(box=(0, 0, 64, 64), jitter=tuple(order))
         pictures.append(view(small, one, 64).float())
         difference = (pictures[-1] - levels(apply(small, one, 64))).abs()
-        assert difference.mean() < 0.05 and (difference > 1).float().mean() < 0.01
+        assert difference.mean() < 0.2 and (difference > 1).float().mean() < 0.02
     assert (pictures[0] - pictures[1]).abs().mean() > 1 and (pictures[0] - pictures[2]).abs().mean() > 0.3
 
 
