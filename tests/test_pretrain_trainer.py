@@ -195,8 +195,9 @@ def test_another_number_of_processes_goes_on_to_the_same_end(start, tmp_path):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("precision, views, channels_last", [("bf16", "fast", True), ("fp16", "device", False)])
-def test_16_bits_with_micro_batches_and_other_views(start, precision, views, channels_last):
+@pytest.mark.parametrize("precision, views, channels_last", [
+    ("bf16", "fast", True), ("fp16", "device", False)])
+def test_16_bits_with_micro_batches_and_views(start, precision, views, channels_last):
     state = load(start("run", run={"channels_last": channels_last}, precision=precision, views=views,
                        accumulate=2, epochs=1).files[0])
     assert state["guard"]["counted"] + (precision == "fp16") >= 3  # of three steps, one may overflow
