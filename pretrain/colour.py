@@ -4,8 +4,8 @@ whole levels 0-255 in float32, on any device.
 Each works in place where it can and returns its result. Factors are numbers, or tensors (n, 1, 1, 1) that
 give each picture its own. Pillow works on 8 bits and cuts off what follows the point; the same is done here,
 so that brightness, contrast, saturation, grey and solarise give Pillow's levels. Hue differs by a level where
-Pillow rounds its saturation to 8 bits, and where it crosses red; the blur by Pillow's rounding between its six
-passes.
+Pillow rounds its saturation to 8 bits, and where it crosses red; the blur by Pillow's rounding between its
+six passes.
 """
 import functools
 import math
@@ -64,7 +64,7 @@ def hue(x, steps):
     # Pillow counts 255 steps to the full circle but wraps at 256: pixels that cross red lose one there.
     turned = angle.add_(steps.squeeze(1) if torch.is_tensor(steps) else steps)
     # A channel is value - chroma * (2 - distance), where the distance of its own colour from the hue,
-    # | |turned - own| - 3 | in sixths, is kept within 1 and 2. Pillow cuts saturation to 8 bits first: a level.
+    # | |turned - own| - 3 | in sixths, is kept within 1 and 2. (Pillow cuts saturation to 8 bits first.)
     own = torch.tensor([0.0, 2.0, -2.0], device=x.device).view(3, 1, 1)
     torch.sub(turned.mul_(6 / 255).unsqueeze(1), own, out=x)
     x.abs_().sub_(3).abs_().clamp_(1, 2).mul_(chroma.unsqueeze(1))

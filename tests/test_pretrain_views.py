@@ -54,8 +54,8 @@ def jitters(name, *factors):
 
 
 # Operation, draws, and bounds on what is found over both photographs and both sizes, in levels of 255: the
-# largest difference, the mean, and the percentage of values more than one level off. Usual formulations (HSV of
-# OpenCV or in float, a true Gaussian) give hue 11, 0.38, 8.2 and blur 21, 0.48, 4.7.
+# largest difference, the mean, and the percentage of values more than one level off. Usual formulations
+# (OpenCV's HSV, a true Gaussian) give hue 11, 0.38, 8.2 and blur 21, 0.48, 4.7.
 DISTANCES = [
     ("resize", [changed(box=box) for box in BOXES], (2, 0.01, 0.001)),
     ("flip", [changed(flip=True)], (0, 0, 0)),
