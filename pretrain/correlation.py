@@ -6,7 +6,8 @@ A, B: the batch-normalised views (N x D); C = A'B / N; c = diag(C). The loss (ar
 
 gram    uses |A'B|_F^2 = <AA', BB'>_F: two N x N matrices K1 = AA', K2 = BB' instead of C.
         dL/dA = (2 lambd / N^2) K2 A + B r,  dL/dB = (2 lambd / N^2) K1 B + A r,
-        with r_i = (2 (c_i - 1) - 2 lambd c_i) / N per column. 8 N^2 D operations.
+        with r_i = (2 (c_i - 1) - 2 lambd c_i) / N per column. 8 N^2 D operations; in one process, where K1
+        and K2 are symmetric, towards 6.
 direct  walks through C in blocks of columns; each block becomes its own gradient G (2 lambd C, diagonal
         2 (c - 1)): dL/dA = B G' / N, dL/dB = A G / N. 6 N D^2 operations.
 
@@ -26,6 +27,7 @@ from pretrain.distributed import all_gather_rows, all_reduce_sum, rank, row_coun
 
 EPS = 1e-5  # of nn.BatchNorm1d, main.py:205 of facebookresearch/barlowtwins
 COLUMNS = 1024  # width of a block: of C in the direct form, of the gradient in the Gram form
+STRIP = 512  # rows of K1 and K2 that are computed at once: fewer save more, but keep a GPU less busy
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def gram(z1, z2, lambd, needs_gradient):
     # Raw embeddings travel (16 bits under autocast, half the bytes) and are normalised on arrival.
     a, b = (normalise(all_gather_rows(z, counts), count, joint=False) for z in (z1, z2))
     diagonal = torch.linalg.vecdot(a.rows, b.rows, dim=0) / count
-    k1, k2 = a.rows[own] @ a.rows.T, b.rows[own] @ b.rows.T  # (n, N)
+    k1, k2 = products(a.rows, own), products(b.rows, own)  # (n, N)
     # Row by row, then in float64: one long float32 sum is wrong in the fourth digit.
     square = all_reduce_sum(torch.linalg.vecdot(k1, k2).double().sum()) / count ** 2
     loss = total_loss(diagonal, square, lambd).to(diagonal.dtype)
@@ -108,6 +110,19 @@ def gram(z1, z2, lambd, needs_gradient):
         for whole, part in zip(gradients, parts):
             whole[:, block] = part
     return loss, diagonal, square, (a, b), gradients
+
+
+def products(rows, own):
+    """rows[own] rows' (n, N) of rows (N, D). Of all rows it is symmetric: strip by strip, each pair once."""
+    count = len(rows)
+    if len(rows[own]) < count:
+        return rows[own] @ rows.T
+    k = rows.new_empty(count, count)
+    for first in range(0, count, STRIP):
+        strip, rest = slice(first, first + STRIP), slice(first + STRIP, count)
+        k[strip, first:] = rows[strip] @ rows[first:].T
+        k[rest, strip] = k[strip, rest].T
+    return k
 
 
 def direct(z1, z2, lambd, needs_gradient):
