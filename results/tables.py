@@ -302,12 +302,11 @@ def _data_text(data):
     return f"{data['name']}: {', '.join(f'{split} {count}' for split, count in data['counts'].items())}"
 
 
-def _scaled_text(scaled, most=3):
-    """Return e.g. "epochs 1 (100), batch 32 (256), 2 more"; sizes of the data have a column of their own."""
+def _scaled_text(scaled):
+    """Return e.g. "epochs 1 (100), batch_size 32 (256)"; sizes of the data have a column of their own."""
     changes = [f"{key} {_short(used)} ({_short(paper)})" for key, (paper, used) in scaled.items()
                if not key.startswith("data.")]
-    rest = [f"{len(changes) - most} more"] if len(changes) > most else []
-    return ", ".join([*changes[:most], *rest]) or "data only"
+    return ", ".join(changes) or "data only"
 
 
 def _short(value):
