@@ -1,4 +1,5 @@
 """The command line: flags, refusals, several processes, interruption."""
+import functools
 import json
 import os
 import signal
@@ -138,8 +139,10 @@ def test_interrupted_leaves_a_checkpoint_and_says_so(pictures, tmp_path, number,
     command = [sys.executable, SCRIPT, pictures, *SMALL, "--epochs", "500", "--processes", processes,
                "--checkpoint-dir", tmp_path]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    # A shell's background job, such as a test run may be, ignores Ctrl-C and hands that on.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     run = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                           text=True, start_new_session=True, cwd=tmp_path, env=environment)
+                           text=True, start_new_session=True, cwd=tmp_path, env=environment, preexec_fn=heed)
     try:
         path, deadline = tmp_path / "checkpoint.pth", time.monotonic() + 90
         while not path.exists() and run.poll() is None and time.monotonic() < deadline:
