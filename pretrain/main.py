@@ -83,6 +83,8 @@ def prepare(arguments) -> tuple[config.PretrainConfig, Run, int, bool]:
     if processes is None:
         processes = torch.cuda.device_count() if args["device"] == "cuda" else 1
     processes = int(os.environ.get("WORLD_SIZE", processes))
+    if processes < 1:
+        raise ValueError(f"--processes expected at least 1, found {processes}; without a GPU: --device cpu")
     for name, least in (("workers", 0), ("print_freq", 1), ("checkpoint_minutes", 0), ("keep", 1),
                         ("max_skips", 1)):
         if args[name] < least:

@@ -1,7 +1,8 @@
 """Records as a pandas DataFrame, for notebooks and questions that no table asks.
 
     from results.frame import frame
-    frame().query("task == 'voc_det' and metric == 'AP'").groupby("backbone").value.agg(["mean", "std", "count"])
+    table = frame().query("task == 'voc_det' and metric == 'AP'")
+    table.groupby("backbone").value.agg(["mean", "std", "count"])
 """
 
 from pathlib import Path

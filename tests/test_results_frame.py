@@ -10,8 +10,9 @@ from results.record import SCHEMA, Result
 def result(seed, **metrics):
     return Result(schema=SCHEMA, task="voc_det", version=1,
                   backbone={"name": "bt", "format": "torchvision", "sha256": "ab" * 32}, metrics=metrics,
-                  config={"SOLVER.BASE_LR": 0.1}, scaled={}, seed=seed, origin="measured", source="run.py", commit="",
-                  dirty=False, packages={}, device={"type": "cpu", "name": "cpu", "count": 1},
+                  config={"SOLVER.BASE_LR": 0.1}, scaled={}, seed=seed, origin="measured",
+                  source="run.py", commit="", dirty=False, packages={},
+                  device={"type": "cpu", "name": "cpu", "count": 1},
                   data={"name": "voc", "counts": {"train": 1}, "fingerprint": "f"}, seconds=1.0,
                   started="2026-01-31T12:00:00+00:00")
 

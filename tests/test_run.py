@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -134,6 +135,11 @@ def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     (("--task", "toy_linear", "--data", "nowhere"), "nowhere: no such folder"),
     (("--task", "all", "epochs", "3"), "belong to one task"),
     ((), "expected --task NAME and --weights FILE"),
+    (("--task", "toy_linear", "--seeds", "0"), "--seeds: expected 1 or more, found 0"),
+    (("--task", "toy_linear", "--seed", "-1"), "--seed: expected 0 or more, found -1"),
+    (("--task", "toy_linear", "--num-gpus", "0"), "--num-gpus: expected 1 or more, found 0"),
+    (("--task", "toy_linear", "--workers", "-1"), "--workers: expected 0 or more, found -1"),
+    (("--task", "toy_linear", "--device", "cuda", "--num-gpus", "99"), "--num-gpus 99: expected at most the"),
 ])
 def test_bad_input_is_one_line_and_status_2(toy, capsys, words, message):
     assert toy(*words) == 2
@@ -150,6 +156,33 @@ def test_foreign_output_folder_is_left_alone(toy, tmp_path, capsys):
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_damaged_mark_of_a_folder_is_one_clear_line(toy, tmp_path, capsys, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(text)
+    (tmp_path / "out" / "log.txt").write_text("ran\n")
+    assert toy("--task", "toy_linear", "--output", "out", "--rerun") == 2
+    assert "expected the identity of a run, found it damaged" in capsys.readouterr().err
+    assert (tmp_path / "out" / "log.txt").exists()
+
+
+def test_a_run_refused_before_it_began_leaves_its_folder_free(toy, monkeypatch):
+    def refuse(backbone, config, context):
+        raise ValueError("batch_size 3 does not divide")
+
+    monkeypatch.setattr(command, "TASKS", {"toy_linear": dataclasses.replace(TOY, run=refuse)})
+    assert toy("--task", "toy_linear", "--output", "out", "epochs", "3") == 2
+    monkeypatch.setattr(command, "TASKS", TOYS)
+    assert toy("--task", "toy_linear", "--output", "out") == 0
+
+
+def test_records_that_cannot_be_written_stop_the_run_before_it_begins(toy, tmp_path, capsys):
+    (tmp_path / "runs").write_text("a file")
+    assert toy("--task", "toy_linear", "--output", "out") == 2
+    assert "choose another --results" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_task_keeps_the_contract():
     from transfer.config import override, resolved
 
@@ -160,6 +193,24 @@ def test_every_task_keeps_the_contract():
         assert json.loads(json.dumps(paper)) == paper, task.name
         assert paper != smoke and set(paper) == set(smoke), task.name
         assert {"train"} < set(task.counts), task.name
+
+
+@pytest.mark.parametrize("split, workers", [("trainval", "1"), ("test", "0")])
+def test_a_picture_that_cannot_be_read_is_named(demo_root, tmp_path, split, workers):
+    shutil.copytree(demo_root / "VOC2007", tmp_path / "data" / "VOC2007")
+    shutil.copytree(demo_root / "VOC2012", tmp_path / "data" / "VOC2012")
+    names = (tmp_path / "data/VOC2007/ImageSets/Main" / f"{split}.txt").read_text().split()
+    for name in names:
+        path = tmp_path / "data/VOC2007/JPEGImages" / f"{name}.jpg"
+        path.write_bytes(path.read_bytes()[:300])
+    words = ["--task", "voc_det", "--smoke", "--weights", "random", "--data", str(tmp_path / "data"),
+             "--output", str(tmp_path / "out"), "--results", str(tmp_path / "runs"), "--workers", workers,
+             "--device", "cpu", "SOLVER.MAX_ITER", "1", "TEST.PRECISE_BN.ENABLED", "False"]
+    answer = subprocess.run([sys.executable, str(ROOT / "transfer" / "run.py"), *words], capture_output=True,
+                            text=True, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "JPEGImages" in answer.stderr and "unreadable image" in answer.stderr, answer.stderr
+    assert answer.stderr.count("\n") == 1, answer.stderr
 
 
 def test_knn_end_to_end_as_a_user_types_it(demo_root, tmp_path):

@@ -29,9 +29,9 @@ def steps(folder):
         ("write the embedded data: digits and photographs in ImageNet, VOC and COCO layout",
          [python, "tools/demo_data.py", data]),
         ("pretrain a ResNet-50 with Barlow Twins",
-         [python, "pretrain/main.py", f"{data}/imagenet", "--epochs", "3", "--batch-size", "50", "--warmup-epochs", "1",
-          "--image-size", "64", "--projector", "512-512-512", "--workers", "2", "--print-freq", "4",
-          "--checkpoint-dir", f"{folder}/pretrain"]),
+         [python, "pretrain/main.py", f"{data}/imagenet", "--epochs", "3", "--batch-size", "50",
+          "--warmup-epochs", "1", "--image-size", "64", "--projector", "512-512-512",
+          "--workers", "2", "--print-freq", "4", "--checkpoint-dir", f"{folder}/pretrain"]),
         ("convert it to a Detectron2 backbone, with proof",
          [python, "transfer/convert.py", weights, f"{folder}/resnet50_d2.pkl"]),
         ("run every task at smoke scale",
@@ -45,14 +45,14 @@ def steps(folder):
 def own_folder(folder, mark=MARK):
     """Make an empty folder, or empty one that this program made earlier; never anybody else's."""
     if folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
-        raise ValueError(f"{folder}: expected an empty folder or an earlier run's; pass another --folder")
+        raise ValueError(f"{folder}: expected an empty folder or our own; pass another --folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / mark).touch()
 
 
 def run_steps(steps):
-    """Print and run each (what, command words) from the repository's root; the first failure's status, or 0."""
+    """Print and run each (what, command words) from the repository's root; the first bad status, or 0."""
     for number, (what, command) in enumerate(steps, 1):
         print(f"\n== {number}. {what}\n$ {shlex.join(['python', *command[1:]])}", flush=True)
         status = subprocess.run(command, cwd=ROOT).returncode

@@ -2,10 +2,10 @@
 
     python tools/rehearsal.py --shared SHARED [--folder build/rehearsal] [--results results/runs]
 
-SHARED holds imagenet_mini, voc_mini and coco_mini as .tar.xz archives: ten ImageNet classes, 100 VOC and 159
-COCO images. They are unpacked into the standard layout, a ResNet-50 is pretrained on the first, and each task
-runs with it, most also with random initialisation. The records are scaled ones: they show the way from images to a
-row, and nothing of the method.
+SHARED holds imagenet_mini, voc_mini and coco_mini as .tar.xz archives: ten ImageNet classes, 100 VOC and
+159 COCO images. They are unpacked into the standard layout, a ResNet-50 is pretrained on the first, and each
+task runs with it, most also with random initialisation. The records are scaled ones: they show the way from
+images to a row, and nothing of the method.
 """
 
 import argparse
@@ -20,16 +20,20 @@ if not __package__:
 
 from tools.demo import own_folder, run_steps  # noqa: E402
 
-ARCHIVES = ("imagenet_mini/imagenet_mini.tar.xz", "voc_mini/voc_mini.tar.xz", "coco_mini/coco_mini.tar.xz")
-PLACES = {"imagenet_mini": "imagenet", "VOCdevkit/VOC2007": "VOC2007", "VOCdevkit/VOC2012": "VOC2012", "coco": "coco"}
+ARCHIVES = ("imagenet_mini/imagenet_mini.tar.xz", "voc_mini/voc_mini.tar.xz",
+            "coco_mini/coco_mini.tar.xz")
+PLACES = {"imagenet_mini": "imagenet", "VOCdevkit/VOC2007": "VOC2007", "VOCdevkit/VOC2012": "VOC2012",
+          "coco": "coco"}
 LABELLED_PER_CLASS = 10  # of 100, as in the 10 % lists
 
 # Settings of each task that make it fit a CPU; everything else is the protocol's.
 IMAGES = ["image_size", "64"]
-BOXES = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.STEPS", "(25,)", "SOLVER.MAX_ITER", "30", "SOLVER.BASE_LR", "0.0025",
-         "SOLVER.WARMUP_ITERS", "10", "INPUT.MIN_SIZE_TRAIN", "(96,128)", "INPUT.MIN_SIZE_TEST", "128",
-         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", "MODEL.RPN.POST_NMS_TOPK_TEST", "20",
-         "TEST.DETECTIONS_PER_IMAGE", "10", "TEST.PRECISE_BN.NUM_ITER", "5"]
+BOXES = """
+    SOLVER.IMS_PER_BATCH 2 SOLVER.STEPS (25,) SOLVER.MAX_ITER 30 SOLVER.BASE_LR 0.0025 SOLVER.WARMUP_ITERS 10
+    INPUT.MIN_SIZE_TRAIN (96,128) INPUT.MIN_SIZE_TEST 128 MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 16
+    MODEL.RPN.POST_NMS_TOPK_TEST 20 TEST.DETECTIONS_PER_IMAGE 10 TEST.PRECISE_BN.NUM_ITER 5""".split()
+PRETRAINING = """--epochs 6 --batch-size 100 --image-size 64 --projector 1024-1024-1024 --warmup-epochs 1
+    --print-freq 5 --workers 2""".split()
 TASKS = {
     "imagenet_linear": [*IMAGES, "epochs", "10"],
     "imagenet_semi10": [*IMAGES, "epochs", "5", "batch_size", "20"],
@@ -40,11 +44,18 @@ TASKS = {
 }
 
 
+def require_archives(shared):
+    """Raise FileNotFoundError or ValueError for an archive that is not there or cannot be opened."""
+    for name in ARCHIVES:
+        if not (shared / name).is_file():
+            raise FileNotFoundError(f"{shared / name}: no such archive; --shared expects "
+                                    f"{', '.join(ARCHIVES)}")
+        if not tarfile.is_tarfile(shared / name):
+            raise ValueError(f"{shared / name}: expected a tar archive, found another file; copy it again")
+
+
 def unpack(shared, data):
     """Unpack the archives of `shared` under `data` in the standard layout and write a 10 % list of labels."""
-    missing = [name for name in ARCHIVES if not (shared / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{shared / missing[0]}: no such archive; --shared expects {', '.join(ARCHIVES)}")
     unpacked = data.with_name("unpacked")
     for name in ARCHIVES:
         with tarfile.open(shared / name) as archive:
@@ -63,16 +74,16 @@ def steps(folder, results):
     """Return [(what, command words)] of the rehearsal, run from the root of the repository."""
     data, weights = f"{folder}/data", f"{folder}/pretrain/resnet50.pth"
     found = [("pretrain a ResNet-50 on 1000 images of ten ImageNet classes",
-              [sys.executable, "pretrain/main.py", f"{data}/imagenet", "--epochs", "6", "--batch-size", "100",
-               "--image-size", "64", "--projector", "1024-1024-1024", "--warmup-epochs", "1", "--print-freq", "5",
-               "--workers", "2", "--checkpoint-dir", f"{folder}/pretrain"])]
+              [sys.executable, "pretrain/main.py", f"{data}/imagenet",
+               "--checkpoint-dir", f"{folder}/pretrain", *PRETRAINING])]
     for name, file in (("rehearsal", weights), ("random", "random")):
         for task, pairs in TASKS.items():
             if name == "random" and task in ("imagenet_linear", "imagenet_semi10"):
                 continue  # unnormalised features of a random network diverge at the protocol's learning rates
             found.append((f"{task}, {name} weights",
-                          [sys.executable, "transfer/run.py", "--task", task, "--weights", file, "--name", name,
-                           "--data", data, "--workers", "2", "--output", f"{folder}/output/{task}-{name}",
+                          [sys.executable, "transfer/run.py", "--task", task, "--weights", file,
+                           "--name", name, "--data", data, "--workers", "2",
+                           "--output", f"{folder}/output/{task}-{name}",
                            "--results", results, "--rerun", *pairs]))
     return found
 
@@ -81,11 +92,12 @@ def main():
     """Run the rehearsal in a fresh folder and say where everything is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, required=True, help="folder of the archives")
-    parser.add_argument("--folder", default="build/rehearsal", help="where everything is written (emptied first)")
+    parser.add_argument("--folder", default="build/rehearsal", help="where everything goes (emptied first)")
     parser.add_argument("--results", default="results/runs", help="folder of the records")
     arguments = parser.parse_args()
     start = time.time()
     try:
+        require_archives(arguments.shared)  # before the earlier rehearsal is emptied
         own_folder(ROOT / arguments.folder)
         unpack(arguments.shared, ROOT / arguments.folder / "data")
     except (ValueError, OSError) as error:
@@ -93,8 +105,8 @@ def main():
         return 2
     status = run_steps(steps(arguments.folder, arguments.results))
     if not status:
-        print(f"\nDone in {time.time() - start:.0f} s. Files: {arguments.folder}; records: {arguments.results}; "
-              "tables: python results/make.py")
+        print(f"\nDone in {time.time() - start:.0f} s. Files: {arguments.folder}; records: "
+              f"{arguments.results}; tables: python results/make.py")
     return status
 
 

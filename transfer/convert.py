@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
     print(f"{options.weights}: format {backbone.format}, sha256 {backbone.sha256[:16]}...")
     print("\n".join(report.lines()))
     print(f"written {options.output}, {options.output.stat().st_size / 2**20:.0f} MiB")

@@ -49,8 +49,9 @@ def parser():
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     seeds.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 to N-1, one record each")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run in its folder")
-    parser.add_argument("--rerun", action="store_true", help="start over and replace the stored record")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue an interrupted run in its folder")
+    again.add_argument("--rerun", action="store_true", help="start over and replace the stored record")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds to minutes on a CPU")
     parser.add_argument("--check", action="store_true", help="check weights, data and config; run nothing")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="config overrides")
@@ -63,7 +64,7 @@ def main(argv=None):
     try:
         return list_tasks() if arguments.list else run(arguments)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: no record was written; --resume continues the run", file=sys.stderr)
@@ -83,6 +84,10 @@ def run(arguments):
         raise ValueError("expected --task NAME and --weights FILE; --list shows the tasks")
     if arguments.task != "all" and arguments.task not in TASKS:
         raise ValueError(f"unknown task {arguments.task!r}; {nearest(arguments.task, TASKS)}")
+    for flag, least in (("seed", 0), ("seeds", 1), ("num_gpus", 1), ("workers", 0)):
+        value = getattr(arguments, flag)
+        if value is not None and not least <= value < 2**31:
+            raise ValueError(f"--{flag.replace('_', '-')}: expected {least} or more, found {value}")
     if arguments.task == "all" and arguments.pairs:
         raise ValueError(f"KEY VALUE pairs ({arguments.pairs[0]} ...) belong to one task, found --task all")
     backbone = read(arguments.weights, format=arguments.format, name=arguments.name)
@@ -97,7 +102,7 @@ def run(arguments):
             for seed in seeds:
                 run_one(task, backbone, seed, arguments)
         except (ValueError, OSError, RuntimeError) as error:
-            say(f"{task.name}: not run: {error}")
+            say(f"{task.name}: not run: {one_line(error)}")
             failed.append(task.name)
     if failed:
         say(f"not run: {', '.join(failed)}")
@@ -115,9 +120,10 @@ def run_one(task, backbone, seed, arguments):
     if arguments.check:
         return say(describe_plan(draft, record, context.out))
     if not arguments.rerun and (stored := store.find(draft, arguments.results)):
-        return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun replaces it)"
-                   f"\n  record {record}")
+        return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
+                   f"replaces it)\n  record {record}")
     if is_main():
+        workspace.require_writable(record.parent)
         workspace.claim(context.out, identity(draft), arguments.resume, arguments.rerun)
     if draft.scaled:
         say(f"{task.name} seed {seed}: scaled run, not the paper's {', '.join(draft.scaled)}")
@@ -133,16 +139,19 @@ def run_one(task, backbone, seed, arguments):
 
 def numbers(task, metrics):
     """Return a task's metrics as one line; one that could not be measured is a dash."""
-    return "  ".join(f"{name} {metrics[name]:.2f}" if name in metrics else f"{name} -" for name in task.metrics)
+    known = {name: f"{value:.2f}" for name, value in metrics.items()}
+    return "  ".join(f"{name} {known.get(name, '-')}" for name in task.metrics)
 
 
 def make_context(seed, arguments):
     """Return the Context of a run; its output folder follows from the record and is filled in later."""
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     spawned = int(os.environ.get("WORLD_SIZE", 1)) == 1
-    if device == "cuda" and spawned and not 1 <= arguments.num_gpus <= torch.cuda.device_count():
-        raise ValueError(f"--num-gpus {arguments.num_gpus}: expected 1 to {torch.cuda.device_count()}, the "
-                         "GPUs of this machine; with --device cpu it counts processes")
+    found = torch.cuda.device_count()
+    meant = device == "cuda" or not arguments.device and arguments.num_gpus > 1
+    if spawned and meant and arguments.num_gpus > found:
+        raise ValueError(f"--num-gpus {arguments.num_gpus}: expected at most the {found} GPUs found here; "
+                         "with --device cpu it counts processes")
     root = arguments.data or os.environ.get("DETECTRON2_DATASETS") or "datasets"
     return Context(out=Path(), data=Path(root), gpus=int(os.environ.get("WORLD_SIZE", arguments.num_gpus)),
                    workers=arguments.workers, seed=seed, device=device, resume=arguments.resume)
@@ -189,6 +198,12 @@ def describe_plan(draft, record, out):
     lines += [f"  config  {key} = {value}" for key, value in draft.config.items()]
     lines += [f"  scaled  {key}: paper {paper}, here {used}" for key, (paper, used) in draft.scaled.items()]
     return "\n".join(lines)
+
+
+def one_line(error):
+    """Return an error's own message: one of a data loader's process comes wrapped in its traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].split("Error: ", 1)[-1] if "Original Traceback" in text else text
 
 
 def is_main():

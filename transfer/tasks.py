@@ -35,16 +35,18 @@ class Task:
 
 IMAGENET_VAL = 50_000
 SMALL = ("image_size", "64")
-# In the C4 detector res5 runs once for each region, so the numbers of regions matter more than the image size.
-BOXES = ("SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.0025",
-         "SOLVER.WARMUP_ITERS", "2", "INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MAX_SIZE_TRAIN", "160",
-         "INPUT.MIN_SIZE_TEST", "96", "INPUT.MAX_SIZE_TEST", "160", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8",
-         "MODEL.RPN.POST_NMS_TOPK_TEST", "10", "TEST.DETECTIONS_PER_IMAGE", "5", "TEST.PRECISE_BN.NUM_ITER", "2")
+# In the C4 detector res5 runs once for each region: their number matters more than the size of the images.
+BOXES = tuple("""
+    SOLVER.MAX_ITER 4 SOLVER.STEPS () SOLVER.IMS_PER_BATCH 2 SOLVER.BASE_LR 0.0025 SOLVER.WARMUP_ITERS 2
+    INPUT.MIN_SIZE_TRAIN (96,) INPUT.MAX_SIZE_TRAIN 160 INPUT.MIN_SIZE_TEST 96 INPUT.MAX_SIZE_TEST 160
+    MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 8 MODEL.RPN.POST_NMS_TOPK_TEST 10 TEST.DETECTIONS_PER_IMAGE 5
+    TEST.PRECISE_BN.NUM_ITER 2""".split())
 
 TASKS = {task.name: task for task in (
     Task(name="imagenet_linear", run=linear.run, data=linear.data, config=linear.IMAGENET,
          metrics=("top1", "top5"), paper="Table 1, appendix B.1",
-         counts={"train": 1_281_167, "val": IMAGENET_VAL}, trials=1, version=1, smoke=(*SMALL, "epochs", "3")),
+         counts={"train": 1_281_167, "val": IMAGENET_VAL}, trials=1, version=1,
+         smoke=(*SMALL, "epochs", "3")),
     Task(name="imagenet_semi1", run=finetune.run, data=finetune.data, config=finetune.ONE_PERCENT,
          metrics=("top1", "top5"), paper="Table 2, appendix B.2",
          counts={"train": 12_811, "val": IMAGENET_VAL}, trials=1, version=1,
@@ -58,18 +60,22 @@ TASKS = {task.name: task for task in (
          counts={"train": 1_281_167, "val": IMAGENET_VAL}, trials=1, version=1, smoke=SMALL),
     Task(name="places205_linear", run=linear.run, data=linear.data, config=linear.PLACES205,
          metrics=("top1", "top5"), paper="Table 3, appendix C.1",
-         counts={"train": 2_448_873, "val": 20_500}, trials=1, version=1, smoke=(*SMALL, "epochs", "3")),
+         counts={"train": 2_448_873, "val": 20_500}, trials=1, version=1,
+         smoke=(*SMALL, "epochs", "3")),
     Task(name="inat18_linear", run=linear.run, data=linear.data, config=linear.INAT18,
          metrics=("top1", "top5"), paper="Table 3, appendix C.1",
-         counts={"train": 437_513, "val": 24_426}, trials=1, version=1, smoke=(*SMALL, "epochs", "3")),
+         counts={"train": 437_513, "val": 24_426}, trials=1, version=1,
+         smoke=(*SMALL, "epochs", "3")),
     Task(name="voc07_svm", run=svm.run, data=svm.data, config=svm.Config(), metrics=("mAP",),
          paper="Table 3, appendix C.1", counts={"train": 5_011, "test": 4_952}, trials=1, version=1,
          smoke=(*SMALL, "costs", "0.1,1,10")),
     Task(name="voc_det", run=detection.run, data=detection.data,
          config=detection.Config("pascal_voc_R_50_C4_24k_bt.yaml"), metrics=("AP50", "AP", "AP75"),
-         paper="Table 4, appendix C.2", counts={"train": 16_551, "test": 4_952}, trials=1, version=1, smoke=BOXES),
+         paper="Table 4, appendix C.2", counts={"train": 16_551, "test": 4_952}, trials=1, version=1,
+         smoke=BOXES),
     Task(name="coco_det", run=detection.run, data=detection.data,
          config=detection.Config("coco_R_50_C4_1x_bt.yaml"),
          metrics=("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75"),
-         paper="Table 4, appendix C.2", counts={"train": 118_287, "test": 5_000}, trials=1, version=1, smoke=BOXES),
+         paper="Table 4, appendix C.2", counts={"train": 118_287, "test": 5_000}, trials=1, version=1,
+         smoke=BOXES),
 )}

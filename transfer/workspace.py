@@ -5,11 +5,13 @@ import json
 import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+MARK = "run.json"
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "scikit-learn", "pycocotools",
             "faster-coco-eval")
 
@@ -19,12 +21,13 @@ def claim(out, identity, resume, rerun):
 
     identity: JSON dict that a run shares only with its own continuation; kept in out/run.json. Raises
     ValueError where the folder holds something else, or an earlier run and neither resume nor rerun is set.
+    A folder with nothing but run.json is that of a run which was refused before it began: it counts as new.
     """
-    mark = out / "run.json"
-    if out.exists() and any(out.iterdir()):
-        if not mark.exists():
-            raise ValueError(f"{out}: expected an empty folder or a run of ours; choose another --output")
-        found = json.loads(mark.read_text())
+    mark = out / MARK
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: expected a folder, found a file; choose another --output")
+    if out.exists() and {path.name for path in out.iterdir()} - {MARK}:
+        found = _read_mark(mark)
         other = [key for key in identity if found.get(key) != identity[key]]
         if other:
             raise ValueError(f"{out} is a run with another {', '.join(other)}; choose another --output")
@@ -33,7 +36,33 @@ def claim(out, identity, resume, rerun):
         elif not resume:
             raise ValueError(f"{out} holds an earlier run; --resume continues it, --rerun starts over")
     out.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(identity, indent=1) + "\n")
+    draft = mark.with_suffix(".draft")
+    draft.write_text(json.dumps(identity, indent=1) + "\n")
+    draft.replace(mark)
+
+
+def require_writable(folder):
+    """Make a folder of records and write into it: no run of days is to end at one that takes no file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: expected a folder that can be written, found: {error.strerror}; "
+                         "choose another --results") from None
+
+
+def _read_mark(mark):
+    """Return what run.json says of its folder. Raises ValueError where there is none, or it is damaged."""
+    if not mark.exists():
+        raise ValueError(f"{mark.parent}: expected an empty folder or our own run; choose another --output")
+    try:
+        found = json.loads(mark.read_text())
+        found.keys()
+        return found
+    except (ValueError, AttributeError):
+        raise ValueError(f"{mark}: expected the identity of a run, found it damaged; delete the folder or "
+                         "choose another --output") from None
 
 
 def code_version():

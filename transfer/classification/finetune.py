@@ -86,6 +86,8 @@ def split_list(split: str, root: Path, fallback: Path) -> tuple[bytes, str]:
             raise FileNotFoundError(f"split: expected {' or '.join(OFFICIAL)} or the path of a list, "
                                     f"found {split!r}")
         return _unpacked(Path(split)), split
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
     for folder in (root, fallback):
         for path in (folder / f"{split}.txt", folder / f"{split}.txt.gz"):
             if path.is_file():

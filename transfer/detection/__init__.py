@@ -12,3 +12,8 @@ hooks.py       what happens around iterations
 evaluation.py  VOC and COCO average precision
 pictures.py    detections beside the ground truth, loss curves
 """
+
+import warnings
+
+# fvcore calls torch.jit.script at import, which announces its end each time, in every process.
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)

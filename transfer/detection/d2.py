@@ -10,21 +10,17 @@ import difflib
 import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch.distributed as dist
 
-with warnings.catch_warnings():  # at import Detectron2 calls torch.jit.script, which announces its end
-    warnings.simplefilter("ignore", FutureWarning)
-    from detectron2.config import CfgNode, get_cfg
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.data.datasets import load_coco_json, load_voc_instances
-    from detectron2.utils import comm
-
-    from transfer.detection import heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json, load_voc_instances
+from detectron2.utils import comm
 
 from transfer.detection import data as sets
+from transfer.detection import heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "detection_configs"
 

@@ -153,8 +153,8 @@ def _read_coco(path, size, modified):
         foreign = sum(item["image_id"] not in images or item["category_id"] not in categories
                       for item in truth["annotations"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected COCO's images, annotations and categories, found {error!r}; "
-                         "download it again") from None
+        raise ValueError(f"{path}: expected COCO's images, annotations and categories, found "
+                         f"{type(error).__name__} ({str(error)[:80]}); download it again") from None
     if not names or foreign:
         raise ValueError(f"{path}: expected images and their annotations, found {len(names)} images and "
                          f"{foreign} annotations of unknown images or categories; download it again")

@@ -71,8 +71,19 @@ class Places(Sampler):
         yield from itertools.count(place, self.ranks)
 
 
-class SeededMapper(DatasetMapper):
-    """Detectron2's mapper with augmentations drawn from the seed and the place in the stream."""
+class NamingMapper(DatasetMapper):
+    """Detectron2's mapper; an image that cannot be read is named, which Pillow's own errors do not do."""
+
+    def __call__(self, image):
+        try:
+            return super().__call__(image)
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{image['file_name']}: unreadable image ({error}); replace or remove it") \
+                from None
+
+
+class SeededMapper(NamingMapper):
+    """The same with augmentations drawn from the seed and the place in the stream."""
 
     def __init__(self, config, seed):
         super().__init__(config, is_train=True)

@@ -5,7 +5,7 @@ import functools
 import logging
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, defaults
 from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
@@ -14,7 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from pretrain import distributed
 from transfer.detection import d2, folder, hooks, pictures
 from transfer.detection.evaluation import COCOFigures, VOCEvaluator
-from transfer.detection.loader import TrainLoader
+from transfer.detection.loader import NamingMapper, TrainLoader
 from transfer.detection.norms import joint_on_cpu
 from transfer.weights.proof import convert_to_detectron2, prove_loaded
 
@@ -36,6 +36,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         return TrainLoader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
