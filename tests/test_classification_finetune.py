@@ -173,3 +173,10 @@ def test_official_lists(split, count):
     content, _ = finetune.split_list(split, LISTS, LISTS)
     assert hashlib.sha256(content).hexdigest() == finetune.OFFICIAL[split]
     assert len(set(content.split())) == count
+
+
+def test_without_the_data_set_no_list_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "_fetch", lambda *_: pytest.fail("fetched"))
+    context = toys.context(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere/imagenet: no such folder"):
+        finetune.data(finetune.ONE_PERCENT, context)

@@ -69,8 +69,11 @@ def data(config: Config, context) -> dict:
     """Name, counts of labelled and validation images, fingerprint (the list's sha256 in it). An
     unofficial list is named by its sha256, so that its records are told from the paper's even when the
     counts agree."""
-    content, source = split_list(config.split, context.data / config.dataset, context.out)
-    train, val = labelled_pair(content, source, context.data / config.dataset)
+    root = context.data / config.dataset
+    if not root.is_dir():  # before a list is fetched for it
+        raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
+    content, source = split_list(config.split, root, context.out)
+    train, val = labelled_pair(content, source, root)
     sha256 = hashlib.sha256(content).hexdigest()
     official = OFFICIAL.get(config.split) == sha256
     return {"name": f"{config.dataset} {config.split if official else f'list {sha256[:12]}'}",
@@ -86,8 +89,6 @@ def split_list(split: str, root: Path, fallback: Path) -> tuple[bytes, str]:
             raise FileNotFoundError(f"split: expected {' or '.join(OFFICIAL)} or the path of a list, "
                                     f"found {split!r}")
         return _unpacked(Path(split)), split
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
     for folder in (root, fallback):
         for path in (folder / f"{split}.txt", folder / f"{split}.txt.gz"):
             if path.is_file():
