@@ -42,13 +42,13 @@ def steps(folder):
     ]
 
 
-def own_folder(folder, mark=MARK):
+def own_folder(folder):
     """Make an empty folder, or empty one that this program made earlier; never anybody else's."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise ValueError(f"{folder}: expected an empty folder or our own; pass another --folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / mark).touch()
+    (folder / MARK).touch()
 
 
 def run_steps(steps):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,11 @@ class Context:
     seed: int
     device: str
     resume: bool = False
+
+
+def data_root(given):
+    """Return the data root: `given` (of --data), else $DETECTRON2_DATASETS, else datasets/."""
+    return Path(given or os.environ.get("DETECTRON2_DATASETS") or "datasets")
 
 
 def override(config, pairs):

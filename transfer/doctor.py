@@ -4,7 +4,6 @@
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from transfer import workspace  # noqa: E402
-from transfer.config import Context, differences  # noqa: E402
+from transfer.config import Context, data_root, differences  # noqa: E402
 from transfer.tasks import TASKS  # noqa: E402
 
 
@@ -24,7 +23,7 @@ def main(argv=None):
     """Print three short tables: machine, packages, tasks. Exit status 1 if a task's data is not complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="data root (default: $DETECTRON2_DATASETS, else datasets/)")
-    root = Path(parser.parse_args(argv).data or os.environ.get("DETECTRON2_DATASETS") or "datasets")
+    root = data_root(parser.parse_args(argv).data)
     installed = workspace.packages()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     print(f"GPUs: {', '.join(gpus) or 'none; tasks run on the CPU'}")

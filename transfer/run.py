@@ -24,7 +24,7 @@ from pretrain import distributed  # noqa: E402
 from results import store  # noqa: E402
 from results.record import SCHEMA, Result  # noqa: E402
 from transfer import workspace  # noqa: E402
-from transfer.config import Context, differences, nearest, override, resolved  # noqa: E402
+from transfer.config import Context, data_root, differences, nearest, override, resolved  # noqa: E402
 from transfer.tasks import TASKS  # noqa: E402
 from transfer.weights.readers import read  # noqa: E402
 
@@ -122,7 +122,7 @@ def run_one(task, backbone, seed, arguments):
     if not arguments.rerun and (stored := store.find(draft, arguments.results)):
         return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
                    f"replaces it)\n  record {record}")
-    if is_main():
+    if distributed.is_main():
         workspace.require_writable(record.parent)
         workspace.claim(context.out, identity(draft), arguments.resume, arguments.rerun)
     if draft.scaled:
@@ -130,7 +130,7 @@ def run_one(task, backbone, seed, arguments):
     start = time.time()
     metrics = distributed.launch(task.run, context.gpus, backbone, config, context)
     seconds = round(time.time() - start, 1)
-    if is_main():
+    if distributed.is_main():
         # Shown first: whatever may go wrong with storing them, the figures of a long run are not lost.
         say(f"{task.name} seed {seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {context.out}")
         result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
@@ -152,9 +152,9 @@ def make_context(seed, arguments):
     if spawned and meant and arguments.num_gpus > found:
         raise ValueError(f"--num-gpus {arguments.num_gpus}: expected at most the {found} GPUs found here; "
                          "with --device cpu it counts processes")
-    root = arguments.data or os.environ.get("DETECTRON2_DATASETS") or "datasets"
-    return Context(out=Path(), data=Path(root), gpus=int(os.environ.get("WORLD_SIZE", arguments.num_gpus)),
-                   workers=arguments.workers, seed=seed, device=device, resume=arguments.resume)
+    return Context(out=Path(), data=data_root(arguments.data), workers=arguments.workers, seed=seed,
+                   gpus=int(os.environ.get("WORLD_SIZE", arguments.num_gpus)), device=device,
+                   resume=arguments.resume)
 
 
 def make_draft(task, backbone, config, context):
@@ -206,14 +206,9 @@ def one_line(error):
     return text.splitlines()[-1].split("Error: ", 1)[-1] if "Original Traceback" in text else text
 
 
-def is_main():
-    """Return whether this process speaks and stores: rank 0 of torchrun, or the only one."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
 def say(line):
     """Print a line on the main process."""
-    if is_main():
+    if distributed.is_main():
         print(line, flush=True)
 
 
