@@ -1,10 +1,16 @@
 """Health of a run in numbers, from what a step computes anyway; only called where a line is printed."""
 import math
+import os
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from pretrain.correlation import normalise
+from pretrain.distributed import all_reduce_sum, is_main, row_counts
+
 ROWS = 512  # at most so many embeddings in the effective rank: their eigenvalues are computed on the spot
+CORNER = 128  # dimensions in the picture of C, which are as good as any others
 
 
 def correlation_health(correlation, lambd: float) -> dict[str, float]:
@@ -34,9 +40,34 @@ def embedding_health(z: torch.Tensor) -> dict[str, float]:
         return {"effective_rank": math.nan, "embedding_spread": math.nan}
     z = z.detach().float()
     spread = functional.normalize(z, dim=1).std(0, correction=0).mean().item() * math.sqrt(z.size(1))
+    singular = singular_values(z)
+    share = singular / singular.sum().clamp(min=1e-30)
+    return {"effective_rank": math.exp(torch.special.entr(share).sum().item()), "embedding_spread": spread}
+
+
+def singular_values(z: torch.Tensor) -> torch.Tensor:
+    """z (n, D) float32 -> (min(n, 512, D),) float64, ascending, of the first 512 rows, batch-normalised."""
     rows = z[:ROWS]
     rows = (rows - rows.mean(0)) / (rows.std(0, correction=0) + 1e-5)
     product = rows @ rows.T if len(rows) < rows.size(1) else rows.T @ rows
-    singular = torch.linalg.eigvalsh(product.double()).clamp(min=0).sqrt()
-    share = singular / singular.sum().clamp(min=1e-30)
-    return {"effective_rank": math.exp(torch.special.entr(share).sum().item()), "embedding_spread": spread}
+    return torch.linalg.eigvalsh(product.double()).clamp(min=0).sqrt()
+
+
+@torch.no_grad()
+def save_correlation(path, step: int, diagonal: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> None:
+    """Write what a picture of C needs. Every process calls it, the main one writes; no random numbers.
+
+    diagonal: of C, (D,). z1, z2 (n, D): this process's embeddings of the step. The file, an .npz of float32:
+    step; diagonal (D,); corner (k, k), C itself in the first k = min(D, 128) dimensions, of the joint batch;
+    singular_values, descending, as for the effective rank. Nothing is written where they are not finite.
+    """
+    count = sum(row_counts(len(z1)))
+    a, b = (normalise(z[:, :CORNER], count).rows for z in (z1, z2))
+    corner = all_reduce_sum(a.T @ b) / count
+    if not is_main() or not (corner.isfinite().all() and z1.isfinite().all()):
+        return
+    arrays = dict(diagonal=diagonal, corner=corner, singular_values=singular_values(z1.float()).flip(0))
+    draft = path.with_name(path.name + ".part")
+    with open(draft, "wb") as file:
+        np.savez(file, step=step, **{name: value.float().cpu().numpy() for name, value in arrays.items()})
+    os.replace(draft, path)

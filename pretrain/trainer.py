@@ -19,7 +19,7 @@ from pretrain.health import Guard, diagnosis, gradient_norms, not_finite
 from pretrain.logbook import Logbook
 from pretrain.losses import barlow_twins_terms, gradient_factor
 from pretrain.model import BarlowTwins
-from pretrain.monitor import correlation_health, embedding_health
+from pretrain.monitor import correlation_health, embedding_health, save_correlation
 from pretrain.optim import LARS, learning_rates, parameter_groups
 
 ADVICE = "Lower the learning rates or choose another --precision"
@@ -153,6 +153,8 @@ def train_epoch(training, epoch, start, labelled) -> int:
             raise ValueError(f"{training.guard.in_a_row} steps in a row were skipped, the last at step "
                              f"{step} (epoch {epoch}): {seen.skipped}; {where}; {last_good(run)}. {ADVICE}")
         if done == steps:
+            save_correlation(run.checkpoint_dir / "correlation.npz", step, seen.correlation.diagonal, seen.z1,
+                             seen.z2)
             if labelled:
                 accuracy = labelled.accuracy(training.network, training.device)
                 if training.logbook:

@@ -4,11 +4,12 @@ import math
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pretrain import health, knn, logbook, monitor, trainer
+from pretrain import distributed, health, knn, logbook, monitor, trainer
 from pretrain.losses import Correlation
 from tests.pretrain_toys import lines, start, toy_backbone, toy_run, write_pictures
 
@@ -134,6 +135,42 @@ def test_embedding_spread_tells_a_collapse():
     assert monitor.embedding_health(z)["embedding_spread"] == pytest.approx(1, abs=0.02)
     assert monitor.embedding_health(z * 1e-3 + 5)["embedding_spread"] < 1e-3
     assert all(math.isnan(value) for value in monitor.embedding_health(z * math.nan).values())
+
+
+def saved_correlation(path):
+    """Eight embeddings, shared by the processes there are, and the diagonal of their C."""
+    views = torch.randn(2, 8, 130, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    own = slice(distributed.rank() * 8 // distributed.world_size(),
+                (distributed.rank() + 1) * 8 // distributed.world_size())
+    a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in views)
+    c = a.T @ b / 8
+    monitor.save_correlation(path, 7, c.diagonal(), *(z[own] for z in views))
+    return c.float().numpy(), dict(np.load(path)) if distributed.is_main() else None
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_picture_of_c_is_c_of_the_joint_batch(tmp_path, processes):
+    path = tmp_path / "correlation.npz"
+    c, kept = distributed.launch(saved_correlation, processes, path)
+    assert kept["step"] == 7 and kept["corner"].dtype == np.float32
+    np.testing.assert_allclose(kept["corner"], c[:128, :128], atol=1e-6)
+    np.testing.assert_allclose(kept["diagonal"], c.diagonal(), atol=1e-6)
+    values = kept["singular_values"]
+    assert len(values) == 8 // processes and (np.diff(values) <= 0).all()
+    # Columns of unit variance: squares add up to rows times columns (less what eps takes).
+    assert (values ** 2).sum() == pytest.approx(8 // processes * 130, rel=1e-3)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_each_epoch_leaves_a_picture_of_c_unless_it_is_not_finite(tmp_path, monkeypatch):
+    start(tmp_path, "run", epochs=2)
+    kept = np.load(tmp_path / "run" / "correlation.npz")
+    assert kept["step"] == 3 and kept["corner"].shape == (8, 8)
+    np.testing.assert_allclose(kept["corner"].diagonal(), kept["diagonal"], atol=1e-6)
+    assert kept["diagonal"].mean() == pytest.approx(lines(tmp_path / "run")[-1]["diagonal_mean"], abs=1e-6)
+    break_steps(monkeypatch, {3})
+    start(tmp_path, "broken", epochs=2)
+    assert np.load(tmp_path / "broken" / "correlation.npz")["step"] == 1
 
 
 def test_a_line_of_stats_has_all_figures(tmp_path):
