@@ -1,8 +1,6 @@
 """Average precision: VOC against hand-made cases, a plain loop and Detectron2; COCO against pycocotools."""
 
-import contextlib
 import copy
-import io
 import json
 
 import detection_toys as toys
@@ -12,9 +10,8 @@ import pytest
 import torch
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from benchmarks.evaluation import official, synthetic
 from transfer.detection import d2, evaluation
 
 
@@ -50,6 +47,9 @@ CASES = {
     "equal scores keep the order: right first": (
         [("a", 0.5, A), ("b", 0.5, FAR)], table(a=[(A, False)], b=[]), 100, 100),
     "an overlap of exactly the threshold is too little": ([("a", 0.9, HALF)], table(a=[(A, False)]), 0, 0),
+    "a detection belongs to the object it overlaps most, though another one is free": (
+        [("a", 0.9, A), ("a", 0.8, [1, 1, 10, 11]), ("a", 0.7, A)],
+        table(a=[(A, False), ([1, 3, 10, 12], False)]), 100 * 6 / 11, 50),
     "an image without the class": ([("b", 0.9, A)], table(a=[(A, False)], b=[]), 0, 0),
 }
 
@@ -207,23 +207,6 @@ def coco_detections(truth, seed):
     return found
 
 
-def official(truth, detections, kind):
-    """The first six figures of pycocotools, in percent."""
-    detections = copy.deepcopy(detections)
-    if kind == "segm":
-        for detection in detections:
-            detection.pop("bbox")
-    with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO()
-        reference.dataset = copy.deepcopy(truth)
-        reference.createIndex()
-        figures = COCOeval(reference, reference.loadRes(detections), kind)
-        figures.evaluate()
-        figures.accumulate()
-        figures.summarize()
-    return dict(zip(evaluation.COCO_NAMES, 100 * figures.stats[:6]))
-
-
 @pytest.fixture(scope="module")
 def coco_root(tmp_path_factory):
     root = toys.write_coco(tmp_path_factory.mktemp("coco"), {"val2017": 12})
@@ -236,18 +219,36 @@ def truth(coco_root):
     return json.loads((coco_root / "coco" / "annotations" / "instances_val2017.json").read_text())
 
 
+def with_empty_images(truth):
+    """The toys' truth, the first image without an object of its own, and one more that nobody labelled."""
+    first = truth["images"][0]
+    return {**truth, "images": [*truth["images"], {**first, "id": 99}],
+            "annotations": [item for item in truth["annotations"] if item["image_id"] != first["id"]]}
+
+
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(3))
 def test_coco_equals_pycocotools(truth, kind, seed):
     detections = coco_detections(truth, seed)
+    truth = with_empty_images(truth)
+    assert any(item["iscrowd"] for item in truth["annotations"])
     before = copy.deepcopy((truth, detections))
     ours, per_class = evaluation.coco_figures(truth, detections, kind)
     reference = {name: value for name, value in official(truth, detections, kind).items() if value >= 0}
-    assert ours == pytest.approx(reference, abs=1e-6)
-    assert 0 < ours["AP75"] < ours["AP50"] <= 100
-    assert np.mean(list(per_class.values())) == pytest.approx(ours["AP"], abs=1e-6)
+    assert ours == pytest.approx(reference, abs=1e-6) and len(ours) == 8
+    assert 0 < ours["AP75"] < ours["AP50"] <= 100 and 0 < ours["AR1"] < ours["AR100"]
+    for key in ("AP", "AP50", "AP75"):
+        assert np.mean([row[key] for row in per_class.values()]) == pytest.approx(ours[key], abs=1e-6)
     assert (truth, detections) == before
-    assert "APl" not in ours  # no object of the toys is large: left out, not NaN
+    assert "APl" not in ours and "ARl" not in ours  # no object of the toys is large: left out, not NaN
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_coco_equals_pycocotools_on_polygons_of_every_size(kind):
+    truth, detections = synthetic(images=6)
+    ours, _ = evaluation.coco_figures(truth, detections, kind)
+    assert list(ours) == list(evaluation.COCO_NAMES) and len(ours) == 12
+    assert ours == pytest.approx(official(truth, detections, kind), abs=1e-6)
 
 
 def test_coco_masks_are_small_by_their_own_area_not_their_box_s():
@@ -301,4 +302,5 @@ def test_coco_evaluator_maps_classes_back_and_finds_perfect_detections(coco_root
     results = found.evaluate()
     assert results["bbox"]["AP"] == results["segm"]["AP"] == 100.0
     per_class = json.loads((tmp_path / "per_class.json").read_text())
-    assert per_class["segm"] == dict.fromkeys(toys.CLASSES, 100.0)
+    names = [kind + name for kind in ("box_", "mask_") for name in ("AP", "AP50", "AP75")]
+    assert per_class == dict.fromkeys(toys.CLASSES, dict.fromkeys(names, 100.0))
