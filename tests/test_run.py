@@ -48,7 +48,7 @@ def toy(monkeypatch, tmp_path):
     """Return run(*words) -> exit status, on a toy catalogue and a toy backbone."""
     monkeypatch.setattr(command, "TASKS", TOYS)
     backbone = Backbone("bt", "torchvision", {"conv1.weight": torch.zeros(1)}, "ab" * 32, "bt.pth")
-    monkeypatch.setattr(command, "read", lambda path, format=None, name=None: backbone)
+    monkeypatch.setattr(command, "read", lambda path, format=None, name=None, encoder=None: backbone)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
 

@@ -1,15 +1,15 @@
-"""Reading a ResNet-50 backbone from a file: one function a checkpoint format; `read` finds the one that fits.
+"""Reading a ResNet-50 backbone from a file: `read` finds the format in formats.py that fits and checks all.
 
     from transfer.weights.readers import read
     backbone = read("resnet50.pth")
 
-No code from a file is run (`weights_only=True`), and nothing is guessed: exactly one reader must match, the
-318 tensors of ResNet-50 must be there in their shapes and no others, and every value must be finite.
+No code from a file is run (files.py), and nothing is guessed: exactly one reader must match, the 318 tensors
+of ResNet-50 must be there in their shapes and no others, and every value must be finite.
 """
 import hashlib
-import re
-import zipfile
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,73 +17,109 @@ import torch
 from torch import Tensor
 
 from transfer.weights.backbone import Backbone, expected, resnet50
+from transfer.weights.files import load
+from transfer.weights.formats import NAMED_ONLY, READERS
+from transfer.weights.states import CONTAINERS, flat, has
 
 RANDOM_SEED = 0  # of the backbone called "random"
 
 
-# A reader takes what torch.load gave and answers the backbone's entries under torchvision names, or None when
-# the layout is not its own. It drops what it knows to be no backbone (fc, projector); `read` does the checks.
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a file holds, recognised but not checked.
 
-def from_torchvision(raw) -> dict | None:
-    """A bare ResNet-50 state dict, with or without fc: torchvision's files (torchvision/models/resnet.py) and
-    resnet50.pth of the official Barlow Twins (facebookresearch/barlowtwins main.py:150-152)."""
-    if not _is_state(raw) or not any(name in expected() for name in raw):
-        return None
-    return {name: value for name, value in raw.items() if not name.startswith("fc.")}
-
-
-def from_barlowtwins_checkpoint(raw) -> dict | None:
-    """checkpoint.pth of the official Barlow Twins, {epoch, model, optimizer}: model has `module.backbone.`,
-    `module.projector.` and `module.bn.`, the loss's own BN (facebookresearch/barlowtwins main.py:144-149,
-    186-205); without `module.` when it was trained by one process."""
-    if not isinstance(raw, Mapping) or not {"epoch", "model", "optimizer"} <= raw.keys():
-        return None
-    for prefix in ("module.", ""):
-        if _is_state(raw["model"]) and f"{prefix}bn.running_mean" in raw["model"]:
-            return _under(raw["model"], f"{prefix}backbone.") or None
-    return None
+    format    the one reader that matched
+    encoders  name -> its entries under torchvision's names, the default encoder first
+    epoch     that the file says it was saved at, None where it says nothing
+    others    what else there is, such as projector, optimizer -> number of tensors
+    sha256    of the file
+    """
+    format: str
+    encoders: dict[str, dict]
+    epoch: int | None
+    others: dict[str, int]
+    sha256: str
 
 
-READERS = {
-    "torchvision": from_torchvision,
-    "barlowtwins_checkpoint": from_barlowtwins_checkpoint,
-}
-
-
-def _is_state(value) -> bool:
-    """A flat dictionary name -> tensor, not empty."""
-    return (isinstance(value, Mapping) and len(value) > 0
-            and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()))
-
-
-def _under(state: Mapping, prefix: str) -> dict:
-    """The entries whose names start with the prefix, without it."""
-    return {name[len(prefix):]: value for name, value in state.items() if name.startswith(prefix)}
-
-
-def read(path, format=None, name=None) -> Backbone:
+def read(path, format=None, name=None, encoder=None) -> Backbone:
     """The backbone in a file.
 
-    path    of the file; or the word "random", see `random_backbone` (a file of that name is "./random")
-    format  a name of READERS; by default the one reader that matches
-    name    for tables and paths; by default the stem of the file name
+    path     of the file; or the word "random", see `random_backbone` (a file of that name is "./random")
+    format   a name of READERS; by default the one reader that matches
+    name     for tables and paths; by default the stem of the file name
+    encoder  which one, of a file with several (docs/weights.md); by default the one its project evaluates.
+             Another one is part of Backbone.format, as in moco:key, and of Backbone.sha256, that of
+             "<sha256 of the file>:<encoder>", so that records never mix the two
     Raises FileNotFoundError, or ValueError with one line: what was expected, what was found, what to do.
     """
+    if str(path) == "random":
+        _require_known(format)
+        if format is not None or encoder is not None:
+            word = "format" if format is not None else "encoder"
+            raise ValueError(f"random is no file and has no {word}; leave --{word} away, or write ./random")
+        return random_backbone(name or "random")
+    contents = look(path, format)
+    format, sha256, default = contents.format, contents.sha256, next(iter(contents.encoders))
+    try:
+        chosen = _chosen(contents, encoder)
+        state = _checked(contents.encoders[chosen], format if chosen == default else f"{format}:{chosen}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if chosen != default:
+        format, sha256 = f"{format}:{chosen}", hashlib.sha256(f"{sha256}:{chosen}".encode()).hexdigest()
+    return Backbone(name or Path(path).stem, format, state, sha256, str(path))
+
+
+def look(path, format=None) -> Contents:
+    """What the file holds; the errors of `read` for a file that cannot be read or recognised."""
+    _require_known(format)
+    raw, sha256 = load(path)
+    try:
+        format, encoders = _recognise(raw, format)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Contents(format, encoders, _epoch(raw), _others(raw, encoders), sha256)
+
+
+def _require_known(format: str | None) -> None:
     if format is not None and format not in READERS:
         near = get_close_matches(format, READERS, n=1)
         raise ValueError(f"unknown weights format {format}, known are {', '.join(READERS)}"
                          + (f"; did you mean {near[0]}?" if near else ""))
-    if str(path) == "random":
-        if format is not None:
-            raise ValueError("random is no file and has no format; leave --format away, or write ./random")
-        return random_backbone(name or "random")
-    raw, sha256 = _load(Path(path))
-    try:
-        format, state = _recognise(raw, format)
-        state = _checked(state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return Backbone(name or Path(path).stem, format, state, sha256, str(path))
+
+
+def _chosen(contents: Contents, encoder: str | None) -> str:
+    names = list(contents.encoders)
+    if encoder is None:
+        return names[0]
+    if len(names) == 1:
+        raise ValueError(f"holds one encoder ({contents.format}), so there is none to choose, found --encoder"
+                         f" {encoder}; leave it away")
+    if encoder not in names:
+        raise ValueError(f"unknown encoder {encoder}, a file of the format {contents.format} has"
+                         f" {', '.join(names)}; name one of them")
+    return encoder
+
+
+def _epoch(raw) -> int | None:
+    meta = raw.get("meta")  # of MMSelfSup
+    found = [place["epoch"] for place in (raw, meta) if isinstance(place, Mapping) and "epoch" in place]
+    return found[0] if found and type(found[0]) is int else None
+
+
+def _others(raw, encoders: dict) -> dict[str, int]:
+    """Tensors that are no encoder's, counted by the first parts of their names up to a number; and, as no
+    tensors, the keys of the file beside its weights."""
+    used = {id(tensor) for entries in encoders.values() for tensor in entries.values()}
+    counts = Counter()
+    for name, tensor in flat(raw).items():
+        if id(tensor) not in used:
+            parts = name.split(".")
+            end = next((index for index, part in enumerate(parts) if part.isdigit()), max(1, len(parts) - 1))
+            counts[".".join(parts[:end])] += 1
+    beside = {key: 0 for key, value in raw.items() if not isinstance(value, Tensor) and key not in CONTAINERS
+              and not any(name.startswith(f"{key}/") for name in flat(raw))}
+    return dict(counts) | beside
 
 
 def random_backbone(name="random") -> Backbone:
@@ -100,91 +136,56 @@ def random_backbone(name="random") -> Backbone:
     return Backbone(name, "random", state, digest.hexdigest(), "random")
 
 
-def _load(path: Path) -> tuple[object, str]:
-    """What the file holds and its sha256, from one open file: they agree even if it is replaced meanwhile."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such weights file; give a checkpoint's path, or the word random")
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a weights file, found a folder or device; name the file in it")
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        if file.tell() == 0:
-            raise ValueError(f"{path}: the file is empty (0 bytes); copy or download it again")
-        try:
-            _refuse_damaged_archive(file)
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True), digest.hexdigest()
-        except Exception as error:  # foreign bytes raise almost anything: KeyError, EOFError, struct.error
-            raise ValueError(f"{path}: {_why_unreadable(error)}") from None
-
-
-def _refuse_damaged_archive(file) -> None:
-    """torch.load ignores the checksums of its zip archives: a flipped bit in a weight would pass (tried)."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
-
-
-def _why_unreadable(error: Exception) -> str:
-    """One line for the user, from whatever torch.load raised."""
-    text = " ".join(str(error).split())
-    if code := re.search(r"GLOBAL:? ([\w.]+)", text):
-        return (f"refused, as it holds {code[1]}, which is neither tensor nor plain value and may run code;"
-                " save only the state dict of its network and read that")
-    short = text if len(text) <= 100 else text[:97] + "..."
-    return ("expected a PyTorch checkpoint, found a damaged, truncated or foreign file"
-            f" ({type(error).__name__}: {short}); copy or download it again")
-
-
 def _recognise(raw, format: str | None) -> tuple[str, dict]:
     """The name of the one matching reader and what it answered; ValueError for none or several."""
     tried = READERS if format is None else {format: READERS[format]}
     answers = {name: reader(raw) for name, reader in tried.items()}
-    found = {name: state for name, state in answers.items() if state is not None}
+    found = {name: encoders for name, encoders in answers.items() if encoders is not None}
     if len(found) == 1:
-        return next(iter(found.items()))
+        name = next(iter(found))
+        if format is None and name in NAMED_ONLY:
+            raise ValueError(f"{NAMED_ONLY[name]} pass --format {name}")
+        return name, found[name]
     if found:
         raise ValueError(f"matches several formats ({', '.join(found)}); pass --format with one of them")
     if format:
-        raise ValueError(f"not a file of the format {format}; {_nearest(raw)}."
+        raise ValueError(f"not a file of the format {format}; {_nearest(raw)}{_lacking(raw, tried)}."
                          " Leave --format away or name another")
-    raise ValueError(f"no known format matched (tried {', '.join(tried)}); {_nearest(raw)}."
-                     " Pass --format or add a reader")
+    raise ValueError(f"no known format matched ({len(tried)} tried, see docs/weights.md); {_nearest(raw)}"
+                     f"{_lacking(raw, tried)}. Pass --format or add a reader")
+
+
+def _lacking(raw, tried: dict) -> str:
+    """The formats of which a part is there, the encoder, and what of the rest is not."""
+    state, near = flat(raw), {}
+    for name, reader in tried.items():
+        needs = getattr(reader, "needs", ())
+        missing = [prefix for prefix in needs if not has(state, prefix)]
+        if missing and len(missing) < len(needs) and missing[0] != needs[0]:
+            near[name] = f"{name} needs {', '.join(f'{prefix}*' for prefix in missing)} as well"
+    return f" ({'; '.join(near.values())})" if near else ""
 
 
 def _nearest(raw) -> str:
     """What comes closest in a file no reader knows: the prefix under which most names are ResNet-50's."""
     if not isinstance(raw, Mapping):
         return f"expected a dictionary of tensors, found a {type(raw).__name__}"
-    containers = {"": raw}
-    containers |= {f"{key}: ": value for key, value in raw.items() if isinstance(value, Mapping)}
-    best = (0, "", {})
-    for where, container in containers.items():
-        state = {name: value for name, value in container.items() if isinstance(name, str)}
-        # Whatever stands before one of these names may be the prefix; three, in case one of them is missing.
-        # (layer1.0.conv1.weight proposes the prefix layer1.0. too, which then scores low.)
-        anchors = ("conv1.weight", "bn1.weight", "layer4.2.bn3.bias")
-        prefixes = {name[:-len(anchor)] for name in state for anchor in anchors if name.endswith(anchor)}
-        for prefix in sorted(prefixes):
-            inside = _under(state, prefix)
-            score = len(expected().keys() & inside.keys())
-            if score > best[0]:
-                best = (score, where + prefix, inside)
-    score, where, state = best
-    if score == 0:
+    state = flat(raw)
+    # Whatever stands before one of these names may be the prefix; three, in case one of them is missing.
+    # (layer1.0.conv1.weight proposes the prefix layer1.0. too, which then scores low.)
+    anchors = ("conv1.weight", "bn1.weight", "layer4.2.bn3.bias")
+    prefixes = {name.removesuffix(anchor) for name in state for anchor in anchors if name.endswith(anchor)}
+    if not prefixes:
         keys = ", ".join(str(key) for key in list(raw)[:4])
         return f"none of the 318 backbone tensors found, the first keys are {keys or 'none: it is empty'}"
-    missing = [name for name in expected() if name not in state]
+    where = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in expected()))
+    missing = [name for name in expected() if where + name not in state]
     lack = (f"{len(missing)} of 318 backbone tensors missing, first {missing[0]}" if missing
             else "all 318 backbone names there")
     return f"nearest is torchvision{f' under {where}*' if where else ''}, {lack}"
 
 
-def _checked(state: Mapping) -> dict[str, Tensor]:
+def _checked(state: Mapping, format: str) -> dict[str, Tensor]:
     """The 318 tensors in the network's order, copied; ValueError when one is missing, foreign or unusable."""
     state = _with_counters(state)
     faults = []
@@ -198,8 +199,8 @@ def _checked(state: Mapping) -> dict[str, Tensor]:
         faults.append(f"{len(reshaped)} of another shape, first {name}: expected {expected()[name]},"
                       f" found {tuple(state[name].shape)}")
     if faults:
-        raise ValueError(f"expected torchvision's ResNet-50, found {'; '.join(faults)}{_hint(state)}."
-                         " Give the weights of a standard ResNet-50")
+        raise ValueError(f"read as {format}: expected torchvision's ResNet-50, found {'; '.join(faults)}"
+                         f"{_hint(state)}. Give the weights of a standard ResNet-50")
     return {name: _usable(name, state[name]) for name in expected()}
 
 

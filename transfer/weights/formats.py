@@ -1,0 +1,294 @@
+"""The checkpoint formats: one small function each, from what a file holds to a ResNet-50's entries.
+
+A reader takes the raw content (files.py) and answers None when the layout is not its own, else
+{encoder: entries under torchvision's names}; the first encoder is the one that the project's own evaluation
+uses. It drops what it knows to be no backbone (fc, heads); readers.py checks the rest. A source is a
+repository and a path in it, whose code gave the names. docs/weights.md has the table.
+"""
+import re
+from collections.abc import Mapping
+
+from torch import tensor
+
+from transfer.weights.backbone import expected
+from transfer.weights.naming import detectron2_names
+from transfer.weights.states import encoders, flat, has, layout, under
+
+HEADS = ("bn.", "classifier.", "predictor.", "prototypes.", "queue", "projection_head.", "neck.", "head.",
+         "momentum_backbone.", "momentum_encoder.")  # a file with one of these is of another method
+
+
+@layout(lacks=("prototypes.", "projection_head.", "state_dict_ema/"))
+def from_torchvision(state):
+    """A bare ResNet-50 with or without fc, in whatever container: torchvision's own (pytorch/vision
+    torchvision/models/resnet.py), timm's, and the backbones that most methods publish, such as resnet50.pth
+    of Barlow Twins. Of references/classification/train.py, which tests its average where it has one, too."""
+    if not any(name in expected() for name in state):
+        return None
+    return encoders(state, ema="model_ema/module.", backbone="")
+
+
+@layout("layer1.", "state_dict_ema/")
+def from_timm(state):
+    """timm's training checkpoint with a moving average of the weights (huggingface/pytorch-image-models
+    timm/utils/checkpoint_saver.py; its validate.py reads state_dict unless given --use-ema)."""
+    return encoders(state, model="", ema="state_dict_ema/")
+
+
+@layout("backbone.", "projector.", "bn.running_mean", lacks=("classifier.", "predictor."))
+def from_barlowtwins_checkpoint(state):
+    """checkpoint.pth of Barlow Twins, {epoch, model, optimizer}: backbone, projector and bn, the loss's own
+    batch norm (facebookresearch/barlowtwins main.py:144-149, 186-205); also that of this suite."""
+    return encoders(state, backbone="backbone.")
+
+
+@layout("backbone.", "projector.0.bias", lacks=HEADS)
+def from_vicreg_checkpoint(state):
+    """model.pth of VICReg, {epoch, model, optimizer}: no bn, and its projector's hidden layers have biases
+    (facebookresearch/vicreg main_vicreg.py:157-162, 184-213)."""
+    return encoders(state, backbone="backbone.")
+
+
+@layout("backbone.", "projector.0.weight", lacks=("projector.0.bias", *HEADS))
+def from_mixbt_checkpoint(state):
+    """checkpoint.pth of Mixed Barlow Twins on ImageNet, {epoch, model, optimizer}: Barlow Twins' projector
+    without biases, and no bn (wgcban/mix-bt main_imagenet.py:189-191, 238-256)."""
+    return encoders(state, backbone="backbone.")
+
+
+@layout("f.0.", "g.0.")
+def from_hsic(state):
+    """HSIC-Barlow-Twins and Mixed Barlow Twins on small images: f, a numbered ResNet, and g, the projector
+    (yaohungt/Barlow-Twins-HSIC model.py; wgcban/mix-bt model.py, the same names). Both have a 3 x 3 stem,
+    which is refused as any network for small images is."""
+    return encoders(state, backbone="f.")
+
+
+@layout("encoder_q.", lacks=("backbone.",))
+def from_moco(state):
+    """MoCo v1 and v2: encoder_q, encoder_k, queue; fc is the projector (facebookresearch/moco
+    moco/builder.py:41-63; main_lincls.py:253 evaluates encoder_q)."""
+    return encoders(state, query="encoder_q.", key="encoder_k.")
+
+
+@layout("base_encoder.")
+def from_mocov3(state):
+    """MoCo v3: base_encoder, momentum_encoder, predictor; fc is the projector (facebookresearch/moco-v3
+    moco/builder.py:27-28, 100-109; main_lincls.py:181 evaluates base_encoder)."""
+    return encoders(state, base="base_encoder.", momentum="momentum_encoder.")
+
+
+@layout("backbone.", "backbone.fc.2.")
+def from_simclr_sthalles(state):
+    """SimCLR of sthalles/SimCLR, {epoch, arch, state_dict, optimizer}: fc is the projector, a Sequential
+    (models/resnet_simclr.py, simclr.py:103)."""
+    return encoders(state, backbone="backbone.")
+
+
+@layout("encoder.", "projector.0.", lacks=HEADS)
+def from_simclr_spijkervet(state):
+    """SimCLR of Spijkervet/SimCLR, a bare state dict of encoder and projector (simclr/simclr.py,
+    model.py:40)."""
+    return encoders(state, backbone="encoder.")
+
+
+@layout("resnet/net.0.")
+def from_simclrv2(state):
+    """SimCLR v2 converted by Separius/SimCLRv2-Pytorch, {resnet, head}: a standard ResNet-50 for r50_1x_sk0
+    under other names (resnet.py, convert.py:97). Selective kernels (sk1) are another network."""
+    if any(".mixing_conv." in name for name in state):
+        raise ValueError("SimCLR v2 with selective kernels (sk1) is no standard ResNet-50; give r50_1x_sk0")
+    names = ((r"^0\.0\.", "conv1."), (r"^0\.1\.0\.", "bn1."), (r"^(\d)\.blocks\.", r"layer\1."),
+             (r"\.projection\.shortcut\.", ".downsample.0."), (r"\.projection\.bn\.0\.", ".downsample.1."),
+             (r"\.net\.([024])\.(?=weight)", lambda part: f".conv{int(part[1]) // 2 + 1}."),
+             (r"\.net\.([135])\.0\.", lambda part: f".bn{int(part[1]) // 2 + 1}."))
+    entries = {}
+    for name, value in under(state, "resnet/net.").items():
+        for theirs, ours in names:
+            name = re.sub(theirs, ours, name)
+        entries[name] = value
+    return {"backbone": entries}
+
+
+@layout("encoder.", "predictor.", lacks=("projector.", "momentum_encoder.", "classifier."))
+def from_simsiam(state):
+    """SimSiam: encoder, whose fc is the projector, and predictor (facebookresearch/simsiam
+    simsiam/builder.py:24-42, main_lincls.py:173)."""
+    return encoders(state, backbone="encoder.")
+
+
+@layout()
+def from_byol_lucidrains(state):
+    """BYOL of lucidrains/byol-pytorch: net, which online_encoder shares, and target_encoder
+    (byol_pytorch/byol_pytorch.py; the README keeps the online network); `learner.` stands before the names
+    of the example's Lightning module (examples/lightning/train.py:42)."""
+    learner = "learner." if has(state, "learner.") else ""
+    return encoders(state, online=f"{learner}online_encoder.net.", target=f"{learner}target_encoder.net.")
+
+
+@layout("online_network.encoder.")
+def from_byol_yaox12(state):
+    """BYOL of yaox12/BYOL-PyTorch, {config, epoch, steps, model, optimizer, amp}: numbered encoders
+    (model/byol_model.py, model/basic_modules.py, trainer/byol_trainer.py:129; utils/load_and_convert.py takes
+    the online one)."""
+    return encoders(state, online="online_network.encoder.", target="target_network.encoder.")
+
+
+@layout("online_network_state_dict/encoder.")
+def from_byol_sthalles(state):
+    """BYOL of sthalles/PyTorch-BYOL: a state dict for each network, with numbered encoders (trainer.py:101,
+    models/resnet_base_network.py; eval/linear_feature_eval.ipynb loads the online one)."""
+    return encoders(state, online="online_network_state_dict/encoder.",
+                    target="target_network_state_dict/encoder.")
+
+
+@layout("layer1.", "prototypes.")
+def from_swav(state):
+    """SwAV and DeepCluster v2: a bare network with projection_head and prototypes (facebookresearch/swav
+    src/resnet50.py:200-217, main_swav.py:239)."""
+    entries = under(state, "")
+    heads = ("prototypes.", "projection_head.")
+    return {"backbone": {name: value for name, value in entries.items() if not name.startswith(heads)}}
+
+
+@layout()
+def from_vissl(state):
+    """PIRL and all of VISSL: the trunk, and ema_model where an average was kept (facebookresearch/vissl
+    vissl/models/trunks/resnext.py, vissl/hooks/log_hooks.py:500-533); or the trunk alone, bare or in
+    model_state_dict (extra_scripts/convert_vissl_to_torchvision.py:44-49)."""
+    if has(state, "_feature_blocks."):
+        return encoders(state, backbone="_feature_blocks.")
+    trunk = "model/trunk/_feature_blocks."
+    return encoders(state, backbone=f"classy_state_dict/base_model/{trunk}",
+                    ema=f"classy_state_dict/ema_model/{trunk}")
+
+
+@layout("teacher/backbone.", "student/backbone.")
+def from_dino(state):
+    """checkpoint.pth of DINO's ResNet-50, {student, teacher, optimizer, ...}: backbone and head each
+    (facebookresearch/dino main_dino.py:278, utils.py:594; eval_linear.py:264 evaluates the teacher)."""
+    return encoders(state, teacher="teacher/backbone.", student="student/backbone.")
+
+
+@layout("classifier.")
+def from_sololearn(state):
+    """solo-learn, a Lightning file of any of its methods: each has an online classifier (vturrisi/solo-learn
+    solo/methods/base.py:193-210, 643). main_linear.py:73-84 evaluates the backbone (once encoder)."""
+    name = "backbone" if has(state, "backbone.") else "encoder"
+    return encoders(state, backbone=f"{name}.", momentum=f"momentum_{name}.")
+
+
+@layout(lacks=("classifier.", "layer1."))
+def from_lightly(state):
+    """lightly, a Lightning file: backbone, named or numbered, and projection_head or student_head
+    (lightly-ai/lightly benchmarks/imagenet/resnet50/*.py, whose forward is the backbone;
+    examples/pytorch_lightning/*.py). DINO's example has no backbone but a teacher, which is DINO's choice."""
+    if not has(state, "projection_head") and not has(state, "student_head."):
+        return None
+    return encoders(state, backbone="backbone.", teacher="teacher_backbone.", student="student_backbone.",
+                    key="key_backbone.", momentum="backbone_momentum.")
+
+
+@layout("backbone.", lacks=("classifier.", "projection_head.", "backbone.stem.", "rpn_head.", "bbox_head."))
+def from_mmselfsup(state):
+    """MMSelfSup and MMPretrain, {meta, state_dict}: backbone with a neck or a head (open-mmlab/mmselfsup
+    mmselfsup/models/algorithms/*.py; tools/model_converters/extract_backbone_weights.py takes backbone)."""
+    if not has(state, "neck.") and not has(state, "head."):
+        return None
+    seconds = {"target_net.module.0.": "target", "target_net.0.": "target", "encoder_k.module.0.": "key",
+               "encoder_k.0.": "key", "momentum_encoder.module.0.": "momentum"}
+    return encoders(state, backbone="backbone.", **{name: prefix for prefix, name in seconds.items()
+                                                    if has(state, prefix)})
+
+
+@layout("stem.conv1.", "res2.")
+def from_detectron2(state):
+    """A backbone under Detectron2's names, RGB and with the stride in the 3 x 3 convolution, as this suite,
+    MoCo's detection/convert-pretrain-to-detectron2.py and facebookresearch/detectron2
+    tools/convert-torchvision-to-d2.py write it; a classifier is stem.fc."""
+    if "stem.conv1.bias" in state:
+        raise ValueError(CAFFE)
+    return {"backbone": _torchvision_names(under(state, ""))}
+
+
+@layout("backbone.", "proposal_generator.")
+def from_detectron2_detector(state):
+    """A detector that Detectron2 trained, model_final.pth: a C4, whose res5 is in the head of its regions, or
+    an FPN (facebookresearch/detectron2 detectron2/modeling/roi_heads/roi_heads.py, Res5ROIHeads;
+    detectron2/modeling/backbone/fpn.py)."""
+    trunk = "backbone.bottom_up." if has(state, "backbone.bottom_up.") else "backbone."
+    res5 = {f"res5.{name}": value for name, value in under(state, "roi_heads.res5.").items()
+            if not name.startswith("norm.")}  # the extra norm after res5 of MoCo's detectors
+    return {"backbone": _torchvision_names(under(state, trunk) | res5)}
+
+
+def _torchvision_names(entries: dict) -> dict:
+    """Detectron2's names to torchvision's; frozen layers, which keep no counter, get theirs back as 0."""
+    names = {theirs: ours for ours, theirs in detectron2_names().items()}
+    entries = {names.get(name, name): value for name, value in entries.items()
+               if not name.startswith("stem.fc.")}
+    frozen = [name.replace("running_var", "num_batches_tracked") for name in entries
+              if name.endswith("running_var")]
+    return {**{name: tensor(0) for name in frozen}, **entries}
+
+
+CAFFE = ("a ResNet of Caffe2 or MSRA, such as Detectron2's R-50.pkl, takes BGR pixels and has its strides in"
+         " 1 x 1 convolutions, which torchvision's ResNet-50 has not: no renaming makes it the same network."
+         " Give torchvision's weights, or use the file as MODEL.WEIGHTS of a detector made for it")
+
+
+@layout("conv1_w", "res2_0_branch2a_w")
+def from_caffe2(_state):
+    """Recognised to be refused: names of facebookresearch/detectron2
+    detectron2/checkpoint/c2_model_loading.py:20-60."""
+    raise ValueError(CAFFE)
+
+
+def from_lightning(raw):
+    """Any other Lightning file whose ResNet-50 is one of these attributes of its module, and only one
+    (Lightning-AI/pytorch-lightning src/lightning/pytorch/trainer/connectors/checkpoint_connector.py)."""
+    state = flat(raw)
+    anchor = "layer1.0.conv1.weight"
+    found = [name.removesuffix(anchor) for name in state if name.endswith(anchor)]
+    places = ("model.", "net.", "network.", "resnet.", "encoder.", "backbone.")
+    if not isinstance(raw, Mapping) or "pytorch-lightning_version" not in raw or len(found) != 1:
+        return None
+    if found[0] not in places or any(READERS[name](raw) for name in READERS if name != "lightning"):
+        return None
+    return encoders(state, backbone=found[0])
+
+
+READERS = {
+    "torchvision": from_torchvision,
+    "timm": from_timm,
+    "barlowtwins_checkpoint": from_barlowtwins_checkpoint,
+    "vicreg_checkpoint": from_vicreg_checkpoint,
+    "mixbt_checkpoint": from_mixbt_checkpoint,
+    "hsic": from_hsic,
+    "moco": from_moco,
+    "mocov3": from_mocov3,
+    "simclr_sthalles": from_simclr_sthalles,
+    "simclr_spijkervet": from_simclr_spijkervet,
+    "simclrv2": from_simclrv2,
+    "simsiam": from_simsiam,
+    "byol_lucidrains": from_byol_lucidrains,
+    "byol_yaox12": from_byol_yaox12,
+    "byol_sthalles": from_byol_sthalles,
+    "swav": from_swav,
+    "vissl": from_vissl,
+    "dino": from_dino,
+    "sololearn": from_sololearn,
+    "lightly": from_lightly,
+    "mmselfsup": from_mmselfsup,
+    "detectron2": from_detectron2,
+    "detectron2_detector": from_detectron2_detector,
+    "caffe2": from_caffe2,
+    "lightning": from_lightning,
+}
+
+# Recognised, but the file does not say all that matters: such a format must be named by --format.
+NAMED_ONLY = {
+    "detectron2_detector": "a detector's file does not say whether its backbone takes RGB pixels and has its"
+                           " strides in 3 x 3 convolutions, as torchvision's; only if its config.yaml says"
+                           " INPUT.FORMAT RGB and STRIDE_IN_1X1 False,",
+}
