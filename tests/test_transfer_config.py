@@ -1,6 +1,7 @@
 """KEY VALUE overrides take the type of the default; differences say what was changed."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
@@ -51,3 +52,20 @@ def test_resolved_is_json_and_differences_name_the_keys():
     assert differences(paper, used) == {"epochs": [100, 2], "milestones": [[12, 16], [1]]}
     assert differences({"a": 1}, {"b": 2}) == {"a": [1, None], "b": [None, 2]}
     assert differences(paper, resolved(Toy())) == {}
+
+
+@dataclass(frozen=True)
+class Chosen(Toy):
+    preset: str = "paper"
+
+    PRESETS: ClassVar[dict] = {"paper": {}, "short": {"epochs": 10, "schedule": "step"}}
+
+
+def test_a_preset_comes_first_and_its_name_is_kept():
+    used = override(Chosen(), ["epochs", "3", "preset", "short"])
+    assert used == Chosen(epochs=3, schedule="step", preset="short")
+    assert differences(resolved(Chosen()), resolved(used)).keys() == {"epochs", "schedule", "preset"}
+    with pytest.raises(ValueError, match="unknown preset 'shrot'; did you mean short"):
+        override(Chosen(), ["preset", "shrot"])
+    with pytest.raises(ValueError, match="unknown key 'preset'"):
+        override(Toy(), ["preset", "short"])

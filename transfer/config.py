@@ -13,7 +13,8 @@ class Context:
 
     out: the run's own folder for logs, checkpoints and pictures (exists). data: the data root.
     gpus: the number of processes, one per GPU, or CPU processes where device is "cpu".
-    workers: loader processes per rank. resume: continue from what `out` holds.
+    workers: loader processes per rank. resume: continue from what `out` holds. eval_only: train nothing,
+    evaluate what it holds (detection). cache: folder of frozen features that tasks share, None for none.
     """
 
     out: Path
@@ -23,6 +24,8 @@ class Context:
     seed: int
     device: str
     resume: bool = False
+    eval_only: bool = False
+    cache: Path | None = None
 
 
 def data_root(given):
@@ -33,9 +36,10 @@ def data_root(given):
 def override(config, pairs):
     """Return config with trailing KEY VALUE pairs applied; a value takes the type of the default.
 
-    pairs: flat sequence of strings, e.g. ["epochs", "3", "milestones", "1,2"]. A config with an `override`
-    method of its own (detection: Detectron2's KEY VALUE) is asked instead. Raises ValueError for an odd
-    count, an unknown key (naming the nearest) and a value that does not parse.
+    pairs: flat sequence of strings, e.g. ["epochs", "3", "milestones", "1,2"]. The key `preset` names one of
+    config.PRESETS (name -> {field: value}), which other pairs then change further, wherever it stands. A
+    config with an `override` method of its own (detection: Detectron2's KEY VALUE) is asked instead. Raises
+    ValueError for an odd count, an unknown key or preset (naming the nearest), a value that does not parse.
     """
     pairs = list(pairs)
     if len(pairs) % 2:
@@ -43,7 +47,10 @@ def override(config, pairs):
     if hasattr(config, "override"):
         return config.override(pairs)
     defaults = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    changes = {}
+    presets = [text for key, text in zip(pairs[::2], pairs[1::2]) if key == "preset" and key in defaults]
+    if presets and presets[-1] not in config.PRESETS:
+        raise ValueError(f"unknown preset {presets[-1]!r}; {nearest(presets[-1], config.PRESETS)}")
+    changes = dict(config.PRESETS[presets[-1]]) if presets else {}
     for key, text in zip(pairs[::2], pairs[1::2]):
         if key not in defaults:
             raise ValueError(f"unknown key {key!r}; {nearest(key, defaults)}")

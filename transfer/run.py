@@ -38,6 +38,7 @@ def parser():
     parser.add_argument("--task", help="a task's name, or 'all' for those whose data is found")
     parser.add_argument("--weights", help="checkpoint of a ResNet-50, or 'random' for random initialisation")
     parser.add_argument("--format", help="checkpoint format, where it is not recognised by itself")
+    parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
     parser.add_argument("--name", help="name of the backbone in tables (default: the file's stem)")
     parser.add_argument("--data", help="data root (default: $DETECTRON2_DATASETS, else datasets/)")
     parser.add_argument("--output", help="folder for logs, checkpoints, pictures (default: output/TASK/...)")
@@ -52,8 +53,15 @@ def parser():
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run in its folder")
     again.add_argument("--rerun", action="store_true", help="start over and replace the stored record")
+    again.add_argument("--eval-only", action="store_true",
+                       help="evaluate a detection run's newest checkpoint again; store nothing")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds to minutes on a CPU")
     parser.add_argument("--check", action="store_true", help="check weights, data and config; run nothing")
+    parser.add_argument("--show-config", action="store_true",
+                        help="print the task's config and where it departs from the paper's, and exit")
+    parser.add_argument("--cache", default="output/features", metavar="DIR",
+                        help="frozen features that kNN, SVM and probes share, 8 kB an image; '' for none "
+                             "(default: output/features)")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
@@ -62,7 +70,9 @@ def main(argv=None):
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
     arguments = parser().parse_args(argv)
     try:
-        return list_tasks() if arguments.list else run(arguments)
+        if arguments.list:
+            return list_tasks()
+        return show_config(arguments) if arguments.show_config else run(arguments)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -78,6 +88,23 @@ def list_tasks():
     return 0
 
 
+def show_config(arguments):
+    """Print the config that KEY VALUE pairs give, with the paper's value where it differs."""
+    if arguments.task not in TASKS:
+        raise ValueError(f"--show-config: expected one task, found {arguments.task!r}; --list shows them")
+    task = TASKS[arguments.task]
+    used = resolved(override(task.config, run_pairs(task, arguments)))
+    changed = differences(resolved(task.config), used)
+    for key, value in used.items():
+        print(f"{key} = {value}" + (f"   (default: {changed[key][0]})" if key in changed else ""))
+    return 0
+
+
+def run_pairs(task, arguments):
+    """Return the KEY VALUE pairs of a run; those of --smoke come first, so that the user's prevail."""
+    return [*task.smoke, *arguments.pairs] if arguments.smoke else arguments.pairs
+
+
 def run(arguments):
     """Run every (task, seed) that is asked for. With --task all, tasks whose data is missing are named."""
     if not arguments.task or not arguments.weights:
@@ -90,7 +117,7 @@ def run(arguments):
             raise ValueError(f"--{flag.replace('_', '-')}: expected {least} or more, found {value}")
     if arguments.task == "all" and arguments.pairs:
         raise ValueError(f"KEY VALUE pairs ({arguments.pairs[0]} ...) belong to one task, found --task all")
-    backbone = read(arguments.weights, format=arguments.format, name=arguments.name)
+    backbone = read(arguments.weights, arguments.format, arguments.name, arguments.encoder)
     seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
     if arguments.task != "all":
         for seed in seeds:
@@ -111,14 +138,15 @@ def run(arguments):
 
 def run_one(task, backbone, seed, arguments):
     """Run one task with one seed and store its record, unless it is stored already and not to be rerun."""
-    pairs = [*task.smoke, *arguments.pairs] if arguments.smoke else arguments.pairs
-    config = override(task.config, pairs)
+    config = override(task.config, run_pairs(task, arguments))
     context = make_context(seed, arguments)
     draft = make_draft(task, backbone, config, context)
     record = store.path_of(draft, arguments.results)
     context = dataclasses.replace(context, out=output_folder(record, draft, arguments))
     if arguments.check:
         return say(describe_plan(draft, record, context.out))
+    if arguments.eval_only:
+        return evaluate_again(task, backbone, config, draft, context)
     if not arguments.rerun and (stored := store.find(draft, arguments.results)):
         return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
                    f"replaces it)\n  record {record}")
@@ -135,6 +163,17 @@ def run_one(task, backbone, seed, arguments):
         say(f"{task.name} seed {seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {context.out}")
         result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
         say(f"  record {store.save(result, arguments.results, rerun=arguments.rerun)}")
+
+
+def evaluate_again(task, backbone, config, draft, context):
+    """Print the figures of a detection run's newest checkpoint, proven to be this run's; store nothing."""
+    if not (context.out / "last_checkpoint").is_file():
+        raise ValueError(f"{context.out}: expected the checkpoint of a detection run, found none; "
+                         "run the same command without --eval-only first")
+    if distributed.is_main():
+        workspace.claim(context.out, identity(draft), resume=True, rerun=False)
+    metrics = distributed.launch(task.run, context.gpus, backbone, config, context)
+    say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {context.out}")
 
 
 def numbers(task, metrics):
@@ -154,7 +193,8 @@ def make_context(seed, arguments):
                          "with --device cpu it counts processes")
     return Context(out=Path(), data=data_root(arguments.data), workers=arguments.workers, seed=seed,
                    gpus=int(os.environ.get("WORLD_SIZE", arguments.num_gpus)), device=device,
-                   resume=arguments.resume)
+                   resume=arguments.resume, eval_only=arguments.eval_only,
+                   cache=Path(arguments.cache) if arguments.cache else None)
 
 
 def make_draft(task, backbone, config, context):
