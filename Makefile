@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 FAIL := >&2; exit 2
 
-.PHONY: help setup demo test pretrain transfer tables bench doctor
+.PHONY: help setup demo test pretrain transfer tables report bench doctor
 
 help:
 	@echo "make setup                          .venv with everything in it (about 3 minutes, 5.5 GB, once)"
@@ -17,6 +17,7 @@ help:
 	@echo "make transfer WEIGHTS=... [TASK=...] [DATA=...] [ARGS=...]"
 	@echo "                                    one benchmark, or all whose data is found"
 	@echo "make tables                         rewrite results/tables and the README's blocks"
+	@echo "make report [ARGS=...]              report.html: tables, records, curves, pictures, in one file"
 	@echo "make bench                          speed and memory, as ratios to plain formulations"
 	@echo "make doctor                         what is installed, which data is found, what can run"
 
@@ -66,6 +67,9 @@ transfer: setup
 
 tables: setup
 	@$(PY) results/make.py
+
+report: setup
+	@$(PY) results/report.py $(ARGS)
 
 bench: setup
 	@for benchmark in loss lars views; do $(PY) benchmarks/$$benchmark.py || exit 1; done

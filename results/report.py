@@ -1,0 +1,179 @@
+"""One HTML file that shows everything: tables, what stands behind each figure, curves, pictures, cost.
+
+    python results/report.py                        # report.html from results/runs and results/pretraining
+    python results/report.py --runs R --pretraining P --out FILE
+    python results/report.py --figures DIR          # each plot also as PNG and PDF, for papers
+
+The file needs no network and no other file. Records and runs that cannot be trusted are named in it, left
+out, and make the exit status 1. The same input gives the same file.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from html import escape
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:
+    sys.path[0] = str(ROOT)
+
+from results import kept, panels, pretraining, store, tables, webpage  # noqa: E402
+from results.cells import backbone_text  # noqa: E402
+
+TITLE = "Barlow Twins transfer benchmarks: report"
+
+
+def main(argv=None):
+    """Parse, write the report, print one line. Returns the exit status: 0, 1 for bad records, 2 an error."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--runs", type=Path, default=ROOT / "results" / "runs", help="folder of records")
+    parser.add_argument("--pretraining", type=Path, default=ROOT / "results" / "pretraining",
+                        help="folder of pretraining runs, NAME/stats.txt each")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the file (report.html)")
+    parser.add_argument("--figures", type=Path, help="folder for each plot as PNG and PDF")
+    try:
+        return report(parser.parse_args(argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def report(arguments):
+    """Write the report that the arguments ask for and return the exit status."""
+    if not arguments.runs.is_dir():
+        raise FileNotFoundError(f"{arguments.runs}: expected a folder of records, found none; check --runs")
+    results, problems = store.load(arguments.runs)
+    runs, damaged = pretraining.load(arguments.pretraining)
+    problems += damaged
+    files = {}
+    for result in results:
+        files[result.place], damaged = kept.read(result, arguments.runs)
+        problems += damaged
+    draw = panels.Drawing(arguments.figures)
+    text = webpage.page(TITLE, sections(results, runs, files, problems, draw))
+    store.write_atomic(arguments.out, text)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(f"{arguments.out}: {len(results)} records, {len(runs)} pretraining runs, {len(draw.names)} plots, "
+          f"{len(text.encode()) / 1e6:.2f} MB")
+    return 1 if problems else 0
+
+
+def sections(results, runs, files, problems, draw):
+    """Return (id, heading, html) of each part of the page. files: {place of a record: Kept}."""
+    groups, sheets = tables.group_runs(results), tables.build(results)
+    anchors = {run.place: f"record-{number}" for number, group in enumerate(groups) for run in group}
+
+    def link(cell):
+        return anchors.get(cell.source.split(" ")[0], "")
+
+    return (
+        ("summary", "Summary", summary(results, runs, sheets, problems)),
+        ("tables", "Tables", tables_part(sheets, link)),
+        ("pretraining", "Pretraining", "".join(panels.pretraining(run, draw) for run in runs)),
+        ("curves", "Curves of the tasks", panels.curves(groups, files, draw)),
+        ("classes", "Classes and pictures", panels.classes(groups, files, draw)),
+        ("cost", "Cost", cost(groups)),
+        ("records", "Behind the figures", "".join(provenance(group, anchors) for group in groups)),
+    )
+
+
+def summary(results, runs, sheets, problems):
+    """Return what is in the report, the count of each verdict, and what was left out and why."""
+    paper = sum(result.paper_protocol for result in results)
+    days = sorted(result.started[:10] for result in results)
+    judged = Counter(cell.verdict for sheet in sheets if sheet.name == "verdicts" for *_, cell in sheet.facts)
+    facts = [
+        ("records", f"{len(results)}: {paper} by the paper's protocol, {len(results) - paper} scaled"),
+        ("tasks", len({result.task for result in results})),
+        ("backbones", len({result.backbone["sha256"] for result in results})),
+        ("pretraining runs", len(runs)),
+        ("measured", f"{days[0]} to {days[-1]}, {duration(sum(run.seconds for run in results))} in all"
+         if days else "nothing yet"),
+        ("verdicts", ", ".join(f"{count} {verdict}" for verdict, count in sorted(judged.items()))
+         or "none yet; they need records by the paper's protocol"),
+    ]
+    listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+    return (webpage.facts(facts)
+            + "<p>Each measured figure in the tables is a link to what stands behind it.</p>\n"
+            + (f"<p>Left out:</p><ul>{listed}</ul>\n" if listed else ""))
+
+
+def tables_part(sheets, link):
+    """Return the tables: verdicts, then those with a figure of ours, then, folded, the published ones."""
+    sheets = sorted(sheets, key=lambda sheet: sheet.name != "verdicts")
+    ours = [sheet for sheet in sheets if any(cell.origin != "published" for *_, cell in sheet.facts)]
+    rest = [sheet for sheet in sheets if sheet not in ours and sheet.facts]
+    html = "".join(webpage.sheet_table(sheet, link) for sheet in ours)
+    if rest:
+        html += (f"<details><summary>{len(rest)} tables of published figures, none measured yet</summary>\n"
+                 + "".join(webpage.sheet_table(sheet, link) for sheet in rest) + "</details>\n")
+    return html
+
+
+def cost(groups):
+    """Return the table of what each task took, by backbone and device."""
+    rows = []
+    for group in groups:
+        seconds = [run.seconds for run in group]
+        rows.append((group[0].task, backbone_text(group[0]), _protocol(group[0]), device(group[0]),
+                     len(group), duration(sum(seconds) / len(seconds)), duration(sum(seconds))))
+    headers = ("Task", "Backbone", "Protocol", "Device", "Runs", "Mean time", "Sum")
+    return webpage.table("Time of each task", headers, rows) if rows else ""
+
+
+def provenance(group, anchors):
+    """Return what stands behind the figures of runs that differ by seed: all that a record says but the
+    whole configuration, which is in its file."""
+    first = group[0]
+    head = f"{first.task}, {backbone_text(first)}, {_protocol(first)}, n = {len(group)}"
+    counts = ", ".join(f"{split} {count}" for split, count in first.data["counts"].items())
+    facts = [("task", f"{first.task}, version {first.version} of its protocol"),
+             ("weights", f"{first.backbone['name']}, format {first.backbone['format']}, "
+                         f"sha256 {first.backbone['sha256']}"),
+             ("data", f"{first.data['name']}: {counts}; fingerprint {first.data['fingerprint']}"),
+             ("configuration", f"hash {first.config_hash}")]
+    html = webpage.facts(facts)
+    if first.scaled:
+        html += webpage.table("Where it departs from the paper", ("Setting", "Paper", "Used"),
+                              [(key, *map(_value, pair)) for key, pair in first.scaled.items()])
+    metrics = [[run.seed, *(f"{value:.2f}" for value in run.metrics.values()), duration(run.seconds),
+                device(run), run.started[:19].replace("T", " "),
+                (run.commit[:8] or "none") + (" (changed)" if run.dirty else "")] for run in group]
+    headers = ("Seed", *first.metrics, "Time", "Device", "Started (UTC)", "Commit")
+    html += webpage.table("Results (%)", headers, metrics)
+    for run in group:
+        packages = ", ".join(f"{name} {version}" for name, version in run.packages.items())
+        html += (f"<p>Seed {run.seed}: <code>{escape(run.place)}</code></p><pre>{escape(run.source)}</pre>"
+                 f"<p>{escape(packages)}</p>\n")
+    # The id is inside: a link to it opens the details around it.
+    return (f'<details><summary>{escape(head)}</summary><div class="target" id="{anchors[first.place]}">\n'
+            f"{html}</div></details>\n")
+
+
+def duration(seconds):
+    """Return a time for people: 12 s, 3.4 min, 2.1 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def device(result):
+    """Return e.g. "cpu x86_64", "2 x cuda NVIDIA H200"."""
+    count = result.device.get("count", 1)
+    name = f"{result.device.get('type', '')} {result.device.get('name', '')}".strip()
+    return name if count == 1 else f"{count} x {name}"
+
+
+def _protocol(result):
+    return "paper's protocol" if result.paper_protocol else "scaled"
+
+
+def _value(value):
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
