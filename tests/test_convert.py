@@ -1,14 +1,18 @@
 """The converter's command line: exit status, what it prints, what it leaves behind."""
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from weights_toys import distinct_backbone
 
+from pretrain.model import build_projector
 from transfer.convert import main
-from transfer.weights import export
+from transfer.weights import activations, export
+from transfer.weights.backbone import resnet50
 from transfer.weights.naming import to_detectron2
 
 SCRIPT = Path(__file__).parents[1] / "transfer" / "convert.py"
@@ -22,21 +26,43 @@ def weights(tmp_path_factory):
     path.unlink()
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(activations, "SIZES", ((64, 96),))
+
+
 def test_a_good_file_is_converted_proven_and_not_overwritten(weights, tmp_path, capsys):
     output = tmp_path / "bt_d2.pkl"
-    assert main([str(weights), str(output)]) == 0
-    printed = capsys.readouterr()
-    assert "format torchvision, sha256 " in printed.out
-    assert "file: 318 of 318 tensors bit-equal" in printed.out
-    assert printed.out.rstrip().splitlines()[-1] == f"written {output}, 90 MiB"
+    assert main([str(weights), str(output), "--name", "barlow"]) == 0
+    printed = capsys.readouterr().out.rstrip().splitlines()
+    assert printed[0].startswith(f"{weights}: format torchvision, sha256 ") and len(printed) == 9
+    assert printed[1].startswith("file: 318 of 318 tensors bit-equal")
+    assert printed[-1] == f"written {output} and bt_d2.pkl.proof.json"
+    kept = json.loads((tmp_path / "bt_d2.pkl.proof.json").read_text())
+    assert kept["summary"] == printed[1:-1] and kept["weights"]["name"] == "barlow"
     first = output.read_bytes()
     assert main([str(weights), str(output)]) == 2
     assert capsys.readouterr().err == f"error: {output}: exists already; pass --force to replace it\n"
     assert output.read_bytes() == first
     output.write_bytes(b"older")
-    assert main([str(weights), str(output), "--force", "--format", "torchvision"]) == 0
+    assert main([str(weights), str(output), "--force", "--format", "torchvision", "--name", "barlow"]) == 0
     assert output.read_bytes() == first, "converted again, the same bytes"
     output.unlink()
+
+
+def test_there_and_back_through_the_command_line(weights, tmp_path):
+    """The input, by way of a Detectron2 file, as a plain state dict: bit-equal."""
+    middle, output = tmp_path / "d2.safetensors", tmp_path / "back.pth"
+    assert main([str(weights), str(middle)]) == main([str(middle), str(output), "--to", "timm"]) == 0
+    state = torch.load(output, weights_only=True)
+    resnet50().load_state_dict(state, strict=True)
+    assert list(state) == list(distinct_backbone().state)
+    assert all(torch.equal(state[name], tensor) for name, tensor in distinct_backbone().state.items())
+    notes = json.loads((tmp_path / "back.pth.proof.json").read_text())
+    assert notes["weights"]["reader"] == "detectron2" and notes["networks"] == []
+    assert notes["file"]["layout"] == "timm"
+    for path in (middle, output):
+        path.unlink()
 
 
 def renamed(model):
@@ -49,9 +75,9 @@ WRONG_CONVERSIONS = {
                 "1 missing, first res4.0.conv1.weight"),
     "renamed": (renamed, "1 unknown, first res2.0.conv1.weights"),
     "reshaped": (lambda model: model | {"res2.0.conv1.weight": torch.ones(64, 64)},
-                 "res2.0.conv1.weight in the file is not"),
+                 "layer1.0.conv1.weight in the file is not"),
     "channels swapped": (lambda model: model | {"stem.conv1.weight": model["stem.conv1.weight"].flip(1)},
-                         "stem.conv1.weight in the file is not the backbone's conv1.weight"),
+                         "conv1.weight in the file is not the source's"),
 }
 
 
@@ -65,13 +91,63 @@ def test_a_wrong_conversion_leaves_no_file(mistake, message, weights, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_calls(weights, tmp_path, capsys):
-    assert main([str(weights), str(tmp_path / "out.pkl"), "--format", "barlowtwins"]) == 2
-    assert "unknown weights format barlowtwins, known are" in capsys.readouterr().err
-    assert main([str(weights), str(tmp_path / "out.pth")]) == 2
-    assert "expected a name ending in .pkl" in capsys.readouterr().err
-    assert main([str(weights), str(tmp_path / "absent" / "out.pkl")]) == 2
-    assert "does not exist; create it first" in capsys.readouterr().err
+def checkpoint(folder, prefix="module.", **changes):
+    """A full Barlow Twins checkpoint with a small projector; only `model` is looked at."""
+    torch.manual_seed(0)
+    projector = build_projector(20, [8, 6, 4]).state_dict()
+    model = {f"{prefix}projector.{name}": tensor for name, tensor in projector.items()}
+    model |= {f"{prefix}backbone.conv1.weight": torch.ones(2), f"{prefix}bn.running_mean": torch.ones(4)}
+    model |= {f"{prefix}{name}": tensor for name, tensor in changes.items()}
+    torch.save({"epoch": 3, "model": model, "optimizer": {"state": {}}}, folder / "checkpoint.pth")
+    return str(folder / "checkpoint.pth"), projector
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+@pytest.mark.parametrize("ending, load", [(".pth", torch.load), (".safetensors", load_file)])
+def test_the_projector_is_exported(prefix, ending, load, tmp_path, capsys):
+    source, projector = checkpoint(tmp_path, prefix)
+    output = tmp_path / f"projector{ending}"
+    assert main([source, str(output), "--to", "projector"]) == 0
+    build_projector(20, [8, 6, 4]).load_state_dict(load(output), strict=True)
+    assert all(torch.equal(tensor, projector[name]) for name, tensor in load(output).items())
+    notes = json.loads((tmp_path / f"projector{ending}.proof.json").read_text())
+    assert notes["weights"]["projector"] == "8-6-4" and notes["weights"]["input_features"] == 20
+    assert "file: 13 of 13 tensors bit-equal" in capsys.readouterr().out
+
+
+BAD_PROJECTORS = {
+    "NaN": ({"projector.3.weight": torch.full((6, 8), float("nan"))}, "projector.3.weight: expected finite"),
+    "another shape": ({"projector.3.weight": torch.ones(6, 9)},
+                      "found projector.3.weight of shape (6, 9), expected (6, 8)"),
+    "a further tensor": ({"projector.6.bias": torch.ones(4)},
+                         "found projector.6.bias of shape (4,), expected none"),
+    "no linear layer": ({"projector.0.weight": torch.ones(8)}, "expected a projector of linear layers"),
+}
+
+
+@pytest.mark.parametrize("changes, message", BAD_PROJECTORS.values(), ids=BAD_PROJECTORS)
+def test_what_is_no_projector_is_refused(changes, message, tmp_path, capsys):
+    source, _ = checkpoint(tmp_path, **changes)
+    assert main([source, str(tmp_path / "out.pth"), "--to", "projector"]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.startswith(f"error: {source}: ") and printed.count("\n") == 1
+    assert not (tmp_path / "out.pth").exists()
+
+
+WRONG_CALLS = {
+    "format": (["out.pkl", "--format", "barlowtwins"], "unknown weights format barlowtwins"),
+    "ending": (["out.pt"], "expected a name ending in .pkl, .pth, .safetensors for detectron2, found .pt"),
+    "ending for timm": (["out.pkl", "--to", "timm"], "expected a name ending in .pth, .safetensors for timm"),
+    "folder": (["absent/out.pkl"], "does not exist; create it first"),
+    "no projector": (["out.pth", "--to", "projector"], "as resnet50.pth is the backbone alone"),
+    "projector and format": (["out.pth", "--to", "projector", "--format", "torchvision"], "leave them away"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", WRONG_CALLS.values(), ids=WRONG_CALLS)
+def test_wrong_calls(arguments, message, weights, tmp_path, capsys):
+    assert main([str(weights), str(tmp_path / arguments[0]), *arguments[1:]]) == 2
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

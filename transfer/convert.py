@@ -1,9 +1,14 @@
-"""A backbone as a Detectron2 file for R50-C4 detectors, proven before it appears.
+"""A backbone (or projector) as a file for others, proven before it appears; the report is put beside it.
 
-    python transfer/convert.py resnet50.pth bt_d2.pkl
+    python transfer/convert.py bt.pth bt_d2.pkl                          # Detectron2; also .pth, .safetensors
+    python transfer/convert.py bt.pth bt.safetensors --to torchvision    # also .pth
+    python transfer/convert.py bt.pth bt_timm.pth --to timm              # also .safetensors
+    python transfer/convert.py checkpoint.pth projector.pth --to projector
 
-Use the file as MODEL.WEIGHTS together with INPUT.FORMAT RGB, torchvision's PIXEL_MEAN and PIXEL_STD, and
-MODEL.RESNETS.STRIDE_IN_1X1 False (all in its metadata). Exit status 0 only when it is written and proven.
+Detectron2's file serves C4 and FPN detectors, as MODEL.WEIGHTS together with INPUT.FORMAT RGB, torchvision's
+PIXEL_MEAN and PIXEL_STD, and MODEL.RESNETS.STRIDE_IN_1X1 False (all in its metadata). How to load each file:
+transfer/weights/export.py. OUTPUT.proof.json has what was proven and the sha256 of source and output. Exit
+status 0 only when both are written. It takes seconds on a CPU, most of them for building two detectors.
 """
 import sys
 from pathlib import Path
@@ -13,32 +18,50 @@ if not __package__:
 
 import argparse
 
-from transfer.weights.proof import convert_to_detectron2
+from transfer.weights import projector
+from transfer.weights.export import ENDINGS, require_ending
+from transfer.weights.proof import convert, convert_projector
 from transfer.weights.readers import READERS, read
+from transfer.weights.report import Report, report_path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="ResNet-50 checkpoint -> proven Detectron2 C4 weights")
+    parser = argparse.ArgumentParser(description="ResNet-50 checkpoint -> proven weights file")
     parser.add_argument("weights", help="checkpoint, or the word random for an untrained network")
-    parser.add_argument("output", type=Path, help="file to write, its name ending in .pkl")
+    parser.add_argument("output", type=Path, help="file to write; its ending says of which kind")
+    parser.add_argument("--to", choices=ENDINGS, default="detectron2", help="layout (default: detectron2)")
     parser.add_argument("--format", help=f"layout of the checkpoint, if not recognised: {', '.join(READERS)}")
+    parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
+    parser.add_argument("--name", help="name in the metadata (default: the checkpoint's stem)")
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
     options = parser.parse_args(arguments)
     try:
-        if options.output.exists() and not options.force:
-            raise ValueError(f"{options.output}: exists already; pass --force to replace it")
-        backbone = read(options.weights, options.format)
-        report = convert_to_detectron2(backbone, options.output)
+        report = _convert(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
-    print(f"{options.weights}: format {backbone.format}, sha256 {backbone.sha256[:16]}...")
+    source = report.weights
+    encoder = f", encoder {source['encoder']}" if "encoder" in source else ""
+    print(f"{options.weights}: format {source['reader']}{encoder}, sha256 {source['source_sha256'][:16]}...")
     print("\n".join(report.lines()))
-    print(f"written {options.output}, {options.output.stat().st_size / 2**20:.0f} MiB")
+    print(f"written {options.output} and {report_path(options.output).name}")
     return 0
+
+
+def _convert(options) -> Report:
+    if options.output.exists() and not options.force:
+        raise ValueError(f"{options.output}: exists already; pass --force to replace it")
+    require_ending(options.output, options.to)
+    if options.to != "projector":
+        backbone = read(options.weights, options.format, options.name, options.encoder)
+        return convert(backbone, options.output, options.to)
+    if options.format or options.encoder:
+        raise ValueError("--to projector reads Barlow Twins checkpoints only, found --format or --encoder;"
+                         " leave them away")
+    return convert_projector(*projector.read(options.weights, options.name), options.output)
 
 
 if __name__ == "__main__":

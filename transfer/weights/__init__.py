@@ -1,8 +1,13 @@
-"""Backbone weights: read from any known checkpoint, exported to Detectron2, proven to have lost nothing.
+"""Backbone weights: read from any known checkpoint, exported for others, proven to have lost nothing.
 
-backbone.py   the type `Backbone`, the network it belongs to, the 318 expected names and shapes
-readers.py    READERS: one function a checkpoint format; `read` finds the one that fits
-naming.py     torchvision names <-> Detectron2 names
-export.py     the Detectron2 `.pkl`, written and read without running code
-proof.py      every tensor arrived, and Detectron2's network computes what torchvision's does
+backbone.py     the type `Backbone`, the network it belongs to, the 318 expected names and shapes
+readers.py      `read`: finds the one format that fits, checks what it gives
+formats.py      READERS: one function a checkpoint format
+files.py        what a file holds, without running code from it
+naming.py       torchvision names <-> Detectron2 names
+export.py       files for Detectron2, torchvision and timm, and their metadata
+projector.py    the projector of a full Barlow Twins checkpoint
+proof.py        every tensor arrived, and Detectron2's networks compute what torchvision's does
+activations.py  how far the activations of a detector and of torchvision's network are apart
+report.py       what a proof found, kept beside the file
 """

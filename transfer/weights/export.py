@@ -1,10 +1,25 @@
-"""The Detectron2 file: a pickle {model, __author__, matching_heuristics, metadata} of NumPy arrays.
+"""The files that weights are written to: a layout (names of the tensors) and an ending. How each is loaded:
 
-Detectron2 takes for each name of its network the longest name of the file that is its dotted ending
-(detectron2/checkpoint/c2_model_loading.py:208-250), so `res5.*` reaches `roi_heads.res5.*` of a C4 head, and
-`__author__` keeps it from renaming as if the file were Caffe2's (detection_checkpoint.py:71-84).
+detectron2   .pkl, .pth: MODEL.WEIGHTS as they are. Both hold matching_heuristics, by which Detectron2 takes
+             for each name of its network the longest name of the file that is its dotted ending (v0.6,
+             detectron2/checkpoint/detection_checkpoint.py:93-103, c2_model_loading.py:208-250). So one file
+             serves C4 (`res5.*` reaches `roi_heads.res5.*`) and FPN (`backbone.bottom_up.res5.*`).
+             `__author__` keeps Detectron2 from renaming a `.pkl` as if it were Caffe2's (lines 71-84).
+             .safetensors: Detectron2 cannot load it, taking it for a PyTorch file. This suite reads it
+             (readers.py, so convert.py turns it into a `.pkl`); or give safetensors.torch.load_file(path) to
+             Detectron2's align_and_update_state_dicts, as proof.py does.
+torchvision  .pth, .safetensors: network.load_state_dict(...) of what torch.load or safetensors.torch's
+             load_file gives; the network is a ResNet-50 whose fc is an Identity.
+timm         .pth, .safetensors: timm.create_model("resnet50", num_classes=0, checkpoint_path=path). timm's
+             names are torchvision's and without classes its fc is an Identity (huggingface/
+             pytorch-image-models timm/models/resnet.py); timm/models/_helpers.py reads both endings.
+projector    .pth, .safetensors: load_state_dict of the official projector, an nn.Sequential, and of ours.
+
+The metadata is in Detectron2's files and, as one JSON text, in the `__metadata__` of safetensors. A plain
+state dict in `.pth` has no room for it: the report beside the file (report.py) has it, as it has for all.
 """
 import copyreg
+import json
 import os
 import pickle
 from contextlib import contextmanager
@@ -12,13 +27,16 @@ from pathlib import Path
 
 import numpy
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from transfer.weights.backbone import Backbone
+from transfer.weights.files import load
 from transfer.weights.naming import to_detectron2
 
 AUTHOR = "barlow-transfer"  # anything but Caffe2
-VERSION = 1                 # of the file's contents; a change that a reader could notice makes it 2
+VERSION = 2                 # of the converter; a change that a reader of its files could notice makes it 3
 
 # What torchvision weights need in Detectron2 (PROTOCOLS 7.1, item 10), under the names of its configuration.
 # Detectron2's own defaults are BGR, std 1 and stride in the 1 x 1: wrong for these weights, without an error.
@@ -28,28 +46,58 @@ CONVENTIONS = {
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
     "MODEL.RESNETS.STRIDE_IN_1X1": False,           # torchvision strides in the 3 x 3 convolution
 }
+ENDINGS = {
+    "detectron2": (".pkl", ".pth", ".safetensors"),
+    "torchvision": (".pth", ".safetensors"),
+    "timm": (".pth", ".safetensors"),
+    "projector": (".pth", ".safetensors"),
+}
 
 
 def metadata(backbone: Backbone) -> dict:
-    """Where the weights come from and what they need; plain values only."""
-    return {"name": backbone.name, "source_sha256": backbone.sha256, "reader": backbone.format,
-            "converter_version": VERSION, **CONVENTIONS}
+    """Where the weights come from and what they need; plain values only. Where one of several encoders was
+    chosen, it is named, and source_sha256 is that of "<sha256 of the file>:<encoder>" (Backbone.sha256)."""
+    reader, _, encoder = backbone.format.partition(":")
+    return {"name": backbone.name, "source_sha256": backbone.sha256, "reader": reader,
+            **({"encoder": encoder} if encoder else {}), "converter_version": VERSION, **CONVENTIONS}
+
+
+def tensors_of(backbone: Backbone, layout: str) -> dict[str, Tensor]:
+    """The 318 tensors under a layout's names."""
+    return to_detectron2(backbone.state) if layout == "detectron2" else backbone.state
+
+
+def require_ending(path: Path, layout: str) -> None:
+    """ValueError unless the layout has files of that ending."""
+    if path.suffix not in ENDINGS[layout]:
+        raise ValueError(f"{path}: expected a name ending in {', '.join(ENDINGS[layout])} for {layout},"
+                         f" found {path.suffix or 'no ending'}; name the output so")
+
+
+def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
+    """Writes the file, whole or not at all; the same content gives the same bytes. An older file is replaced.
+
+    tensors  name -> contiguous CPU tensor;  notes: the metadata
+    """
+    path = Path(path)
+    require_ending(path, layout)
+    content = {"__author__": AUTHOR, "matching_heuristics": True, "metadata": notes}
+    with replacing(path) as temporary:
+        if path.suffix == ".safetensors":  # one text, as the library shuffles the order of several
+            save_file(tensors, temporary, {"metadata": json.dumps(notes)})
+            return
+        with open(temporary, "wb") as file:  # torch.save would put the name of a path into its archive
+            if path.suffix == ".pkl":
+                arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+                _Pickler(file, protocol=5).dump({"model": arrays, **content})
+            else:
+                plain = layout != "detectron2"
+                torch.save(dict(tensors) if plain else {"model": dict(tensors), **content}, file)
 
 
 def write_detectron2(backbone: Backbone, path) -> None:
-    """Writes the `.pkl`, whole or not at all; equal backbones give equal bytes. An older file is replaced."""
-    path = Path(path)
-    require_pkl(path)
-    arrays = {name: tensor.numpy() for name, tensor in to_detectron2(backbone.state).items()}
-    content = {"model": arrays, "__author__": AUTHOR, "matching_heuristics": True,
-               "metadata": metadata(backbone)}
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        _Pickler(file, protocol=5).dump(content)
-
-
-def require_pkl(path: Path) -> None:
-    if path.suffix != ".pkl":
-        raise ValueError(f"{path}: expected a name ending in .pkl, by which Detectron2 knows how to read it")
+    """`write` of a backbone for Detectron2."""
+    write(tensors_of(backbone, "detectron2"), metadata(backbone), path, "detectron2")
 
 
 @contextmanager
@@ -75,33 +123,17 @@ class _Pickler(pickle.Pickler):
         numpy.ndarray, (array.shape, array.dtype.str, bytearray(array.tobytes())))
 
 
-def read_detectron2(path) -> tuple[dict[str, Tensor], dict]:
-    """model (name -> tensor) and metadata of a file that `write_detectron2` wrote, without running code from
-    it: numpy.ndarray is the only thing a file may call. ValueError for any other file."""
-    try:
-        with open(path, "rb") as file:
-            content = _Unpickler(file).load()
-        model, notes = content["model"], content["metadata"]
-        if content["matching_heuristics"] is not True or content["__author__"] != AUTHOR:
-            raise ValueError("__author__ or matching_heuristics differ")
-        return {name: torch.from_numpy(array) for name, array in model.items()}, notes
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such weights file") from None
-    except Exception as error:  # foreign bytes raise almost anything
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        raise ValueError(f"{path}: expected a file of transfer/convert.py, found one that is damaged or of"
-                         f" another origin ({cause}); convert the weights again") from None
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        if (module, name) == ("numpy", "ndarray"):
-            return _array
-        raise pickle.UnpicklingError(f"refused, as it holds {module}.{name}, which may run code")
-
-
-def _array(shape, dtype, buffer) -> numpy.ndarray:
-    """numpy.ndarray for the arrays of our files only: little-endian numbers in a buffer of their size."""
-    if dtype not in ("<f4", "<i8"):
-        raise pickle.UnpicklingError(f"an array of type {dtype}")
-    return numpy.frombuffer(buffer, dtype).reshape(shape)
+def read_written(path) -> tuple[dict[str, Tensor], dict | None, str]:
+    """Tensors, metadata (None for a plain state dict) and sha256 of a file that `write` wrote. No code of the
+    file is run. ValueError for any other file."""
+    raw, sha256 = load(path)
+    if Path(path).suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            return raw, json.loads((file.metadata() or {}).get("metadata", "null")), sha256
+    if isinstance(raw, dict) and all(isinstance(value, Tensor) for value in raw.values()):
+        return raw, None, sha256
+    if not isinstance(raw, dict) or raw.keys() != {"model", "__author__", "matching_heuristics", "metadata"} \
+            or raw["matching_heuristics"] is not True or raw["__author__"] != AUTHOR:
+        raise ValueError(f"{path}: expected a file of transfer/convert.py, found one of another origin;"
+                         " convert the weights again")
+    return raw["model"], raw["metadata"], sha256

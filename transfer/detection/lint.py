@@ -1,0 +1,61 @@
+"""A configuration held against the weights it is to start from, before a model is built.
+
+    lint(cfg, export.metadata(backbone))
+
+Each of these mistakes trains without an error and costs average precision. The proof (weights/proof.py) finds
+those that change activations, but after minutes and by their effect; this names the line to change.
+"""
+import json
+import shlex
+
+from transfer.detection import data as sets
+from transfer.weights.export import CONVENTIONS
+
+# Of those that get_norm knows (detectron2/layers/batch_norm.py)
+TRAINED = ("SyncBN", "BN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN")
+STAGES = (0, 1, 2, 3, 4, 5)  # FREEZE_AT: nothing, the stem, and up to res2, res3, res4, res5
+RESNET50 = {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.NUM_GROUPS": 1, "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+            "MODEL.RESNETS.STEM_OUT_CHANNELS": 64, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
+            "MODEL.RESNETS.RES5_DILATION": 1}
+
+
+def lint(cfg, notes) -> None:
+    """ValueError for the first key that does not fit: its value, the one expected and why, the line to write.
+
+    cfg    CfgNode of Detectron2
+    notes  metadata of the weights (transfer/weights/export.py): CONVENTIONS; reader, where it is known
+    """
+    for key, fitting, reason in _demands(cfg, notes):
+        found = cfg
+        for part in key.split("."):
+            found = found[part]
+        found = list(found) if isinstance(found, tuple) else found
+        if found not in fitting:
+            place, _, leaf = key.rpartition(".")
+            expected = " or ".join(str(value) for value in fitting)
+            raise ValueError(f"{key}: expected {expected} ({reason}), found {found!r};"
+                             f" write `{leaf}: {json.dumps(fitting[0])}` under {place} in the YAML, or pass"
+                             f" {key} {shlex.quote(str(fitting[0]))}")
+
+
+def _demands(cfg, notes):
+    """Yield (key, the values that fit, the reason); the first value is the one to write."""
+    for key in CONVENTIONS:
+        yield key, [notes[key]], "the weights were trained so"
+    for key, value in RESNET50.items():
+        yield key, [value], "the weights are a standard ResNet-50's"
+    norm = cfg.MODEL.RESNETS.NORM
+    if notes.get("reader") == "random":
+        yield "MODEL.RESNETS.NORM", TRAINED, "random weights come without statistics that could be frozen"
+    yield "MODEL.RESNETS.NORM", (*TRAINED, "FrozenBN"), "others lose the weights' batch statistics"
+    # PROTOCOLS 7.2: norms are trained and nothing is frozen. Detectron2's default is 2, so a YAML that trains
+    # its norms and leaves this key away keeps stem and res2, norms included, as they were. Frozen stages
+    # belong to the other recipe, where all norms are frozen (Detectron2's baselines from MSRA weights; PIRL).
+    if norm in TRAINED:
+        yield ("MODEL.BACKBONE.FREEZE_AT", (0,),
+               f"MODEL.RESNETS.NORM is {norm}, which is trained; frozen stages go with FrozenBN")
+    yield "MODEL.BACKBONE.FREEZE_AT", STAGES, "the stages are stem, res2 to res5"
+    for name in cfg.DATASETS.TRAIN:
+        entry = sets.find(name)
+        if isinstance(entry, sets.VocSet):  # COCO's classes are in its label file, which protocol.data reads
+            yield "MODEL.ROI_HEADS.NUM_CLASSES", (len(entry.classes),), f"the classes of {name}"

@@ -1,0 +1,63 @@
+"""The projector of a Barlow Twins checkpoint, official or ours: linear layers with norms between."""
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from transfer.weights.export import VERSION
+from transfer.weights.files import load
+
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def read(path, name=None) -> tuple[dict[str, Tensor], dict]:
+    """Tensors of the projector under the names of its nn.Sequential ("0.weight", "1.weight", ...), and their
+    metadata, for proof.convert_projector.
+
+    The file is checkpoint.pth, {epoch, model, optimizer, ...} whose model has `module.projector.` or
+    `projector.` (facebookresearch/barlowtwins main.py:144-149, 195-205). ValueError where there is none, or
+    where a tensor is missing, of another shape or not finite.
+    """
+    raw, sha256 = load(Path(path))
+    model = raw.get("model") if isinstance(raw, Mapping) else None
+    tensors = {}
+    for prefix in ("module.projector.", "projector."):
+        if isinstance(model, Mapping):
+            tensors |= {name[len(prefix):]: value.detach().contiguous() for name, value in model.items()
+                        if str(name).startswith(prefix) and isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path}: expected a full Barlow Twins checkpoint whose model has projector.*, found"
+                         " none; give checkpoint.pth, as resnet50.pth is the backbone alone")
+    try:
+        width, *sizes = _sizes(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return tensors, {"name": name or Path(path).stem, "source_sha256": sha256,
+                     "reader": "barlowtwins_checkpoint", "converter_version": VERSION,
+                     "input_features": width, "projector": "-".join(str(size) for size in sizes)}
+
+
+def _sizes(tensors: dict[str, Tensor]) -> list[int]:
+    """Width of the input and of each layer; ValueError unless the tensors are those of such a projector."""
+    sizes = []
+    while (weight := tensors.get(f"{3 * len(sizes)}.weight")) is not None and weight.dim() == 2:
+        sizes.append(weight.shape[0])
+    width = tensors["0.weight"].shape[1] if sizes else 0
+    wanted = {}
+    for number, size in enumerate(sizes):
+        wanted[f"{3 * number}.weight"] = (size, [width, *sizes][number])
+        if number < len(sizes) - 1:
+            wanted |= {f"{3 * number + 1}.{part}": () if part == NORM[-1] else (size,) for part in NORM}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if differing := sorted(name for name in wanted.keys() | found.keys()
+                           if wanted.get(name) != found.get(name)):
+        name = differing[0]
+        raise ValueError("expected a projector of linear layers with batch norm between, found"
+                         f" projector.{name} of shape {found.get(name, 'none')}, expected"
+                         f" {wanted.get(name, 'none')}; give the checkpoint of a Barlow Twins run")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"projector.{name}: expected finite values, found NaN or infinite ones; the"
+                             " training diverged, take an earlier checkpoint")
+    return [width, *sizes]
