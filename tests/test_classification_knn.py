@@ -1,5 +1,6 @@
 """kNN against brute force."""
 import dataclasses
+import json
 import math
 
 import classification_toys as toys
@@ -23,32 +24,31 @@ def brute_force(bank, bank_labels, query, k, temperature, classes):
     return votes.index(max(votes))
 
 
-@pytest.mark.parametrize("temperature", [0.07, 5.0])
-def test_votes_equal_brute_force(monkeypatch, temperature):
+def test_votes_equal_brute_force(monkeypatch):
     monkeypatch.setattr(knn, "QUERIES", 4)  # several chunks, the last one smaller
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (40,), generator=draw)
     bank = torch.randn(40, 8, generator=draw, dtype=torch.float64)
     bank += 0.5 * torch.nn.functional.one_hot(labels, 8)
     queries = torch.randn(11, 8, generator=draw, dtype=torch.float64)
-    config = knn.Config(k=(1, 5, 40), temperature=temperature)
-    votes = knn.predict(bank, labels, queries, 4, config, torch.device("cpu"))
-    for k, found in zip(config.k, votes):
+    votes = knn.predict(bank, labels, queries, 4, (1, 5, 40), (0.07, 5.0), torch.device("cpu"))
+    assert len(votes) == 6
+    for (k, temperature), found in votes.items():
         assert found.tolist() == [brute_force(bank, labels, query, k, temperature, 4) for query in queries]
-    assert not torch.equal(votes[0], votes[1])  # k matters here
+    assert not torch.equal(votes[1, 0.07], votes[5, 0.07])  # k matters here, and so does the temperature
+    assert not torch.equal(votes[40, 0.07], votes[40, 5.0])
 
 
 def test_a_small_temperature_does_not_overflow():
     bank, labels = torch.eye(3), torch.tensor([2, 0, 1])
-    config = knn.Config(k=(3,), temperature=1e-4)
-    votes = knn.predict(bank, labels, torch.eye(3), 3, config, torch.device("cpu"))
-    assert votes[0].tolist() == [2, 0, 1]
+    votes = knn.predict(bank, labels, torch.eye(3), 3, (3,), (1e-4,), torch.device("cpu"))
+    assert votes[3, 1e-4].tolist() == [2, 0, 1]
 
 
 def test_run_on_images(tmp_path):
     toys.image_tree(tmp_path / "imagenet")
     context = toys.context(tmp_path, tmp_path / "out")
-    metrics = knn.run(toys.backbone(), SMALL, context)
+    metrics = knn.run(toys.backbone(), dataclasses.replace(SMALL, temperature=(0.07, 1.0)), context)
     network = toys.plain_network().eval()
     pooled = []
     for samples in layouts.split_pair(tmp_path / "imagenet"):
@@ -59,9 +59,14 @@ def test_run_on_images(tmp_path):
                            torch.from_numpy(samples.labels)))
     (bank, labels), (queries, truth) = pooled
     for k in SMALL.k:
-        found = [brute_force(bank, labels, query, k, 0.07, 3) for query in queries]
-        hits = sum(torch.tensor(found) == truth)
-        assert metrics[f"top1_k{k}"] == 100 * hits.item() / 8
+        for temperature, name in ((0.07, f"top1_k{k}"), (1.0, f"top1_k{k}_t1")):
+            found = torch.tensor([brute_force(bank, labels, query, k, temperature, 3) for query in queries])
+            assert metrics[name] == 100 * (found == truth).sum().item() / 8
+    kept = json.loads((context.out / "record" / "confusion.json").read_text())
+    nearest = [brute_force(bank, labels, query, 1, 0.07, 3) for query in queries]
+    assert kept["classes"] == list(toys.CLASSES)
+    assert kept["matrix"] == [[sum(pair == (row, column) for pair in zip(truth.tolist(), nearest))
+                               for column in range(3)] for row in range(3)]
     assert (context.out / "log.txt").read_text().startswith('{"top1_k1": ')
 
 
@@ -69,7 +74,7 @@ def test_run_on_images(tmp_path):
     ({"k": (3, 15)}, r"k: expected values from 1 to the 14 training images of .*train, found \(3, 15\)"),
     ({"k": (0,)}, "k: expected values from 1"),
     ({"k": ()}, "k: expected values from 1"),
-    ({"temperature": 0.0}, "temperature: expected a value above 0"),
+    ({"temperature": (0.07, 0.0)}, "temperature: expected values above 0"),
     ({"precision": "int8"}, "precision: expected one of"),
 ])
 def test_errors(tmp_path, changes, message):
@@ -82,4 +87,4 @@ def test_errors(tmp_path, changes, message):
 
 def test_defaults():
     """Golden: VICReg's two k, mmselfsup's temperature."""
-    assert knn.Config() == knn.Config("imagenet", (20, 200), 0.07, 224, "float32")
+    assert knn.Config() == knn.Config("imagenet", (20, 200), (0.07,), 224, "float32", "default")

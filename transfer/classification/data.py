@@ -15,24 +15,35 @@ from pretrain.distributed import rank, world_size
 from transfer.classification.layouts import Samples
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet RGB, barlowtwins evaluate.py:120-121
+# How a whole image becomes a square of side S; bilinear but for the last.
+RESIZES = {
+    # Shorter side to S x 256 / 224, centre crop: barlowtwins evaluate.py:132-136, SwAV A.5, VICReg C.3.
+    "crop": lambda side: [transforms.Resize(round(side * 256 / 224)), transforms.CenterCrop(side)],
+    # The same first step, then both sides to S: VISSL's VOC07 SVM, mmselfsup svm_voc07.py.
+    "squash": lambda side: [transforms.Resize(round(side * 256 / 224)), transforms.Resize((side, side))],
+    # Both sides to S at once: VISSL eval_resnet_8gpu_transfer_voc07_low_shot_svm.yaml.
+    "stretch": lambda side: [transforms.Resize((side, side))],
+    # Shorter side to S, centre crop: SimCLR (arXiv 2002.05709) B.8 on the sets of Kornblith et al.
+    "bicubic": lambda side: [transforms.Resize(side, transforms.InterpolationMode.BICUBIC),
+                             transforms.CenterCrop(side)],
+}
 
 
 class Images(torch.utils.data.Dataset):
     """Item (epoch, index) -> (image (3, S, S) uint8 RGB, label, index), or the message of an unreadable file.
 
     augment: random resized crop (share `crop_scale` of the area, bilinear) and flip, drawn from (seed,
-    epoch, index); else resize of the shorter side to S x 256 / 224 and centre crop (barlowtwins
-    evaluate.py:125-136).
+    epoch, index); else the whole image by one of RESIZES (barlowtwins evaluate.py:125-136).
     """
 
     def __init__(self, samples: Samples, image_size: int, *, augment: bool, seed: int = 0,
-                 crop_scale=(0.08, 1.0)):
+                 crop_scale=(0.08, 1.0), resize: str = "crop"):
         self.samples, self.image_size, self.augment, self.seed = samples, image_size, augment, seed
         if augment:
             steps = [transforms.RandomResizedCrop(image_size, scale=tuple(crop_scale)),
                      transforms.RandomHorizontalFlip()]
         else:
-            steps = [transforms.Resize(round(image_size * 256 / 224)), transforms.CenterCrop(image_size)]
+            steps = RESIZES[resize](image_size)
         self.transform = transforms.Compose(steps)
 
     def __len__(self):
@@ -40,13 +51,16 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         epoch, index = key
-        path = self.samples.path(index)
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # A message, not an exception: the loader would wrap that in the worker's traceback.
-            return f"{path}: unreadable image ({str(error).splitlines()[0]}); replace or remove it"
+        if self.samples.pixels is not None:
+            image = Image.fromarray(self.samples.pixels[index])
+        else:
+            path = self.samples.path(index)
+            try:
+                with Image.open(path) as file:
+                    image = file.convert("RGB")
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                # A message, not an exception: the loader would wrap that in the worker's traceback.
+                return f"{path}: unreadable image ({str(error).splitlines()[0]}); replace or remove it"
         if self.augment:
             with _drawn_from(self.seed, epoch, index):
                 image = self.transform(image)

@@ -4,16 +4,18 @@ Folding batch normalisation into the convolutions, channels_last and inference m
 of the plain eval-mode network on a CPU and move the features by 3e-7 relative.
 """
 import contextlib
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from transfer.classification.data import Images, OrderedBatches, loader, normalised, part, read
+from transfer.classification.data import RESIZES, Images, OrderedBatches, loader, normalised, part, read
 from transfer.classification.journal import bar
 from transfer.weights.backbone import Backbone, build
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 DIMENSIONS = 2048  # average pool of a ResNet-50
+POOLINGS = ("average", "res5")
 BATCH_SIZE = 128   # images in one forward pass of an extraction; no part of any protocol
 CHECK = "frozen backbone changed during the run"
 
@@ -23,6 +25,33 @@ def dtype_of(precision: str) -> torch.dtype:
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
     return PRECISIONS[precision]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything between an image file and its frozen features; see the fields of the same names in the
+    protocols' configs. pooling "average": over all of res5; "res5": 6 x 6 windows, stride 1, in channel
+    order, 8192 values at 224 px (VISSL eval_resnet_8gpu_transfer_voc07_svm.yaml, mmselfsup MultiPooling).
+    """
+    image_size: int = 224
+    resize: str = "crop"
+    pooling: str = "average"
+    precision: str = "float32"
+
+    def check(self) -> None:
+        """ValueError that names the field, what it may be and what was found."""
+        dtype_of(self.precision)
+        for name, known in (("resize", RESIZES), ("pooling", POOLINGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
+        if self.dimensions < 1:
+            raise ValueError(f"image_size: expected 161 or more for pooling res5, whose windows are 6 wide, "
+                             f"found {self.image_size}")
+
+    @property
+    def dimensions(self) -> int:
+        """Values of an image's features; res5 is a 32nd of the image wide."""
+        return DIMENSIONS * (1 if self.pooling == "average" else max(0, -(-self.image_size // 32) - 5) ** 2)
 
 
 @contextlib.contextmanager
@@ -74,15 +103,23 @@ def features_of(network: nn.Module, images: torch.Tensor, device, precision: str
         return features.to(torch.float64 if precision == "float64" else torch.float32)
 
 
-def extract(network: nn.Module, images: Images, context, device, precision: str, text: str):
-    """This rank's contiguous part of a set: features (n, 2048) and labels (n, ...) on the CPU.
+def pooled(network: nn.Module, pooling: str) -> nn.Module:
+    """The network with the pooling of a Pipeline, changed in place; "average" is what it comes with."""
+    if pooling == "res5":
+        network.avgpool = nn.AvgPool2d(6, 1)
+    return network
+
+
+def extract(network: nn.Module, images: Images, context, device, precision: str, text: str,
+            dimensions: int = DIMENSIONS):
+    """This rank's contiguous part of a set: features (n, dimensions) and labels (n, ...) on the CPU.
 
     Written by sample index, so nothing is counted twice when the set does not divide by ranks or batches;
     the parts of all ranks, in order, are the set.
     """
     own = part(range(len(images)))
     dtype = torch.float64 if precision == "float64" else torch.float32
-    features = torch.full((len(own), DIMENSIONS), float("nan"), dtype=dtype)
+    features = torch.full((len(own), dimensions), float("nan"), dtype=dtype)
     batches = OrderedBatches(len(images), BATCH_SIZE)
     for pictures, _, indices in bar(read(loader(images, batches, context)), text, len(batches)):
         features[indices - own.start] = features_of(network, pictures, device, precision).cpu()

@@ -1,5 +1,6 @@
-"""What a run says while it works: a bar on a terminal, one JSON line an epoch in log.txt."""
+"""What a run says while it works: a bar on a terminal, one JSON line an epoch in log.txt, files to keep."""
 import json
+import os
 import sys
 import time
 
@@ -31,3 +32,25 @@ def bar(iterable, text, total=None):
     """The iterable, with a progress bar on rank 0 if that is a terminal."""
     shown = is_main() and sys.stderr.isatty()
     return tqdm(iterable, desc=text, total=total, leave=False, disable=not shown)
+
+
+def keep(context, name: str, content) -> None:
+    """Write content as JSON to context.out/record/name, which the stored record keeps; on rank 0, at once."""
+    if is_main():
+        path = context.out / "record" / name
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps(content))
+        os.replace(draft, path)
+
+
+def keep_classes(context, classes: tuple[str, ...], matrix) -> None:
+    """Keep each class's accuracy, and the confusion matrix (rows: truth) of at most 100 classes.
+
+    matrix (classes, classes) int64, counts over all ranks.
+    """
+    rows = matrix.tolist()
+    keep(context, "per_class.json", {name: {"top1": 100 * row[label] / max(1, sum(row))}
+                                     for label, (name, row) in enumerate(zip(classes, rows, strict=True))})
+    if len(classes) <= 100:
+        keep(context, "confusion.json", {"classes": list(classes), "matrix": rows})

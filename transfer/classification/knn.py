@@ -6,17 +6,23 @@ vote weight exp(cosine similarity / 0.07) (mmselfsup test_knn.py, DINO's rule). 
 1000 epochs, by VICReg's table: 64.8 with k = 20 and 62.9 with k = 200.
 
     python transfer/run.py --task imagenet_knn --weights bt.pth --data /data
+    python transfer/run.py --task imagenet_knn --weights bt.pth k 10,20,100 temperature 0.07,0.1
+
+A grid costs one search: the neighbours are found once. Metrics of the first temperature are top1_k<k>, those
+of a further one top1_k<k>_t<temperature>.
 """
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.nn import functional
 
 from pretrain.distributed import all_gather_rows, local_device
-from transfer.classification import data as images
 from transfer.classification import layouts
-from transfer.classification.features import assert_frozen, dtype_of, exact_float32, extract, freeze
-from transfer.classification.journal import Journal, bar
+from transfer.classification.cache import collect
+from transfer.classification.features import Pipeline, exact_float32
+from transfer.classification.journal import Journal, bar, keep_classes
+from transfer.classification.metrics import confusion
 
 QUERIES = 512  # validation images compared at once: 512 x 1.28 M similarities are 2.6 GB on one process
 
@@ -26,9 +32,21 @@ class Config:
     """Defaults: mmselfsup's weights with VICReg's two k."""
     dataset: str = "imagenet"        # folder under the data root
     k: tuple[int, ...] = (20, 200)   # each gives a metric top1_k<k>
-    temperature: float = 0.07        # of the vote's weight; 0.1 in lightly and VISSL
+    temperature: tuple[float, ...] = (0.07,)  # of the vote's weight
     image_size: int = 224            # both sets: resize to this x 256 / 224, centre crop
     precision: str = "float32"       # of the backbone; bfloat16 moves features by 4e-3
+    preset: str = "default"
+
+    PRESETS: ClassVar[dict] = {
+        "default": {},
+        "mmselfsup": {"k": (10, 20, 100, 200)},                # test_knn.py:48-57
+        "lightly": {"k": (200,), "temperature": (0.1,)},       # benchmarks/imagenet/resnet50/knn_eval.py
+        "solo": {"k": (20,), "temperature": (0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)},  # knn.py:30-34
+    }
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return Pipeline(self.image_size, precision=self.precision)
 
 
 def data(config: Config, context) -> dict:
@@ -44,9 +62,9 @@ def check(config: Config, count: int, source: str) -> None:
     if not config.k or min(config.k) < 1 or max(config.k) > count:
         raise ValueError(f"k: expected values from 1 to the {count} training images of {source}, "
                          f"found {config.k}")
-    if config.temperature <= 0:
-        raise ValueError(f"temperature: expected a value above 0, found {config.temperature}")
-    dtype_of(config.precision)
+    if not config.temperature or min(config.temperature) <= 0:
+        raise ValueError(f"temperature: expected values above 0, found {config.temperature}")
+    config.pipeline.check()
 
 
 def run(backbone, config: Config, context) -> dict[str, float]:
@@ -54,29 +72,29 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     device, journal = local_device(context.device), Journal(context)
     pair = layouts.split_pair(context.data / config.dataset)
     check(config, len(pair[0]), pair[0].source)
+    (bank, bank_labels), (queries, truth) = collect(backbone, pair, config.pipeline, context, device)
+    queries, truth = all_gather_rows(queries), all_gather_rows(truth)
+    classes = pair[0].classes
     with exact_float32():
-        network = freeze(backbone, device, config.precision)
-        (bank, bank_labels), (queries, truth) = [
-            extract(network, images.Images(samples, config.image_size, augment=False), context, device,
-                    config.precision, f"features of {samples.source}") for samples in pair]
-        assert_frozen(network, backbone, config.precision)
-        queries, truth = all_gather_rows(queries), all_gather_rows(truth)
-        votes = predict(bank, bank_labels, queries, len(pair[0].classes), config, device)
-    metrics = {f"top1_k{k}": 100 * (vote == truth).sum().item() / len(truth)
-               for k, vote in zip(config.k, votes)}
+        votes = predict(bank, bank_labels, queries, len(classes), config.k, config.temperature, device)
+    metrics = {f"top1_k{k}" + (f"_t{temperature:g}" if temperature != config.temperature[0] else ""):
+               100 * (votes[k, temperature] == truth).sum().item() / len(truth)
+               for temperature in config.temperature for k in config.k}
     journal.line(**metrics)
+    first = votes[config.k[0], config.temperature[0]]
+    keep_classes(context, classes, confusion(truth, first, len(classes)))
     return metrics
 
 
-def predict(bank, bank_labels, queries, classes: int, config: Config, device) -> list[torch.Tensor]:
-    """Predicted classes (m,) on the CPU, one tensor per config.k.
+def predict(bank, bank_labels, queries, classes: int, ks, temperatures, device) -> dict:
+    """{(k, temperature): predicted classes (m,) on the CPU}.
 
     bank (n_r, 2048) with bank_labels (n_r,): this rank's part of the training set, which stays where it is;
     queries (m, 2048): all of them on every rank. Each rank finds its own nearest, then the lists are merged.
     """
     bank = functional.normalize(bank, dim=1).to(device)
-    bank_labels, most = bank_labels.to(device), max(config.k)
-    votes = [[] for _ in config.k]
+    bank_labels, most = bank_labels.to(device), max(ks)
+    votes = {(k, temperature): [] for temperature in temperatures for k in ks}
     for chunk in bar(queries.split(QUERIES), "neighbours"):
         similarities = bank @ functional.normalize(chunk, dim=1).to(device).T  # (n_r, chunk)
         near, places = similarities.topk(min(most, len(bank)), dim=0)
@@ -84,8 +102,8 @@ def predict(bank, bank_labels, queries, classes: int, config: Config, device) ->
         near, places = near.topk(most, dim=0)  # (most, chunk), nearest first
         labels = labels.gather(0, places)
         # Less its largest, which no vote notices, so that a small temperature cannot overflow.
-        weights = ((near - near[:1]) / config.temperature).exp()
-        for found, k in zip(votes, config.k):
-            totals = weights.new_zeros(classes, near.shape[1]).scatter_add_(0, labels[:k], weights[:k])
+        for (k, temperature), found in votes.items():
+            weights = ((near[:k] - near[:1]) / temperature).exp()
+            totals = weights.new_zeros(classes, near.shape[1]).scatter_add_(0, labels[:k], weights)
             found.append(totals.argmax(0).cpu())
-    return [torch.cat(found) for found in votes]
+    return {grid: torch.cat(found) for grid, found in votes.items()}

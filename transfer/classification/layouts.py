@@ -2,6 +2,7 @@
 
 Each reader gives a `Samples`, or one clear error where the set is missing, half empty or inconsistent.
 """
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,12 +25,14 @@ class Samples:
     labels   (N,) int64, 0 <= label < len(classes); for VOC (N, classes) int8 in {1, 0, -1}, see `voc`
     classes  names in label order
     source   what was read, for messages
+    pixels   (N, H, W, 3) uint8 where the images do not lie in files of their own (CIFAR), else None
     """
     root: Path
     names: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     source: str
+    pixels: np.ndarray | None = None
 
     def __len__(self):
         return len(self.names)
@@ -38,7 +41,8 @@ class Samples:
         return self.root / os.fsdecode(bytes(self.names[index]))
 
     def subset(self, indices, source) -> "Samples":
-        return Samples(self.root, self.names[indices], self.labels[indices], self.classes, source)
+        pixels = None if self.pixels is None else self.pixels[indices]
+        return Samples(self.root, self.names[indices], self.labels[indices], self.classes, source, pixels)
 
 
 def fingerprint(*sets: Samples, also: str = "") -> str:
@@ -163,6 +167,23 @@ def voc(root: Path, split: str) -> Samples:
     order = np.argsort(ids, kind="stable")
     return Samples(root, np.array([f"JPEGImages/{ids[index]}.jpg".encode() for index in order]),
                    labels[order].reshape(len(ids), len(classes)), tuple(classes), f"{root} {split}")
+
+
+def voc_pair(root: Path, least: int) -> list[Samples]:
+    """[trainval, test] of a VOC tree with the same classes: those with a positive in either. ValueError for
+    a class with fewer than `least` positives in trainval, or none in test."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
+    pair = [voc(root, split) for split in ("trainval", "test")]
+    counts = [dict(zip(samples.classes, (samples.labels == 1).sum(0).tolist())) for samples in pair]
+    classes = sorted(name for name in {*counts[0], *counts[1]} if any(count.get(name) for count in counts))
+    for samples, count, needed in zip(pair, counts, (least, 1)):
+        rare = [name for name in classes if count.get(name, 0) < needed]
+        if rare:
+            raise ValueError(f"{samples.source}: expected at least {needed} positive images of each class, "
+                             f"found {count.get(rare[0], 0)} of {rare[0]}; complete the set or ask for fewer")
+    return [dataclasses.replace(samples, classes=tuple(classes), labels=samples.labels[
+        :, [samples.classes.index(name) for name in classes]]) for samples in pair]
 
 
 def _voc_from_lists(files, split, ids):

@@ -25,6 +25,18 @@ def percent(correct: torch.Tensor, count: int) -> list[float]:
     return [100 * hits / total[-1].item() for hits in total[:-1].tolist()]
 
 
+def confusion(truth: torch.Tensor, predicted: torch.Tensor, classes: int) -> torch.Tensor:
+    """truth and predicted (n,) -> (classes, classes) int64: how often a class (row) was called a class."""
+    return torch.bincount(truth * classes + predicted, minlength=classes ** 2).view(classes, classes)
+
+
+def mean_per_class(matrix: torch.Tensor) -> float:
+    """Accuracy in percent, averaged over the classes that have samples; matrix as of `confusion`."""
+    totals = matrix.sum(1)
+    present = totals > 0
+    return (100 * matrix.diagonal()[present] / totals[present]).mean().item()
+
+
 def average_precision(scores, labels, method: str = "area") -> float:
     """AP in percent. scores (n,); labels (n,): 1 positive, -1 negative, 0 ignored (only difficult objects).
 

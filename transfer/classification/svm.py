@@ -9,19 +9,23 @@ negative in training and left out in testing. Expected: 86.2 mAP; with nearly th
 86.83 for the released checkpoint (barlowtwins issue 32).
 
     python transfer/run.py --task voc07_svm --weights bt.pth --data /data
+    python transfer/run.py --task voc07_svm --weights bt.pth --data /data preset vissl
 """
-import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from pretrain.distributed import all_gather_rows, all_reduce_sum, local_device
+from pretrain.distributed import all_reduce_sum, local_device
 from transfer.classification import data as images
 from transfer.classification import layouts
-from transfer.classification.features import assert_frozen, dtype_of, exact_float32, extract, freeze
-from transfer.classification.journal import Journal
+from transfer.classification.cache import collect_all
+from transfer.classification.features import Pipeline
+from transfer.classification.journal import Journal, keep
 from transfer.classification.metrics import average_precision
-from transfer.classification.svm_solver import Settings, normalised, solve
+from transfer.classification.svm_solver import SOLVERS, Settings, normalised, solve
+
+HALVINGS = tuple(0.5 ** power for power in range(4, 20))
 
 
 @dataclass(frozen=True)
@@ -35,53 +39,56 @@ class Config:
     tolerance: float = 1e-4             # liblinear's stopping rule
     max_iterations: int = 2000
     norm_epsilon: float = 1e-5          # added to each feature's L2 norm before dividing by it
-    image_size: int = 224               # resize to this x 256 / 224, centre crop (SwAV A.5, VICReg C.3)
+    image_size: int = 224
     precision: str = "float32"          # of the backbone; bfloat16 moves features by 4e-3
+    resize: str = "crop"                # to image_size x 256 / 224, centre crop (SwAV A.5, VICReg C.3)
+    pooling: str = "average"            # of res5; "res5": 6 x 6 windows, 8192 values
+    solver: str = "mixed"               # the exact one; "liblinear": the reference, slower
+    preset: str = "paper"
+
+    PRESETS: ClassVar[dict] = {
+        "paper": {},
+        "vissl": {"resize": "squash", "pooling": "res5"},  # eval_resnet_8gpu_transfer_voc07_svm.yaml
+        # The grid of fair_self_supervision_benchmark (GETTING_STARTED.md), Goyal et al., arXiv 1905.01235.
+        "goyal": {"costs": (*(10.0 ** power for power in range(-7, 3)), *HALVINGS)},
+        # svm_voc07.py and eval_svm_full.sh of mmselfsup; its fifth feature, the last layer.
+        "mmselfsup": {"resize": "squash", "pooling": "res5", "costs": (1.0, 10.0, 100.0, *HALVINGS)},
+    }
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return Pipeline(self.image_size, self.resize, self.pooling, self.precision)
 
 
 def data(config: Config, context) -> dict:
     """Name, counts, fingerprint of trainval and test; ValueError for a class too rare to learn or score."""
-    trainval, test = voc_pair(config, context)
+    check(config)
+    trainval, test = layouts.voc_pair(context.data / config.dataset, config.folds)
     return {"name": config.dataset, "counts": {"train": len(trainval), "test": len(test)},
             "fingerprint": layouts.fingerprint(trainval, test, also=",".join(trainval.classes))}
 
 
-def voc_pair(config: Config, context):
-    """(trainval, test) with the same classes: those with a positive in either; both need enough of each."""
+def check(config: Config) -> None:
+    """ValueError for values that no fit can have."""
+    config.pipeline.check()
     if config.folds < 2 or not config.costs or min(config.costs) <= 0:
         raise ValueError(f"expected folds of 2 or more and costs above 0, found {config.folds} and "
                          f"{config.costs}")
-    root = context.data / config.dataset
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
-    pair = [layouts.voc(root, split) for split in ("trainval", "test")]
-    counts = [dict(zip(samples.classes, (samples.labels == 1).sum(0).tolist())) for samples in pair]
-    classes = sorted(name for name in {*counts[0], *counts[1]} if any(count.get(name) for count in counts))
-    for samples, count, least in zip(pair, counts, (config.folds, 1)):
-        rare = [name for name in classes if count.get(name, 0) < least]
-        if rare:
-            raise ValueError(f"{samples.source}: expected at least {least} positive images of each class, "
-                             f"found {count.get(rare[0], 0)} of {rare[0]}; complete the set or lower folds")
-    return [dataclasses.replace(samples, classes=tuple(classes), labels=samples.labels[
-        :, [samples.classes.index(name) for name in classes]]) for samples in pair]
+    if config.solver not in SOLVERS:
+        raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, found {config.solver!r}")
 
 
 def run(backbone, config: Config, context) -> dict[str, float]:
     """{"mAP", "mAP_11point"} in percent, means over classes. The ranks share the images, then the classes."""
-    dtype_of(config.precision)
+    check(config)
     device, journal = local_device(context.device), Journal(context)
-    trainval, test = voc_pair(config, context)
-    with exact_float32():
-        network = freeze(backbone, device, config.precision)
-        (train, labels), (held_out, test_labels) = [
-            [all_gather_rows(rows).numpy() for rows in extract(
-                network, images.Images(samples, config.image_size, augment=False), context, device,
-                config.precision, f"{samples.source} features")] for samples in (trainval, test)]
-        assert_frozen(network, backbone, config.precision)
+    trainval, test = layouts.voc_pair(context.data / config.dataset, config.folds)
+    pairs = collect_all(backbone, [trainval, test], config.pipeline, context, device)
+    (train, labels), (held_out, test_labels) = [[rows.numpy() for rows in pair] for pair in pairs]
     own = images.part(range(len(trainval.classes)))
-    settings = Settings(config.costs, config.folds, config.positive_weight, config.tolerance,
-                        config.max_iterations, context.seed)
     train, held_out = (normalised(rows, config.norm_epsilon) for rows in (train, held_out))
+    settings = Settings(config.costs, config.folds, config.positive_weight, config.tolerance,
+                        config.max_iterations, config.solver, context.seed)
     found = solve(train, labels[:, own], held_out, settings, context.workers)
     table = torch.zeros(len(trainval.classes), 4, dtype=torch.float64)
     for column, (cost, scores, unfinished) in zip(own, found):
@@ -89,7 +96,9 @@ def run(backbone, config: Config, context) -> dict[str, float]:
         precisions = [average_precision(scores, truth, method) for method in ("area", "11point")]
         table[column] = torch.tensor([*precisions, cost, unfinished], dtype=torch.float64)
     all_reduce_sum(table)
-    for name, (ap, ap11, cost, unfinished) in zip(trainval.classes, table.tolist()):
+    rows = list(zip(trainval.classes, table.tolist()))
+    for name, (ap, ap11, cost, unfinished) in rows:
         journal.line(show=False, image_class=name, AP=ap, AP_11point=ap11, cost=cost,
                      fits_at_max_iterations=int(unfinished))
+    keep(context, "per_class.json", {name: {"AP": ap, "AP_11point": ap11} for name, (ap, ap11, *_) in rows})
     return {"mAP": table[:, 0].mean().item(), "mAP_11point": table[:, 1].mean().item()}

@@ -1,0 +1,142 @@
+"""Frozen features, computed once for each backbone, set of images and pipeline, and kept on disk.
+
+kNN, SVM, low-shot and logistic probes share them, so that a second probe of a checkpoint costs seconds. A
+file's name is the hash of all that decides its content: the weights, the pipeline, the image files (name,
+size, time of change) in order, and the versions of the libraries. Each row carries its own CRC-32; a file
+that is damaged is computed anew, with a line that says so, and a disk that is full costs only the cache.
+"""
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from tqdm import tqdm
+
+from pretrain.distributed import all_gather_rows, all_reduce_sum, is_main, row_counts, world_size
+from transfer.classification.data import Images, part
+from transfer.classification.features import Pipeline, assert_frozen, exact_float32, extract, freeze, pooled
+from transfer.classification.layouts import Samples
+
+SLICE = 4096  # rows of each rank that travel to rank 0 at once
+
+
+def collect(backbone, sets: list[Samples], pipeline: Pipeline, context, device) -> list:
+    """[(features, labels) of each set]: this rank's contiguous part, (n, pipeline.dimensions) float32 (or
+    float64 for that precision) and (n, ...), on the CPU. From context.cache where they are there, and kept
+    there where not. Every rank calls it; ValueError for a pipeline that cannot be."""
+    pipeline.check()
+    found, network = [], None
+    with exact_float32():
+        for samples in sets:
+            rows = part(range(len(samples)))
+            path = context.cache and place(context.cache, backbone, samples, pipeline)
+            features = path and read(path, rows, len(samples), pipeline)
+            if features is None:
+                network = network or pooled(freeze(backbone, device, pipeline.precision), pipeline.pooling)
+                images = Images(samples, pipeline.image_size, augment=False, resize=pipeline.resize)
+                features, _ = extract(network, images, context, device, pipeline.precision,
+                                      f"features of {samples.source}", pipeline.dimensions)
+                assert_frozen(network, backbone, pipeline.precision)
+                if path:
+                    write(path, features, pipeline)
+            found.append((features, torch.from_numpy(samples.labels[rows.start:rows.stop])))
+    return found
+
+
+def collect_all(backbone, sets: list[Samples], pipeline: Pipeline, context, device) -> list:
+    """As `collect`, but each set whole on every rank."""
+    return [tuple(all_gather_rows(rows) for rows in pair)
+            for pair in collect(backbone, sets, pipeline, context, device)]
+
+
+def place(folder: Path, backbone, samples: Samples, pipeline: Pipeline) -> Path:
+    """Where the features belong. Pixels are not read, but those that came without files of their own."""
+    versions = torch.__version__, torchvision.__version__, PIL.__version__
+    digest = hashlib.sha256(json.dumps([backbone.sha256, astuple(pipeline), versions]).encode())
+    if samples.pixels is not None:
+        digest.update(np.ascontiguousarray(samples.pixels))
+    else:
+        for index, name in enumerate(samples.names):
+            status = samples.path(index).stat()
+            digest.update(b"%s\t%d\t%d\n" % (bytes(name), status.st_size, status.st_mtime_ns))
+    return folder / backbone.sha256[:16] / f"{digest.hexdigest()[:32]}.npy"
+
+
+def row_type(pipeline: Pipeline) -> np.dtype:
+    """A row of a file: the features and their CRC-32."""
+    kind = "<f8" if pipeline.precision == "float64" else "<f4"
+    return np.dtype([("features", kind, (pipeline.dimensions,)), ("check", "<u4")])
+
+
+def read(path: Path, rows: range, count: int, pipeline: Pipeline) -> torch.Tensor | None:
+    """These rows of a file of `count`; None on every rank where one of them finds none, or a damaged one."""
+    features = None
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        if stored.dtype != row_type(pipeline) or stored.shape != (count,):
+            raise ValueError(f"{stored.shape} rows of {stored.dtype}")
+        own = stored[rows.start:rows.stop]
+        features = np.array(own["features"])
+        if not np.array_equal(checks(features), own["check"]):
+            raise ValueError("a wrong check sum")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        features = None
+        tqdm.write(f"{path}: damaged features ({str(error).splitlines()[0]}); computed anew")
+    hits = all_reduce_sum(torch.tensor([features is not None], dtype=torch.int64)).item()
+    return torch.from_numpy(features) if hits == world_size() else None
+
+
+def write(path: Path, own: torch.Tensor, pipeline: Pipeline) -> None:
+    """Rank 0 writes the rows of all ranks, in order, in slices, so that no rank ever holds the whole set.
+
+    The file appears whole or not at all; an OSError (a full disk, no permission) becomes a line.
+    """
+    counts, kind = row_counts(len(own)), row_type(pipeline)
+    draft = path.with_suffix(f".{os.getpid()}.draft")
+    with contextlib.ExitStack() as stack:
+        file = None
+        try:
+            if is_main():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(draft, "wb"))
+                np.lib.format.write_array_header_1_0(file, {
+                    "descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False,
+                    "shape": (sum(counts),)})
+                start = file.tell()
+        except OSError as error:
+            file = give_up(draft, error)
+        for first in range(0, max(counts), SLICE):
+            sizes = [min(max(count - first, 0), SLICE) for count in counts]
+            parts = all_gather_rows(own[first:first + SLICE], sizes).split(sizes)
+            try:
+                for number, rows in enumerate(parts if file else ()):
+                    block = np.empty(len(rows), kind)
+                    block["features"], block["check"] = rows.numpy(), checks(rows.numpy())
+                    file.seek(start + (sum(counts[:number]) + first) * kind.itemsize)
+                    file.write(block.tobytes())
+                if file and first + SLICE >= max(counts):
+                    file.flush()
+                    os.replace(draft, path)
+            except OSError as error:
+                file = give_up(draft, error)
+
+
+def give_up(draft: Path, error: OSError) -> None:
+    """Say that nothing is kept, and leave nothing half-written."""
+    with contextlib.suppress(OSError):
+        draft.unlink()
+    tqdm.write(f"{draft.parent}: features are not kept ({error.strerror}); choose another --cache")
+
+
+def checks(features: np.ndarray) -> np.ndarray:
+    """CRC-32 of each row."""
+    return np.array([zlib.crc32(row) for row in features], dtype=np.uint32)
