@@ -2,7 +2,8 @@
 
     python results/make.py                      # rewrite what changed
     python results/make.py --check              # change nothing; exit status 1 where a file is stale
-    python results/make.py --list               # the records, a line each
+    python results/make.py --list               # the records, a line each; results/show.py shows one in full
+    python results/make.py --list task=voc_det protocol=paper     # also backbone=NAME and seed=N
     python results/make.py --runs R --out T --print     # other records and folder; shows the tables too
 
 A block of the README stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. Records that cannot be
@@ -27,11 +28,20 @@ OUT = ROOT / "results" / "tables"
 README = ROOT / "README.md"
 
 
+def _protocol(result):
+    return "paper" if result.paper_protocol else "scaled"
+
+
+FILTERS = {"task": lambda result: result.task, "backbone": lambda result: result.backbone["name"],
+           "seed": lambda result: str(result.seed), "protocol": _protocol}
+
+
 def main(argv=None):
     """Parse, act, report. Returns the exit status: 0 all well, 1 stale files or bad records, 2 an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is stale")
     parser.add_argument("--list", action="store_true", help="list the records and exit")
+    parser.add_argument("filters", nargs="*", metavar="KEY=VALUE", help=f"with --list: {', '.join(FILTERS)}")
     parser.add_argument("--print", action="store_true", dest="show", help="print the tables as well")
     parser.add_argument("--runs", type=Path, help="folder of records (default: results/runs)")
     parser.add_argument("--out", type=Path, help="folder of the tables (default: results/tables)")
@@ -50,11 +60,13 @@ def make(arguments):
         raise FileNotFoundError(f"{arguments.runs}: expected a folder of records, found none; check --runs")
     if arguments.runs and not arguments.out and not arguments.list:
         raise ValueError("expected --out with --runs, found none; results/tables is for results/runs alone")
+    if arguments.filters and not arguments.list:
+        raise ValueError(f"{arguments.filters[0]}: expected --list with filters, found none; add it")
     results, problems = store.load(arguments.runs or RUNS)
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     if arguments.list:
-        print(listing(results))
+        print(listing(selected(results, arguments.filters)))
         return 1 if problems else 0
     sheets = tables.build(results)
     standard = not (arguments.runs or arguments.out) and README.exists()
@@ -101,13 +113,22 @@ def fill_blocks(text, sheets, name):
     return block.sub(rewrite, text)
 
 
+def selected(results, filters):
+    """Return the records that fit every KEY=VALUE. Raises ValueError for an unknown key."""
+    for text in filters:
+        key, equals, value = text.partition("=")
+        if not equals or key not in FILTERS:
+            raise ValueError(f"{text}: expected KEY=VALUE with a key of {', '.join(FILTERS)}")
+        results = [result for result in results if FILTERS[key](result) == value]
+    return results
+
+
 def listing(results):
-    """Return the records as text: task, backbone, metrics, seed, scaled or paper, date."""
-    rows = [[result.task, result.version, tables.backbone_text(result), result.seed,
-             "paper" if result.paper_protocol else "scaled", result.started[:10],
+    """Return the records as text: place (task, backbone, config and seed), protocol, date, metrics."""
+    rows = [[result.place, _protocol(result), result.started[:10],
              " ".join(f"{name} {value:.2f}" for name, value in list(result.metrics.items())[:6])]
             for result in results]
-    headers = ["task", "version", "backbone", "seed", "protocol", "date", "metrics"]
+    headers = ["record", "protocol", "date", "metrics"]
     return tabulate.tabulate(rows, headers, disable_numparse=True) if rows else "no records"
 
 

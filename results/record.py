@@ -14,6 +14,7 @@ from functools import cached_property
 
 SCHEMA = 1
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in a file's name
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -58,8 +59,7 @@ class Result:
     started: str
 
     def __post_init__(self):
-        for field in fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
+        _check_types(self)
         metrics = {name: float(value) if _is_number(value) else value for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", metrics)  # NumPy's numbers become plain ones
         for name in ("backbone", "config", "scaled", "packages", "device", "data"):
@@ -84,32 +84,37 @@ class Result:
         return f"{self.task}/{folder}/{self.config_hash}-s{self.seed}.json"
 
 
+_TYPES = {field.name: field.type for field in fields(Result)}
+_FIELDS = set(_TYPES)
+_HASHED = ("version", "config", "data")
+
+
 def config_hash(version, config, data):
     """Return 12 hex digits that name a task version, a config and a data set together.
 
     Two runs share it only where their numbers may be averaged: another data set (name, counts or fingerprint)
     or another version of the protocol gives another hash. Independent of the order of keys.
     """
-    text = canonical({"version": version, "config": config, "data": data})
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _hash(_texts({"version": version, "config": config, "data": data}))
 
 
 def canonical(value):
     """Return the one JSON text of a JSON value: sorted keys, no spaces, ASCII. NaN raises ValueError."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def to_json(result):
     """Return the text of the record file, checksum included."""
     content = {field.name: getattr(result, field.name) for field in fields(result)}
-    return json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n"
+    checksum = _sha256(canonical(content))
+    return json.dumps({**content, "checksum": checksum}, indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(text):
     """Return the Result of a record file's text. Raises ValueError where it is damaged, edited or newer."""
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"damaged: not JSON ({error}); restore the file or run the task again") from None
     if not isinstance(content, dict):
         raise ValueError(f"damaged: expected a JSON object, found a {type(content).__name__}; run it again")
@@ -117,24 +122,42 @@ def from_json(text):
         raise ValueError(f"expected schema {SCHEMA}, found {content.get('schema')!r}; "
                          "read it with the version of this suite that wrote it")
     checksum = content.pop("checksum", None)
-    expected = {field.name for field in fields(Result)}
-    if set(content) != expected:
-        raise ValueError(f"damaged: fields differ by {', '.join(sorted(expected ^ set(content)))}; "
+    if set(content) != _FIELDS:
+        raise ValueError(f"damaged: fields differ by {', '.join(sorted(_FIELDS ^ set(content)))}; "
                          "restore the file or run the task again")
-    if checksum != _checksum(content):
+    try:
+        texts = _texts(content)
+    except ValueError:  # NaN, which no record holds
+        texts = {}
+    if checksum != _sha256(_object(texts)):
         raise ValueError("edited or damaged: the checksum does not fit the content; "
                          "restore the file or run the task again")
-    result = Result(**content)
+    # What came out of JSON is plain and nobody else's: Result's copies would take longer than all the rest.
+    result = object.__new__(Result)
+    vars(result).update(content)
+    _check_types(result)
+    _check(result)
     if not result.metrics:
         raise ValueError("damaged: no metrics; run the task again")
+    vars(result)["config_hash"] = _hash({name: texts[name] for name in _HASHED})
     return result
 
 
-def _checksum(content):
-    try:
-        return hashlib.sha256(canonical(content).encode()).hexdigest()
-    except ValueError:  # NaN, which no record holds
-        return None
+def _texts(content):
+    return {name: canonical(value) for name, value in content.items()}
+
+
+def _object(texts):
+    """Return the canonical text of an object whose values are canonical texts already."""
+    return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+
+
+def _sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hash(texts):
+    return _sha256(_object(texts))[:12]
 
 
 def _plain(name, value):
@@ -149,10 +172,12 @@ def _is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _check_type(name, value, kind):
-    fits = _is_number(value) if kind is float else isinstance(value, kind)
-    if not fits or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{name}: expected {kind.__name__}, found {value!r}")
+def _check_types(result):
+    for name, kind in _TYPES.items():
+        value = getattr(result, name)
+        fits = _is_number(value) if kind is float else isinstance(value, kind)
+        if not fits or (kind is int and isinstance(value, bool)):
+            raise ValueError(f"{name}: expected {kind.__name__}, found {value!r}")
 
 
 def _check(result):

@@ -1,4 +1,4 @@
-"""Sheets as text: Markdown for the README, LaTeX for papers, CSV for programs, plain text for terminals."""
+"""Sheets as text: Markdown for the README, LaTeX for papers, CSV for programs, HTML, text for terminals."""
 
 import csv
 import io
@@ -9,7 +9,8 @@ from itertools import groupby
 
 import tabulate
 
-from results.tables import Cell, figure
+from results import webpage
+from results.cells import SIGNS, Cell, Noted, figure, provenance, remarks
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,35 @@ def latex(sheet):
 def tidy_csv(sheet):
     """Return the figures as CSV, one a line, unrounded, each with its source: a citation or its records."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "row", "task", "metric", "origin", "mean", "std", "n", "source", "note"])
+    writer = csv.DictWriter(text, FACTS, lineterminator="\n")
+    writer.writeheader()
     for row, task, metric, cell in sheet.facts:
-        std = None if cell.std is None else round(cell.std, 6)
-        writer.writerow([sheet.name, row, task, metric, cell.origin, round(cell.mean, 6), std, cell.n,
-                         cell.source, cell.note])
+        numbers = {name: value if value is None else round(value, 6)
+                   for name, value in (("mean", cell.mean), ("std", cell.std), ("low", cell.low),
+                                       ("high", cell.high))}
+        published = dict(zip(("published", "published_row"), cell.reference))
+        writer.writerow({"table": sheet.name, "row": row, "task": task, "metric": metric, **numbers,
+                         "origin": cell.origin, "n": cell.n, "verdict": cell.verdict, **published,
+                         "epochs": cell.epochs, "source": cell.source, "note": cell.note, **provenance(cell)})
     return text.getvalue()
 
 
-FORMATS = {"md": markdown, "tex": latex, "csv": tidy_csv}
+def html(sheet):
+    """Return the table as a fragment of HTML, in ASCII; pointing at our figures shows what is behind them."""
+    text = webpage.sheet_table(sheet, lambda cell: "")
+    return text.encode("ascii", "xmlcharrefreplace").decode()
+
+
+# Columns of the CSV. low, high: 95 % interval of the mean. epochs: of pretraining, where a source says so.
+FACTS = ("table", "row", "task", "metric", "origin", "mean", "std", "n", "low", "high", "verdict",
+         "published", "published_row", "epochs", "source", "note", "weights", "data", "config", "scaled",
+         "commits", "devices", "seconds")
+FORMATS = {"md": markdown, "tex": latex, "csv": tidy_csv, "html": html}
 
 
 def _texts(sheet, style):
     """Return the sections that have rows, each a list of rows of text; "none yet" where there is no row."""
-    marks = _note_marks(sheet)
+    marks = remarks(sheet)
     sections = [[[_entry(entry, column, marks, style) for entry, column in zip(row, sheet.columns)]
                  for row in section] for section in sheet.body if section]
     return sections or [[["none yet"] + [style.dash] * (len(sheet.columns) - 1)]]
@@ -99,25 +114,23 @@ def _entry(entry, column, marks, style):
         return style.dash
     if not isinstance(entry, Cell):
         wrapped = "\\raggedright " if style is LATEX and column.align.startswith("p") else ""
-        return wrapped + style.escape(entry)
+        text = entry.text if isinstance(entry, Noted) else entry
+        note = style.high.format(marks[entry.note]) if isinstance(entry, Noted) else ""
+        return wrapped + style.escape(text) + note
     pattern = {"best": style.best, "second": style.second, "": "{}"}[entry.mark]
+    sign = f" {style.escape(SIGNS[entry.verdict])}" if entry.verdict else ""
     note = style.high.format(marks[entry.note]) if entry.note else ""
-    return pattern.format(style.escape(figure(entry))) + note
+    return pattern.format(style.escape(figure(entry))) + sign + note
 
 
 def _notes(sheet, style):
     """Return the lines below a table: what the marks mean, remarks on cells, remarks on the whole."""
-    marks = _note_marks(sheet)
-    cells = [cell for *_, cell in sheet.facts]
+    cells = [entry for section in sheet.body for row in section for entry in row if isinstance(entry, Cell)]
     legend = [style.legend] if any(cell.mark for cell in cells) else []
-    remarks = [f"{style.high.format(mark)} {style.escape(note)}" for note, mark in marks.items()]
-    return legend + remarks + [style.escape(note) for note in sheet.notes]
-
-
-def _note_marks(sheet):
-    """Return {remark: its letter} over the sheet's cells, in order."""
-    remarks = dict.fromkeys(cell.note for *_, cell in sheet.facts if cell.note)
-    return {remark: chr(ord("a") + number) for number, remark in enumerate(remarks)}
+    if any(cell.verdict for cell in cells):
+        legend.append(style.escape(VERDICT_LEGEND))
+    noted = [f"{style.high.format(mark)} {style.escape(note)}" for note, mark in remarks(sheet).items()]
+    return legend + noted + [style.escape(note) for note in sheet.notes]
 
 
 def _header(text, style):
@@ -142,13 +155,15 @@ def _aligned(sheet):
 
 
 def _escape_latex(text):
-    return re.sub(r"[&%$#_{}~^\\<>|±]", lambda match: _LATEX[match[0]], text)
+    return re.sub(r"[&%$#_{}~^\\<>|±≈↓↑]", lambda match: _LATEX[match[0]], text)
 
 
 _LATEX = {**{sign: "\\" + sign for sign in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
           "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-          "±": r"$\pm$"}
-_LEGEND = "{}: best, {}: second best; supervised rows do not compete"
+          "±": r"$\pm$", "≈": r"$\approx$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+_LEGEND = "{}: best, {}: second best of the rows that compare; supervised rows do not compete"
+VERDICT_LEGEND = ("≈ reproduced, ↓ below, ↑ above the published figure, ? inconclusive; the table of "
+                  "verdicts has the rule")
 MARKDOWN = Style(lambda text: re.sub(r"([\\|*<>`])", r"\\\1", text), best="**{}**", second="<u>{}</u>",
                  low="<sub>{}</sub>", high="<sup>{}</sup>", dash="-",
                  legend=_LEGEND.format("**bold**", "<u>underlined</u>"))

@@ -4,11 +4,15 @@ A record appears in one step and whole: it is written beside its place under a h
 Of several processes that save the same run, one succeeds; a killed one leaves at most a hidden file.
 """
 
+import gc
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 from results.record import from_json, to_json
+
+KEPT = ".files"  # ending of the folder beside a record that holds its curves, per-class figures, picture
 
 
 def path_of(result, root):
@@ -31,26 +35,57 @@ def save(result, root, rerun=False):
 def find(draft, root):
     """Return the stored record of the run that `draft` describes, or None; ValueError if damaged."""
     path = path_of(draft, root)
-    return _read(path, Path(root)) if path.exists() else None
+    return read(path, root) if path.exists() else None
 
 
 def load(root):
     """Return (records, problems) of a folder: the valid records in order of path, a line for each other one.
 
     A record that is damaged, edited, of another schema, or not where its content belongs (a copy, a renamed
-    file) is left out and named in `problems`. A folder that does not exist holds no records.
+    file) is left out and named in `problems`. A folder that does not exist holds no records; folders of kept
+    files (see `keep`) hold none either.
     """
     records, problems = [], []
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            if name.startswith(".") or not name.endswith(".json"):
-                continue
-            try:
-                records.append(_read(Path(folder, name), root))
-            except (ValueError, OSError) as error:
-                problems.append(str(error))
+    collects = gc.isenabled()
+    gc.disable()  # JSON makes many objects and no cycles: searching for some would double the time
+    try:
+        for folder, folders, files in os.walk(root):
+            folders[:] = sorted(name for name in folders if not name.endswith(KEPT))
+            for name in sorted(files):
+                if name.startswith(".") or not name.endswith(".json"):
+                    continue
+                try:
+                    records.append(read(os.path.join(folder, name), root))
+                except (ValueError, OSError) as error:
+                    problems.append(str(error))
+    finally:
+        if collects:
+            gc.enable()
     return records, problems
+
+
+def files_of(result, root):
+    """Return the folder of the small files kept beside a record, which need not exist."""
+    return path_of(result, root).with_suffix(KEPT)
+
+
+def keep(result, root, folder):
+    """Copy the files of `folder` beside the record, in one step and in place of those of an earlier run.
+
+    Where `folder` does not exist nothing is kept, and what an earlier run left is removed.
+    """
+    place = files_of(result, root)
+    if place.exists():
+        shutil.rmtree(place)
+    if Path(folder).is_dir():
+        hidden = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        try:
+            hidden.chmod(0o755)
+            for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+                shutil.copyfile(file, hidden / file.name)
+            os.replace(hidden, place)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def write_atomic(path, text, replace=True):
@@ -86,15 +121,17 @@ def _link(hidden, path):
         os.replace(hidden, path)
 
 
-def _read(path, root):
-    """Return the record in a file. Raises ValueError, naming the file, for one that cannot be trusted."""
+def read(path, root):
+    """Return the record in a file under root. Raises ValueError for one that cannot be trusted."""
+    with open(path, "rb") as file:
+        content = file.read()
     try:
-        result = from_json(path.read_bytes().decode("utf-8"))
+        result = from_json(content.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: damaged: not UTF-8 text; restore the file or run the task again") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    place = path_of(result, root)
-    if path != place:
+    place = os.path.join(root, result.place)
+    if path != place and Path(path) != Path(place):
         raise ValueError(f"{path}: expected this record at {place}; move it there or delete the copy")
     return result

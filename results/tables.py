@@ -1,128 +1,49 @@
-"""The tables, declared in one place: published rows in the paper's order, then ours. Knows no file format.
+"""Tables from records: published rows in the paper's order, then ours. Knows no file format.
 
-A paper's table takes only records of the paper's protocol; what was scaled goes to the rehearsal table.
-A cell is the mean over seeds of one task version, one weights file, one config and one data set; mixing is an
-error. To add a table, add one `Table(...)` to TABLES, and its figures to published.json if not there yet.
+A paper's table takes only records of the paper's protocol; what was scaled goes to the rehearsal table. A
+cell is the mean over seeds of one task version, one weights file, one config and one data set; mixing is an
+error.
 """
 
-import json
-import math
+import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from itertools import zip_longest
 
-PUBLISHED = Path(__file__).with_name("published.json")
+from results import verdicts
+from results.catalogue import SPREADS, TABLES, Column
+from results.cells import Cell, Noted, Sheet, backbone_text, changes, figure
+from results.published import published_rows, read_published
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    header, group (several columns may share one): text in which `_` and `^` set the word after them low and
-    high. task, metric: what its cells hold. align: "l", "r" or, for long text, a LaTeX width, "p{30mm}".
-    """
-
-    header: str
-    task: str = ""
-    metric: str = ""
-    group: str = ""
-    align: str = "r"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a paper. rows: the published tables, "<paper>, <table>", whose rows open it, in order."""
-
-    name: str
-    title: str
-    paper: str
-    rows: tuple
-    columns: tuple
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure in percent. std: sample standard deviation, None for one seed and for published figures.
-
-    n: number of seeds, None where published. origin: "published", "measured" or "scaled". source: where it
-    was printed, or the records it is the mean of. mark: "best", "second" or "". note: a remark printed below.
-    """
-
-    mean: float
-    std: float | None
-    n: int | None
-    origin: str
-    source: str = ""
-    mark: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table filled in, ready for any format.
-
-    body: sections (published, ours) of rows; a row has an entry a column: text, Cell, or None where missing.
-    notes: lines below. facts: (row label, task, metric, Cell) of each figure, for formats that are read by
-    programs.
-    """
-
-    name: str
-    title: str
-    columns: tuple
-    body: tuple
-    notes: tuple
-    facts: tuple
-
-
-def _detection(group, task, prefix="", mark=""):
-    names = (("AP", f"AP{mark}" if mark else "AP_all"), ("AP50", f"AP{mark}_50"), ("AP75", f"AP{mark}_75"))
-    return tuple(Column(header, task, prefix + metric, group) for metric, header in names)
-
-
-BARLOW_TWINS = "Barlow Twins (arXiv 2103.03230, ICML 2021)"
-VICREG = "VICReg (arXiv 2105.04906, ICLR 2022)"
-
-TABLES = (
-    Table("linear", "Linear evaluation on ImageNet: accuracy (%), ResNet-50",
-          f"{BARLOW_TWINS}, Table 1", ("Barlow Twins, Table 1",),
-          (Column("Top-1", "imagenet_linear", "top1"), Column("Top-5", "imagenet_linear", "top5"))),
-    Table("semi", "Semi-supervised learning on ImageNet, 1% and 10% of the labels: accuracy (%), ResNet-50",
-          f"{BARLOW_TWINS}, Table 2", ("Barlow Twins, Table 2",),
-          (Column("1%", "imagenet_semi1", "top1", "Top-1"),
-           Column("10%", "imagenet_semi10", "top1", "Top-1"),
-           Column("1%", "imagenet_semi1", "top5", "Top-5"),
-           Column("10%", "imagenet_semi10", "top5", "Top-5"))),
-    Table("transfer", "Transfer: image classification on fixed features (%), ResNet-50",
-          f"{BARLOW_TWINS}, Table 3", ("Barlow Twins, Table 3",),
-          (Column("Top-1", "places205_linear", "top1", "Places-205"),
-           Column("mAP", "voc07_svm", "mAP", "VOC07"),
-           Column("Top-1", "inat18_linear", "top1", "iNat18"))),
-    Table("detection", "Transfer: object detection and instance segmentation (%), fine-tuned ResNet-50 C4",
-          f"{BARLOW_TWINS}, Table 4", ("Barlow Twins, Table 4",),
-          (*_detection("VOC07+12 det", "voc_det"), *_detection("COCO det", "coco_det", "box_", "^bb"),
-           *_detection("COCO instance seg", "coco_det", "mask_", "^mk"))),
-    Table("knn", "k nearest neighbours on ImageNet: top-1 accuracy (%), ResNet-50",
-          f"{VICREG}, Table 11", ("VICReg, Table 11",),
-          (Column("20-NN", "imagenet_knn", "top1_k20"), Column("200-NN", "imagenet_knn", "top1_k200"))),
-)
-
-REHEARSAL = (Column("Task", align="l"), Column("Backbone", align="p{24mm}"), Column("Data", align="p{30mm}"),
-             Column("Scaled: used (paper)", align="p{42mm}"), Column("Seeds"),
-             Column("Result", align="p{34mm}"))
+REFERENCE = "Barlow Twins"  # the row that verdicts compare with, unless a row has the backbone's own name
+RUNS = (Column("Task", align="l"), Column("Backbone", align="p{24mm}"), Column("Data", align="p{30mm}"),
+        Column("Scaled", align="p{30mm}"), Column("Seeds"), Column("Result", align="p{46mm}"))
+VERDICTS = (Column("Task", align="l"), Column("Metric", align="l"), Column("Backbone", align="p{24mm}"),
+            Column("Seeds"), Column("Ours"), Column("95% interval"), Column("Published", align="p{44mm}"),
+            Column("Verdict", align="l"))
+KNOWN = "known spreads: " + ", ".join(f"{task} {metric} {std}" for (task, metric), std in SPREADS.items())
 
 _ORDER = list(dict.fromkeys(column.task for table in TABLES for column in table.columns))
 
 
 def build(results, published=None):
-    """Return the sheets of all tables and the rehearsal table. The order of `results` does not matter.
+    """Return the sheets of all tables: the papers', verdicts, runs without a published figure, rehearsals.
 
-    Raises ValueError where a cell would mix versions, configs or data sets, or count a seed twice.
+    The order of `results` does not matter. Raises ValueError where a cell would mix versions, configs or data
+    sets, or count a seed twice.
     """
     published = read_published() if published is None else published
     groups = group_runs(results)
     paper = [runs for runs in groups if runs[0].paper_protocol]
     scaled = [runs for runs in groups if not runs[0].paper_protocol]
-    return [*(fill(table, paper, published) for table in TABLES), rehearsal(scaled)]
+    sheets = [fill(table, paper, published) for table in TABLES]
+    others = [runs for runs in paper if runs[0].task not in _ORDER]
+    return [*sheets, verdict_sheet(sheets),
+            run_sheet("others", "Measured by this suite's protocols, without a published figure here", others,
+                      "percent, mean ± sample standard deviation over seeds"),
+            run_sheet("rehearsal", "Rehearsals: runs that depart from the paper's protocol", scaled,
+                      "scaled runs show that the pipeline works and compare with each other only, never with "
+                      "the paper's figures; percent, mean ± sample standard deviation over seeds")]
 
 
 def group_runs(results):
@@ -144,7 +65,7 @@ def average(runs, metric):
                      ("weights", lambda run: run.backbone["sha256"]), ("data sets", lambda run: run.data),
                      ("configs", lambda run: run.config), ("scalings", lambda run: run.scaled),
                      ("sets of metrics", lambda run: metric in run.metrics)):
-        odd = next((run for run in runs if of(run) != of(first)), None)
+        odd = next((run for run in runs[1:] if of(run) != of(first)), None)
         if odd:
             raise ValueError(f"{first.task} {metric}: expected runs that differ by seed, found two {what}: "
                              f"{first.place} and {odd.place}; move one out of the folder of records")
@@ -153,21 +74,18 @@ def average(runs, metric):
                          f"{first.place}; remove the copy")
     if metric not in first.metrics:
         return None
-    values = [run.metrics[metric] for run in runs]
-    mean = math.fsum(values) / len(values)
-    std = None
-    if len(values) > 1:
-        std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    origin = "measured" if first.paper_protocol else "scaled"
-    return Cell(mean, std, len(values), origin, " ".join(sorted(run.place for run in runs)))
+    mean, std = verdicts.mean_std([run.metrics[metric] for run in runs])
+    low, high = verdicts.interval(mean, std, len(runs)) or (None, None)
+    return Cell(mean, std, len(runs), "measured" if first.paper_protocol else "scaled",
+                " ".join(sorted(run.place for run in runs)), runs=tuple(runs), low=low, high=high)
 
 
 def fill(table, groups, published):
     """Return the Sheet of a paper's table: published rows, then a row for each backbone that was measured."""
-    theirs, competing = _published_rows(table, published)
-    ours, older = _measured_rows(table, groups)
+    theirs, competing = published_rows(table, published)
+    ours, older = _measured_rows(table, groups, {_key(row[0]): row for row in theirs})
     rows = mark_best(theirs + ours, competing + [True] * len(ours))
-    notes = []
+    notes = list(table.notes)
     if ours:
         notes.append("ours: measured with this suite by the paper's protocol; in brackets the weights' "
                      "sha256; mean ± sample standard deviation over n seeds")
@@ -196,72 +114,49 @@ def mark_best(rows, competing):
     return tuple(map(tuple, rows))
 
 
-def rehearsal(groups):
-    """Return the Sheet of the scaled runs, a row for each task, backbone and config."""
+def verdict_sheet(sheets):
+    """Return the Sheet with a row for each measured figure that has a published one.
+
+    Where several tables have it, that of a row with the backbone's own name counts, else the first table's.
+    """
+    facts = {}
+    for label, task, metric, cell in (fact for sheet in sheets for fact in sheet.facts if fact[3].verdict):
+        key = backbone_text(cell.runs[0]), task, metric
+        own = _key(cell.reference[1].partition(";")[0]) == _key(cell.runs[0].backbone["name"])
+        if key not in facts or own:
+            facts[key] = replace(cell, mark="")
+    body = [(task, metric, backbone, str(cell.n), figure(cell),
+             None if cell.low is None else f"{cell.low:.1f} to {cell.high:.1f}",
+             f"{cell.reference[0]:.1f} ({cell.reference[1]})", cell.verdict)
+            for (backbone, task, metric), cell in facts.items()]
+    return Sheet("verdicts", "Verdicts: our means against the published figures (%)", VERDICTS,
+                 (tuple(body),), (verdicts.RULE, KNOWN), tuple((*key, cell) for key, cell in facts.items()))
+
+
+def run_sheet(name, title, groups, note):
+    """Return a Sheet with a row for each task, backbone and config; a long list of changes goes below it."""
     body, facts = [], []
     for runs in groups:
         first = runs[0]
         cells = {metric: average(runs, metric) for metric in _shown(first)}
         version = f" v{first.version}" if first.version > 1 else ""
         figures = ", ".join(f"{metric} {figure(cell)}" for metric, cell in cells.items())
-        body.append((first.task + version, backbone_text(first), _data_text(first.data),
-                     _scaled_text(first.scaled), str(len(runs)), figures))
+        body.append((first.task + version, backbone_text(first), _data_text(first.data), _changes(first),
+                     str(len(runs)), figures))
         facts += [(backbone_text(first), first.task, metric, cell) for metric, cell in cells.items()]
-    notes = ("scaled runs show that the pipeline works and compare with each other only, never with the "
-             "paper's figures; percent, mean ± sample standard deviation over seeds",)
-    return Sheet("rehearsal", "Rehearsals: runs that depart from the paper's protocol", REHEARSAL,
-                 (tuple(body),), notes, tuple(facts))
+    notes = ("scaled: value used (the paper's)", note) if any(runs[0].scaled for runs in groups) else (note,)
+    return Sheet(name, title, RUNS, (tuple(body),), notes, tuple(facts))
 
 
-def figure(cell):
-    """Return a cell as it is printed: one decimal, ± the spread over seeds where there are several."""
-    return f"{cell.mean:.1f}" if cell.std is None else f"{cell.mean:.1f} ± {cell.std:.1f}"
-
-
-def backbone_text(result):
-    """Return how tables name a backbone: its name and the first digits of its weights' sha256."""
-    return f"{result.backbone['name']} [{result.backbone['sha256'][:8]}]"
-
-
-def read_published(path=PUBLISHED):
-    """Return the published figures, one dict each, in the papers' order. Raises ValueError for a bad one."""
-    entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    seen = set()
-    for entry in entries:
-        value = entry["value"]
-        if entry["id"] in seen or not (value is None or 0 <= value <= 100):
-            raise ValueError(f"{path}: {entry['id']}: expected one entry, percent or null, found {value!r}")
-        seen.add(entry["id"])
-    return entries
-
-
-def _published_rows(table, published):
-    """Return (rows, whether each competes for the marks) of the published part, in the paper's order."""
-    found = {}
-    for place in table.rows:
-        for entry in published:
-            if f"{entry['paper']}, {entry['table']}" == place:
-                found.setdefault((place, entry["row"]), {})[entry["task"], entry["metric"]] = entry
-    rows = []
-    for (_, label), entries in found.items():
-        wanted = [entries.get((column.task, column.metric)) for column in table.columns]
-        rows.append([label, *(_published_cell(entry) for entry in wanted)])
-    return rows, [all(entry["competes"] for entry in entries.values()) for entries in found.values()]
-
-
-def _published_cell(entry):
-    if entry is None or entry["value"] is None:
-        return None
-    return Cell(entry["value"], None, None, "published", entry["source"], note=entry["note"])
-
-
-def _measured_rows(table, groups):
+def _measured_rows(table, groups, theirs):
     """Return (rows, number of records left out) of the measured part, a row for each backbone.
 
-    Of each task only the newest version in the store counts: figures of different versions do not compare.
+    theirs: the published rows by the key of their label. Of each task only the newest version in the store
+    counts: figures of different versions do not compare.
     """
     tasks = {column.task for column in table.columns}
-    groups = [runs for runs in groups if runs[0].task in tasks]
+    groups = [runs for runs in groups if runs[0].task in tasks
+              and (not table.ablation or _key(runs[0].backbone["name"]) in theirs)]
     newest = {}
     for runs in groups:
         newest[runs[0].task] = max(runs[0].version, newest.get(runs[0].task, 0))
@@ -274,16 +169,31 @@ def _measured_rows(table, groups):
         else:
             backbones[first.backbone["name"], first.backbone["sha256"]][first.task] += runs
     rows = []
-    for key in sorted(backbones):
-        runs = backbones[key]
+    for name, sha256 in sorted(backbones):
+        runs = backbones[name, sha256]
+        label, *published = theirs.get(_key(name)) or theirs.get(_key(REFERENCE)) or [""]
         cells = [average(runs[column.task], column.metric) if column.task in runs else None
                  for column in table.columns]
+        cells = [_judged(cell, column, f"{label}; {table.rows[0]}", other) if cell and other else cell
+                 for cell, column, other in zip_longest(cells, table.columns, published)]
         counts = sorted({cell.n for cell in cells if cell})
         if counts:
             seeds = " to ".join(map(str, sorted({counts[0], counts[-1]})))
             label = backbone_text(next(iter(runs.values()))[0])
             rows.append([f"ours: {label}, n = {seeds}", *cells])
     return rows, older
+
+
+def _judged(cell, column, where, published):
+    """Return our cell with the verdict on it against a published cell; where: that one's row and table."""
+    known = SPREADS.get((column.task, column.metric))
+    verdict = verdicts.verdict(cell.mean, cell.std, cell.n, published.mean, known)
+    return replace(cell, verdict=verdict, reference=(published.mean, where))
+
+
+def _key(name):
+    """Return a name without case, blanks and signs: "Barlow Twins" and "barlow-twins" are one."""
+    return re.sub(r"\W|_", "", name).casefold()
 
 
 def _rank(task):
@@ -302,13 +212,9 @@ def _data_text(data):
     return f"{data['name']}: {', '.join(f'{split} {count}' for split, count in data['counts'].items())}"
 
 
-def _scaled_text(scaled):
-    """Return e.g. "epochs 1 (100), batch_size 32 (256)"; sizes of the data have a column of their own."""
-    changes = [f"{key} {_short(used)} ({_short(paper)})" for key, (paper, used) in scaled.items()
-               if not key.startswith("data.")]
-    return ", ".join(changes) or "data only"
-
-
-def _short(value):
-    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 24 else text[:21] + "..."
+def _changes(result):
+    """Return what was scaled, or how much and a remark that says what; None where nothing was."""
+    settings = changes(result)
+    if len(", ".join(settings)) <= 60:
+        return ", ".join(settings) or ("data only" if result.scaled else None)
+    return Noted(f"{len(settings)} settings", ", ".join(settings))

@@ -86,14 +86,26 @@ def test_a_bad_record_is_named_and_the_rest_is_written(folder, capsys):
     assert run(folder, "--list") == 1
 
 
+def listed(folder, capsys, *filters):
+    """Return the lines of --list below the headers, split at blanks."""
+    assert run(folder, "--list", *filters) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+
+
 def test_list(folder, capsys):
-    assert run(folder, "--list") == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["imagenet_linear", "1", "bt", "[1a2b3c4d]", "0", "paper", "2026-01-31", "top1", "73.50", "top5",
-            "91.00"] in lines
-    assert ["voc_det", "1", "bt", "[1a2b3c4d]", "0", "scaled", "2026-01-31", "AP", "56.00", "AP50", "82.50",
-            "AP75", "63.25"] in lines
+    places = [result.place for result in store.load(folder / "runs")[0]]
+    assert listed(folder, capsys) == [
+        [places[0], "paper", "2026-01-31", "top1", "73.50", "top5", "91.00"],
+        [places[1], "scaled", "2026-01-31", "AP", "56.00", "AP50", "82.50", "AP75", "63.25"]]
     assert not (folder / "tables").exists()
+
+
+@pytest.mark.parametrize("filters, tasks", [
+    (["task=voc_det"], ["voc_det"]), (["protocol=paper"], ["imagenet_linear"]),
+    (["backbone=bt", "seed=0"], ["imagenet_linear", "voc_det"]), (["protocol=paper", "task=voc_det"], []),
+    (["seed=1"], []), (["backbone=b"], [])])
+def test_list_with_filters(folder, capsys, filters, tasks):
+    assert [line[0].split("/")[0] for line in listed(folder, capsys, *filters)] == tasks
 
 
 def test_print_shows_every_table(folder, capsys):
@@ -128,6 +140,9 @@ def test_a_readme_without_markers_is_left_alone(folder):
     (["--runs", "nowhere", "--out", "t"], "expected a folder of records"),
     (["--runs", "."], "expected --out with --runs"),
     (["--out", "t", "--readme", "nowhere.md"], "nowhere.md"),
+    (["--list", "taks=voc_det"], "expected KEY=VALUE with a key of task, backbone, seed, protocol"),
+    (["--list", "voc_det"], "voc_det: expected KEY=VALUE"),
+    (["task=voc_det"], "expected --list with filters"),
 ])
 def test_wrong_arguments(tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)

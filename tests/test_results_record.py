@@ -155,3 +155,23 @@ def test_any_json_config_and_percentage_survives_the_file(config, value):
     result = toy(config=config, metrics={"AP": value})
     assert from_json(to_json(result)) == result
     assert from_json(to_json(result)).place == result.place
+
+
+percent = st.floats(0, 100)
+bad = st.one_of(st.floats(max_value=0, exclude_max=True), st.floats(min_value=100, exclude_min=True),
+                st.just(math.nan), st.booleans(), st.text(max_size=3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.from_regex("[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True), percent, min_size=1,
+                       max_size=5), st.data())
+def test_only_percent_is_accepted_and_nothing_is_lost_in_the_file(metrics, data):
+    assert from_json(to_json(toy(metrics=metrics))) == toy(metrics=metrics)
+    spoiled = {**metrics, data.draw(st.sampled_from(sorted(metrics))): data.draw(bad)}
+    with pytest.raises(ValueError, match="expected percent"):
+        toy(metrics=spoiled)
+
+
+def test_nesting_that_no_reader_stands_is_damage():
+    with pytest.raises(ValueError, match="damaged"):
+        from_json("[" * 200_000)

@@ -160,15 +160,53 @@ def test_many_writers_store_each_run_once(tmp_path):
 
 def test_killed_writers_tear_nothing(tmp_path):
     chance = random.Random(0)
-    processes = writers(tmp_path, 4, 2000)
-    while len(list(tmp_path.glob("*/*/*.json"))) < 40:
+    count, runs = 8, 200
+    processes = writers(tmp_path, count, runs)
+    doomed = chance.sample(processes, count // 2)
+    while len(list(tmp_path.glob("*/*/*.json"))) < 100:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
-    for process in processes:
-        time.sleep(chance.uniform(0, 0.1))
+    for process in doomed:
+        time.sleep(chance.uniform(0, 0.2))
         process.kill()
-    said = [line for process in processes for line in process.communicate()[0].splitlines(keepends=True)]
-    said = {line.strip() for line in said if line.endswith(".json\n")}
+    said = set()
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process in doomed or process.returncode == 0, err
+        said |= {line.strip() for line in out.splitlines(keepends=True) if line.endswith(".json\n")}
     loaded, problems = store.load(tmp_path)
-    assert not problems and 40 <= len(loaded) < 4 * 2000
+    assert not problems and (count // 2) * runs <= len(loaded) < (count + 1) * runs
     assert said <= {str(store.path_of(result, tmp_path)) for result in loaded}
+
+
+# Files kept beside a record
+
+
+def kept(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_files_are_kept_beside_the_record_and_are_no_records(tmp_path):
+    out, runs = tmp_path / "record", tmp_path / "runs"
+    (out / "deeper").mkdir(parents=True)
+    (out / "curve.json").write_text("[]")
+    (out / "picture.jpg").write_bytes(b"jpeg")
+    path = store.save(toy(), runs)
+    store.keep(toy(), runs, out)
+    place = store.files_of(toy(), runs)
+    assert place == path.with_suffix(".files") and kept(place) == {"curve.json": b"[]", "picture.jpg": b"jpeg"}
+    assert store.load(runs) == ([toy()], [])
+    assert sorted(os.listdir(path.parent)) == sorted([path.name, place.name])
+
+
+def test_a_rerun_replaces_the_kept_files_and_one_without_any_removes_them(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.json").write_text(name)
+    runs = tmp_path / "runs"
+    store.save(toy(), runs)
+    for name in ("first", "second"):
+        store.keep(toy(), runs, tmp_path / name)
+        assert kept(store.files_of(toy(), runs)) == {f"{name}.json": name.encode()}
+    store.keep(toy(), runs, tmp_path / "none")
+    assert not store.files_of(toy(), runs).exists()

@@ -1,0 +1,114 @@
+"""Two backbones, pair by pair: the same task, configuration, data and seed.
+
+    python results/compare.py bt vicreg                      # names, or first digits of the weights' sha256
+    python results/compare.py bt vicreg --difference 0.3     # how many seeds would show 0.3 points
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import tabulate  # noqa: E402
+
+from results import store, verdicts  # noqa: E402
+from results.catalogue import SPREADS  # noqa: E402
+from results.cells import backbone_text  # noqa: E402
+
+RUNS = Path(__file__).with_name("runs")
+HEADERS = ("Task", "Metric", "Protocol", "Pairs", "A", "B", "A - B", "95% interval", "Seeds needed")
+
+
+def main(argv=None):
+    """Parse, compare, print. Returns the exit status; 1 where records had to be left out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("a", metavar="A", help="a backbone's name or the first digits of its sha256")
+    parser.add_argument("b", metavar="B", help="the other one")
+    parser.add_argument("--difference", type=float, default=0.5, metavar="X",
+                        help="points that 'seeds needed' should show (default: 0.5)")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of records (default: results/runs)")
+    arguments = parser.parse_args(argv)
+    try:
+        if not 0 < arguments.difference <= 100:
+            raise ValueError(f"--difference: expected 0 to 100 points, found {arguments.difference}")
+        results, problems = store.load(arguments.runs)
+        text = report(choose(results, arguments.a), choose(results, arguments.b), arguments.difference)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(text)
+    return 1 if problems else 0
+
+
+def choose(results, text):
+    """Return the records of one backbone. Raises ValueError where a text fits none, or several."""
+    fitting = ([run for run in results if text in (run.backbone["name"], backbone_text(run))]
+               or [run for run in results if run.backbone["sha256"].startswith(text)])
+    names = sorted({backbone_text(run) for run in fitting})
+    if len({run.backbone["sha256"] for run in fitting}) != 1:
+        known = names or sorted({backbone_text(run) for run in results})
+        raise ValueError(f"{text!r}: expected one backbone, found {len(names)}; "
+                         f"name one of {', '.join(known) or 'none: there are no records'}")
+    return fitting
+
+
+def report(a, b, difference):
+    """Return the comparison of two backbones' records. Raises ValueError where no two runs pair up."""
+    if a[0].backbone["sha256"] == b[0].backbone["sha256"]:
+        raise ValueError(f"expected two backbones, found {backbone_text(a[0])} twice")
+    rows, means = [], []
+    for (task, _, metric), pairs in paired(a, b).items():
+        values = [(x.metrics[metric], y.metrics[metric]) for x, y in pairs]
+        mean, std = verdicts.mean_std([x - y for x, y in values])
+        means.append(mean)
+        paper = pairs[0][0].paper_protocol
+        rows.append((task, metric, "paper" if paper else "scaled", len(values),
+                     *(f"{verdicts.mean_std(side)[0]:.2f}" for side in zip(*values)), f"{mean:+.2f}",
+                     between(verdicts.interval(mean, std, len(values))),
+                     needed(difference, std, SPREADS.get((task, metric)) if paper else None)))
+    if not rows:
+        raise ValueError(f"{backbone_text(a[0])} and {backbone_text(b[0])}: expected records of the same "
+                         "task, configuration, data and seed, found none; run both alike")
+    text = (f"A: {backbone_text(a[0])}   B: {backbone_text(b[0])}\n\n"
+            f"{tabulate.tabulate(rows, HEADERS, disable_numparse=True)}\n\n"
+            f"seeds needed: pairs that show a difference of {difference:g} points in a two-sided paired t\n"
+            f"test at {verdicts.ALPHA} with power {verdicts.POWER}, from the spread of the pairs or, marked ~,\n"
+            "from the task's known one\n")
+    ahead = sum(mean > 0 for mean in means)
+    mean, std = verdicts.mean_std(means)
+    return text + (f"over {len(means)} tasks: A ahead in {ahead}, mean difference {mean:+.2f}, 95% interval "
+                   f"{between(verdicts.interval(mean, std, len(means)))} (the tasks as the sample)")
+
+
+def paired(a, b):
+    """Return {(task, config hash, main metric): [(run of a, run of b), ...]}, paired by seed."""
+    others = {(run.task, run.config_hash, run.seed): run for run in b}
+    pairs = defaultdict(list)
+    for run in a:
+        other = others.get((run.task, run.config_hash, run.seed))
+        metric = next(iter(run.metrics))
+        if other and metric in other.metrics:
+            pairs[run.task, run.config_hash, metric].append((run, other))
+    return dict(sorted(pairs.items()))
+
+
+def between(interval):
+    """Return an interval as text, a dash for None."""
+    return "-" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+
+
+def needed(difference, std, known):
+    """Return the number of seeds as text; from the task's known spread where there is one pair only."""
+    if std is None and known is None:
+        return "-"
+    count = verdicts.seeds_needed(difference, std if std is not None else known * 2 ** 0.5)
+    return ("~" if std is None else "") + (f"{count}" if count else f"over {verdicts.MOST_SEEDS}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What stands behind a figure: how a record was made and how to make it again.
+
+    python results/show.py RECORD ...    # files, or places as --list and the tables' CSV files give them
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from results import store  # noqa: E402
+from results.cells import backbone_text, changes  # noqa: E402
+from results.plan import duration  # noqa: E402
+
+RUNS = Path(__file__).with_name("runs")
+# Flags of transfer/run.py that do not belong to one run from its start; first those that take a value.
+VALUED, BARE = ("--task", "--seed", "--seeds", "--output"), ("--resume", "--rerun")
+
+
+def main(argv=None):
+    """Print each record asked for. Returns the exit status: 2 for one that is missing or damaged."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("records", nargs="+", metavar="RECORD", help="a record's file or place")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of records (default: results/runs)")
+    arguments = parser.parse_args(argv)
+    try:
+        print("\n\n".join(describe(*find(record, arguments.runs)) for record in arguments.records))
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def find(record, runs):
+    """Return (record, folder of records) of a file's path, or of a record's place under runs."""
+    path = Path(runs, record)  # an absolute path stays itself
+    if not path.is_file():
+        path = Path(record)
+    if not path.is_file():
+        raise FileNotFoundError(f"{record}: expected a record's file or its place under {runs}; "
+                                "python results/make.py --list shows them")
+    root = path.parents[2] if len(path.parents) > 2 else path.parent
+    return store.read(path, root), root
+
+
+def describe(result, root):
+    """Return what a record says, a line each, the command first."""
+    backbone, data, device = result.backbone, result.data, result.device
+    counts = ", ".join(f"{split} {count}" for split, count in data["counts"].items())
+    files = store.files_of(result, root)
+    kept = sorted(path.name for path in files.iterdir()) if files.is_dir() else []
+    lines = [
+        ("rerun", rerun(result)),
+        ("code", (f"commit {result.commit}" if result.commit else "no commit is known")
+         + (", with changes that were not committed" if result.dirty else "")),
+        ("weights", f"{backbone['name']} ({backbone['format']}), sha256 {backbone['sha256']}"),
+        ("data", f"{data['name']}: {counts}; fingerprint {data['fingerprint']}"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in result.packages.items())),
+        ("device", f"{device.get('count', 1)} x {device.get('name', '?')} ({device.get('type', '?')})"),
+        ("time", f"{duration(result.seconds)}, started {result.started}"),
+        ("kept", f"{files}: {', '.join(kept)}" if kept else "no files"),
+        ("protocol", f"version {result.version}, config {result.config_hash}, "
+                     + ("the paper's" if result.paper_protocol else "scaled, value used (the paper's):")),
+        *(("", change) for change in changes(result)),
+        *(("", f"{key} {used} images ({paper})") for key, (paper, used) in result.scaled.items()
+          if key.startswith("data.")),
+        ("config", "" if result.config else "empty"),
+        *(("", f"{key} = {value}") for key, value in result.config.items()),
+    ]
+    metrics = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
+    head = f"{result.task}, {backbone_text(result)}, seed {result.seed}\n  {metrics}\n"
+    return head + "\n".join(f"  {name:9} {text}".rstrip() for name, text in lines)
+
+
+def rerun(result):
+    """Return the command that makes a record of this one task and seed again, from the one that made it."""
+    words, rest = shlex.split(result.source), []
+    while words:
+        word = words.pop(0)
+        if word in VALUED:
+            words[:1] = []
+        elif word not in BARE and not word.startswith(tuple(f"{flag}=" for flag in VALUED)):
+            rest.append(word)
+    return shlex.join([*rest[:2], "--task", result.task, "--seed", str(result.seed), "--rerun", *rest[2:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What seeds can tell: mean, spread, 95 % interval, and the verdict on a mean against a published figure.
+
+The rule of the verdict. Two means of n and of one run differ by chance by up to 1.96 s sqrt(1/n + 1) in 19
+cases of 20, s being the standard deviation over seeds: the task's known one (SPREADS of catalogue.py), or,
+where none is known or our seeds spread more than twice as much, our own, with Student's t for n - 1 degrees
+in place of 1.96. Half of the last printed digit, 0.05, comes on top.
+- above, below: the means differ by more than that.
+- reproduced: they do not, and that bound is at most one point.
+- inconclusive: n = 1, or the bound is wider than a point, so that agreement within it would say nothing.
+A published figure counts as one run, since papers rarely say how many there were.
+"""
+
+import math
+
+ALPHA, POWER = 0.05, 0.8
+ROUNDING = 0.05
+RESOLUTION = 1.0
+MOST_SEEDS = 1000
+RULE = ("reproduced: the means differ by no more than chance explains, 1.96 s sqrt(1/n + 1) + 0.05, with s "
+        "the task's known standard deviation over seeds, or t s sqrt(1/n + 1) + 0.05 with our own where none is "
+        "known or ours is more than twice as large; and that is at most 1 point. above, below: they differ by "
+        "more. inconclusive: n = 1, or chance explains more than 1 point. A published figure counts as one run")
+
+
+# scipy.special is imported where it is needed: it takes as long as most tables. scipy.stats takes twice that.
+
+
+def mean_std(values):
+    """Return (mean, sample standard deviation) of figures; the latter is None for one."""
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def student(count):
+    """Return the 97.5 % quantile of Student's t for `count` figures, 2 or more."""
+    from scipy import special
+
+    return float(special.stdtrit(count - 1, 1 - ALPHA / 2))
+
+
+def interval(mean, std, count):
+    """Return (low, high), the 95 % interval of a mean of normal figures; None for one figure."""
+    if std is None:
+        return None
+    half = student(count) * std / math.sqrt(count)
+    return mean - half, mean + half
+
+
+def bound(std, count, known=None):
+    """Return by how much a mean of `count` runs may differ from a single one by chance, as the rule says."""
+    spread = 1.96 * known if known and std <= 2 * known else student(count) * std
+    return spread * math.sqrt(1 / count + 1) + ROUNDING
+
+
+def verdict(mean, std, count, published, known=None):
+    """Return "reproduced", "below", "above" or "inconclusive". Percent; std is None for one run."""
+    if count == 1:
+        return "inconclusive"
+    difference, chance = mean - published, bound(std, count, known)
+    if abs(difference) > chance:
+        return "above" if difference > 0 else "below"
+    return "reproduced" if chance <= RESOLUTION else "inconclusive"
+
+
+def seeds_needed(difference, std):
+    """Return how many pairs of seeds show a mean difference of that size with power 0.8; None above 1000.
+
+    A two-sided paired t test at 0.05, by the noncentral t distribution. std: standard deviation of the
+    differences between the seeds of a pair.
+    """
+    import numpy
+    from scipy import special
+
+    counts = numpy.arange(2, MOST_SEEDS + 1)
+    if std == 0:
+        return 2
+    critical = special.stdtrit(counts - 1, 1 - ALPHA / 2)
+    shift = numpy.minimum(abs(difference) / std * numpy.sqrt(counts), 30)  # beyond, the power is 1 anyway
+    power = 1 - special.nctdtr(counts - 1, shift, critical) + special.nctdtr(counts - 1, shift, -critical)
+    enough = numpy.flatnonzero(power >= POWER)
+    return int(counts[enough[0]]) if len(enough) else None

@@ -1,0 +1,81 @@
+"""From a record to how it was made, and the plan of a suite (results/show.py, plan.py)."""
+
+import os
+
+import pytest
+
+from results import plan, show, store
+from tests.test_results_record import toy
+
+SOURCE = ("python transfer/run.py --task all --weights 'my nets/bt.pth' --seeds=5 --num-gpus 8 --output out "
+          "--resume --data /data")
+
+
+def test_everything_about_a_record_is_shown(tmp_path, capsys):
+    result = toy(seed=3, source=SOURCE, scaled={"epochs": [100, 1], "data.train": [10, 5]}, dirty=True,
+                 config={"epochs": 1, "rate": 0.3}, seconds=7200.0)
+    store.save(result, tmp_path / "runs")
+    (tmp_path / "record").mkdir()
+    (tmp_path / "record" / "curve.json").write_text("[]")
+    store.keep(result, tmp_path / "runs", tmp_path / "record")
+    assert show.main([result.place, "--runs", str(tmp_path / "runs")]) == 0
+    text = capsys.readouterr().out
+    for fact in ("voc_det, bt [1a2b3c4d], seed 3", "AP 56.00", "c" * 40 + ", with changes",
+                 result.backbone["sha256"], "fingerprint f00d", "torch 2.14.1", "1 x x86_64 (cpu)",
+                 "2 h 0 min, started 2026-01-31T12:00:00", "curve.json", result.config_hash, "epochs 1 (100)",
+                 "data.train 5 images (10)", "rate = 0.3", "python transfer/run.py --task voc_det --seed 3 "
+                 "--rerun --weights 'my nets/bt.pth' --num-gpus 8 --data /data\n"):
+        assert fact in text, fact
+
+
+def test_overrides_stay_behind_the_flags():
+    source = "python transfer/run.py --weights bt.pth --task voc_det --seed 4 SOLVER.STEPS '(1, 2)'"
+    result = toy(source=source, seed=4)
+    assert show.rerun(result) == ("python transfer/run.py --task voc_det --seed 4 --rerun --weights bt.pth "
+                                  "SOLVER.STEPS '(1, 2)'")
+
+
+def test_a_record_is_found_by_file_from_anywhere_and_several_are_shown(tmp_path, monkeypatch, capsys):
+    paths = [store.save(toy(seed=seed), tmp_path / "runs") for seed in range(2)]
+    monkeypatch.chdir(tmp_path)
+    assert show.main([str(paths[0]), os.path.relpath(paths[1])]) == 0
+    assert capsys.readouterr().out.count("bt [1a2b3c4d], seed") == 2
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda path: path.unlink(), "expected a record's file or its place"),
+    (lambda path: path.write_text("{"), "damaged"),
+    (lambda path: path.write_text(path.read_text().replace("56.0", "65.0")), "edited or damaged"),
+], ids=["missing", "torn", "edited"])
+def test_what_cannot_be_shown_is_an_error(tmp_path, capsys, spoil, message):
+    spoil(store.save(toy(), tmp_path))
+    assert show.main([toy().place, "--runs", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+# The plan of a suite
+
+
+def drafts(count, **changes):
+    return [toy(seed=seed, metrics={}, **changes) for seed in range(count)]
+
+
+def test_plan_counts_what_is_stored_and_estimates_from_the_same_config_and_devices():
+    records = [toy(seed=0, seconds=100.0), toy(seed=9, seconds=300.0), toy(seed=8, seconds=200.0),
+               toy(seed=7, seconds=1.0, config={"steps": 1}, scaled={"steps": [2, 1]}),
+               toy(seed=6, seconds=1.0, device={"type": "cuda", "name": "x", "count": 8})]
+    assert plan.line(drafts(3), records) == ("1 stored, 2 to run, about 7 min (from 3 earlier)", 400.0)
+    assert plan.line(drafts(1), records) == ("1 stored", 0.0)
+    assert plan.line(drafts(2, config={"other": 1}), records) == ("0 stored, 2 to run, time -", None)
+
+
+def test_total_says_what_it_does_not_know():
+    assert plan.total([60.0, 0.0]) == "in all about 60 s"
+    assert plan.total([7200.0, None, None]) == ("in all about 2 h 0 min, without 2 tasks that no earlier "
+                                                "record tells of")
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5400, "1 h 30 min")])
+def test_duration(seconds, text):
+    assert plan.duration(seconds) == text
