@@ -5,13 +5,14 @@ import os
 from collections import OrderedDict
 
 import pytest
+import safetensors.torch
 import torch
 import torchvision
-from weights_toys import distinct_backbone, small_state
+from weights_toys import distinct_backbone, prefixed, small_state
 
 from transfer.weights import readers
 from transfer.weights.backbone import expected
-from transfer.weights.readers import READERS, read
+from transfer.weights.readers import READERS, look, read
 
 pytestmark = pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 
@@ -25,48 +26,64 @@ def saved(tmp_path):
     return save
 
 
-def prefixed(prefix, state):
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
-def barlowtwins(prefix="module.", state=None):
+def barlowtwins(state=None):
     """Like checkpoint.pth of facebookresearch/barlowtwins, with a narrow projector."""
-    model = prefixed(f"{prefix}backbone.", state or small_state())
-    model |= {f"{prefix}projector.0.weight": torch.ones(8, 2048),
-              f"{prefix}bn.running_mean": torch.zeros(8), f"{prefix}bn.running_var": torch.ones(8),
-              f"{prefix}bn.num_batches_tracked": torch.tensor(7)}
+    model = prefixed("module.backbone.", state or small_state())
+    model |= {"module.projector.0.weight": torch.ones(8, 2048),
+              "module.bn.running_mean": torch.zeros(8), "module.bn.running_var": torch.ones(8),
+              "module.bn.num_batches_tracked": torch.tensor(7)}
     optimizer = {"state": {0: {"mu": torch.zeros(3)}}, "param_groups": [{"lr": 0.2, "params": [0]}]}
     return {"epoch": 3, "model": OrderedDict(model), "optimizer": optimizer}
 
 
-def with_classifier(state):
-    return state | {"fc.weight": torch.ones(1000, 2048), "fc.bias": torch.ones(1000)}
-
-
-LAYOUTS = {
-    "torchvision without fc": ("torchvision", small_state),
-    "torchvision with fc": ("torchvision", lambda: with_classifier(small_state())),
-    "OrderedDict": ("torchvision", lambda: OrderedDict(small_state())),
-    "parameters": ("torchvision", lambda: {
-        name: torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
-        for name, tensor in small_state().items()}),
-    "barlowtwins, distributed": ("barlowtwins_checkpoint", barlowtwins),
-    "barlowtwins, one process": ("barlowtwins_checkpoint", lambda: barlowtwins(prefix="")),
-}
-
-
-@pytest.mark.parametrize("format, content", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("named", [False, True], ids=["recognised", "named"])
-def test_each_layout_gives_the_same_backbone(format, content, named, saved):
-    path = saved(content(), "layout.pth")
-    backbone = read(path, format if named else None)
-    assert (backbone.name, backbone.format, backbone.path) == ("layout", format, str(path))
+def test_a_checkpoint_gives_the_backbone(saved):
+    path = saved(barlowtwins(), "layout.pth")
+    backbone = read(path)
+    assert (backbone.name, backbone.format, backbone.path) == ("layout", "barlowtwins_checkpoint", str(path))
     assert backbone.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert {name: tuple(tensor.shape) for name, tensor in backbone.state.items()} == expected()
-    for index, (name, tensor) in enumerate(backbone.state.items()):
-        wanted = index if name.endswith("num_batches_tracked") else torch.tensor(0.5 + index / 1000)
-        assert (tensor == wanted).all(), name
+    for name, tensor in backbone.state.items():
+        assert (tensor == small_state()[name]).all(), name
         assert tensor.is_contiguous() and not tensor.requires_grad, name
+
+
+def test_what_else_a_file_holds(saved):
+    contents = look(saved(barlowtwins()))
+    assert (contents.format, contents.epoch, list(contents.encoders)) == ("barlowtwins_checkpoint", 3,
+                                                                          ["backbone"])
+    assert contents.others == {"projector": 1, "bn": 3, "epoch": 0, "optimizer": 0}
+    assert look(saved({"state_dict": small_state(), "meta": {"epoch": 7}})).epoch == 7
+    assert look(saved(small_state())).epoch is None
+
+
+def moco():
+    model = prefixed("module.encoder_q.", small_state()) | prefixed("module.encoder_k.", small_state(10.5))
+    return {"epoch": 200, "state_dict": model | {"module.queue": torch.ones(2, 2)}}
+
+
+def test_the_encoder_can_be_chosen_and_records_never_mix_them(saved):
+    path = saved(moco())
+    file = hashlib.sha256(path.read_bytes()).hexdigest()
+    query, key = read(path), read(path, encoder="key")
+    assert (query.format, query.sha256) == ("moco", file)
+    assert (key.format, key.sha256) == ("moco:key", hashlib.sha256(f"{file}:key".encode()).hexdigest())
+    assert query.state["bn1.bias"][0] == small_state()["bn1.bias"][0]
+    assert key.state["bn1.bias"][0] == small_state(10.5)["bn1.bias"][0]
+    named = read(path, "moco", encoder="query")
+    assert (named.format, named.sha256) == (query.format, query.sha256)
+
+
+def test_wrong_encoders(saved):
+    with pytest.raises(ValueError, match="pth: unknown encoder keys, .* moco has query, key; name one"):
+        read(saved(moco()), encoder="keys")
+    with pytest.raises(ValueError, match="holds one encoder .torchvision.* --encoder key; leave it away"):
+        read(saved(small_state()), encoder="key")
+    with pytest.raises(ValueError, match="random is no file and has no encoder; leave --encoder away"):
+        read("random", encoder="key")
+    broken = moco()
+    del broken["state_dict"]["module.encoder_k.bn1.bias"]
+    with pytest.raises(ValueError, match="read as moco:key: expected .* 1 of 318 .* first bn1.bias"):
+        read(saved(broken), encoder="key")
 
 
 def test_values_are_kept_bit_for_bit(saved):
@@ -78,14 +95,25 @@ def test_values_are_kept_bit_for_bit(saved):
         assert state[name].dtype == tensor.dtype and torch.equal(state[name], tensor), name
 
 
-def test_old_files_and_other_precisions(saved):
-    legacy = read(saved(small_state(), "old.pth", _use_new_zipfile_serialization=False))
-    assert torch.equal(legacy.state["bn1.bias"], small_state()["bn1.bias"])
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-                 for name, tensor in small_state().items()}
-        read_back = read(saved(state)).state["bn1.bias"]
-        assert read_back.dtype == torch.float32 and torch.equal(read_back, state["bn1.bias"].float())
+def test_an_old_file_of_several_precisions(saved):
+    kinds = [torch.float16, torch.bfloat16, torch.float64, torch.float32]
+    state = {name: torch.nn.Parameter(tensor.to(kinds[index % 4])) if tensor.is_floating_point() else tensor
+             for index, (name, tensor) in enumerate(small_state().items())}
+    backbone = read(saved(state, "old.pth", _use_new_zipfile_serialization=False))
+    for name, tensor in backbone.state.items():
+        assert torch.equal(tensor, state[name].float() if tensor.is_floating_point() else state[name]), name
+        assert tensor.dtype in (torch.float32, torch.int64) and not tensor.requires_grad
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    state = prefixed("encoder.", distinct_backbone().state) | {"projector.0.weight": torch.ones(8, 2048)}
+    safetensors.torch.save_file(state, path)
+    backbone = read(path)
+    path.unlink()
+    assert backbone.format == "simclr_spijkervet"
+    for name, tensor in distinct_backbone().state.items():
+        assert torch.equal(backbone.state[name], tensor), name
 
 
 def test_files_without_any_counter_get_zeros(saved):

@@ -6,11 +6,15 @@ import torch
 from transfer.weights.backbone import Backbone, expected
 
 
-def small_state() -> dict:
+def small_state(first=0.5) -> dict:
     """The 318 names and shapes, each tensor one repeated value: a file of it has kilobytes, not 100 MB."""
-    values = {name: index if name.endswith("num_batches_tracked") else 0.5 + index / 1000
+    values = {name: index if name.endswith("num_batches_tracked") else first + index / 1000
               for index, name in enumerate(expected())}
     return {name: torch.tensor(values[name]).expand(shape) for name, shape in expected().items()}
+
+
+def prefixed(prefix, state) -> dict:
+    return {prefix + name: tensor for name, tensor in state.items()}
 
 
 @cache

@@ -45,7 +45,7 @@ def from_barlowtwins_checkpoint(state):
 @layout("backbone.", "projector.0.bias", lacks=HEADS)
 def from_vicreg_checkpoint(state):
     """model.pth of VICReg, {epoch, model, optimizer}: no bn, and its projector's hidden layers have biases
-    (facebookresearch/vicreg main_vicreg.py:157-162, 184-213)."""
+    (facebookresearch/vicreg main_vicreg.py:157-162, 184-233)."""
     return encoders(state, backbone="backbone.")
 
 
@@ -71,7 +71,7 @@ def from_moco(state):
     return encoders(state, query="encoder_q.", key="encoder_k.")
 
 
-@layout("base_encoder.")
+@layout("base_encoder.", lacks=("backbone.",))
 def from_mocov3(state):
     """MoCo v3: base_encoder, momentum_encoder, predictor; fc is the projector (facebookresearch/moco-v3
     moco/builder.py:27-28, 100-109; main_lincls.py:181 evaluates base_encoder)."""
@@ -195,10 +195,11 @@ def from_mmselfsup(state):
     mmselfsup/models/algorithms/*.py; tools/model_converters/extract_backbone_weights.py takes backbone)."""
     if not has(state, "neck.") and not has(state, "head."):
         return None
-    seconds = {"target_net.module.0.": "target", "target_net.0.": "target", "encoder_k.module.0.": "key",
-               "encoder_k.0.": "key", "momentum_encoder.module.0.": "momentum"}
-    return encoders(state, backbone="backbone.", **{name: prefix for prefix, name in seconds.items()
-                                                    if has(state, prefix)})
+    found = {"backbone": "backbone."}
+    for name, module in (("target", "target_net"), ("key", "encoder_k"), ("momentum", "momentum_encoder")):
+        average = ".module" if has(state, f"{module}.module.") else ""  # since version 1
+        found[name] = f"{module}{average}.0."
+    return encoders(state, **found)
 
 
 @layout("stem.conv1.", "res2.")
@@ -216,20 +217,21 @@ def from_detectron2_detector(state):
     """A detector that Detectron2 trained, model_final.pth: a C4, whose res5 is in the head of its regions, or
     an FPN (facebookresearch/detectron2 detectron2/modeling/roi_heads/roi_heads.py, Res5ROIHeads;
     detectron2/modeling/backbone/fpn.py)."""
+    if "pixel_mean" in state and float(state["pixel_mean"].flatten()[0]) < 110:  # kept before version 0.4
+        raise ValueError("its pixel_mean begins with blue: it takes BGR pixels, torchvision's ResNet-50 RGB")
     trunk = "backbone.bottom_up." if has(state, "backbone.bottom_up.") else "backbone."
     res5 = {f"res5.{name}": value for name, value in under(state, "roi_heads.res5.").items()
             if not name.startswith("norm.")}  # the extra norm after res5 of MoCo's detectors
-    return {"backbone": _torchvision_names(under(state, trunk) | res5)}
+    entries = _torchvision_names(under(state, trunk) | res5)
+    counters = {name.replace("running_var", "num_batches_tracked"): tensor(0) for name in entries
+                if name.endswith("running_var")}  # frozen layers have kept none
+    return {"backbone": counters | entries}
 
 
 def _torchvision_names(entries: dict) -> dict:
-    """Detectron2's names to torchvision's; frozen layers, which keep no counter, get theirs back as 0."""
     names = {theirs: ours for ours, theirs in detectron2_names().items()}
-    entries = {names.get(name, name): value for name, value in entries.items()
-               if not name.startswith("stem.fc.")}
-    frozen = [name.replace("running_var", "num_batches_tracked") for name in entries
-              if name.endswith("running_var")]
-    return {**{name: tensor(0) for name in frozen}, **entries}
+    return {names.get(name, name): value for name, value in entries.items()
+            if not name.startswith("stem.fc.")}
 
 
 CAFFE = ("a ResNet of Caffe2 or MSRA, such as Detectron2's R-50.pkl, takes BGR pixels and has its strides in"
