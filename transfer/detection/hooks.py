@@ -1,13 +1,17 @@
 """What happens around Detectron2's iterations besides training."""
 
+import logging
+
 import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import BN_MODULE_TYPES
 
-from transfer.detection import pictures
+from transfer.detection import expected, kept, pictures
 from transfer.detection.loader import mix
+
+log = logging.getLogger(__name__)
 
 
 class SeedEachIteration(HookBase):
@@ -49,4 +53,53 @@ class Curves(HookBase):
         self.out = out
 
     def after_train(self):
-        pictures.curves(self.out / "metrics.json", self.out / "losses.png")
+        pictures.losses(kept.read_metrics(self.out / "metrics.json"), self.out / "losses.png")
+
+
+class Expected(HookBase):
+    """Say in one line whether losses and AP are those of earlier runs (expected.py); never stop the run.
+
+    Where no band is known, one thing can be said of any run: after the warm-up, a classifier whose loss is no
+    lower than that of one that ignores the image has learnt nothing yet. On the main process only.
+    """
+
+    def __init__(self, cfg, weights):
+        """weights: "trained" or "random", what the run begins from."""
+        self.rows, self.source = expected.bands_of(cfg)
+        self.weights, self.warmup = weights, cfg.SOLVER.WARMUP_ITERS
+        self.classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        values = self._new_precisions()
+        if done in expected.CHECKS:
+            values |= {name: history.median(expected.WINDOW)
+                       for name, history in self.trainer.storage.histories().items() if "loss" in name}
+        self._judge(values, done)
+
+    def after_train(self):
+        self._judge(self._new_precisions(), self.trainer.max_iter)
+
+    def _new_precisions(self):
+        storage = self.trainer.storage
+        return {name: value for name, (value, iteration) in storage.latest().items()
+                if name in expected.PRECISIONS and iteration == storage.iter}
+
+    def _judge(self, values, done):
+        found = expected.verdict(values, self.rows, self.weights, done)
+        if found:
+            inside, line = found
+            log.log(logging.INFO if inside else logging.WARNING, "%s (%s)", line, self.source)
+        elif "loss_cls" in values and done >= self.warmup:
+            self._compare_with_blind(values["loss_cls"], done)
+
+    def _compare_with_blind(self, loss, done):
+        history = self.trainer.storage.history
+        objects, background = (history(f"roi_head/num_{kind}_samples").avg(expected.WINDOW)
+                               for kind in ("fg", "bg"))
+        share = objects / (objects + background)
+        blind = expected.blind_loss(share, self.classes)
+        log.log(logging.INFO if loss < blind else logging.WARNING,
+                "iteration %d: loss_cls %.3g %s %.3g, that of a classifier which ignores the image (%.0f %% "
+                "of the regions are objects); no earlier run with these settings is known",
+                done, loss, "is below" if loss < blind else "is NOT below", blind, 100 * share)

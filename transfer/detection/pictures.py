@@ -1,6 +1,4 @@
-"""Pictures of a run: the strongest detections beside the ground truth, and the loss curves."""
-
-import json
+"""Pictures of a run: strongest detections beside the ground truth, curves, bars of classes."""
 
 import numpy as np
 import torch
@@ -17,8 +15,8 @@ STRONGEST = 8      # detections drawn on each image
 
 
 @torch.no_grad()
-def detections(model, cfg, path):
-    """Run the model on IMAGES test images; save ground truth and strongest detections side by side."""
+def detections(model, cfg):
+    """Run the model on IMAGES test images; return ground truth and strongest detections side by side."""
     name = cfg.DATASETS.TEST[0]
     images, classes = DatasetCatalog.get(name), MetadataCatalog.get(name).thing_classes
     mapper, rows, training = DatasetMapper(cfg, is_train=False), [], model.training
@@ -31,9 +29,9 @@ def detections(model, cfg, path):
         boxes = found.pred_boxes.tensor.tolist()
         drawn = [(kind, f"{classes[kind]} {100 * score:.0f} %", box, mask) for kind, score, box, mask in
                  zip(found.pred_classes.tolist(), found.scores.tolist(), boxes, masks)]
-        rows.append((annotated(image, _truth(record, classes)), annotated(image, drawn)))
+        rows.append((annotated(image, _truth(record, classes)), annotated(image, drawn[::-1])))  # best on top
     model.train(training)
-    beside(rows, path)
+    return beside(rows)
 
 
 def _truth(record, classes):
@@ -66,7 +64,7 @@ def annotated(image, items):
         draw.rectangle([x0, y0, max(x0, x1), max(y0, y1)], outline=colour, width=2)
         at = (max(0.0, x0) + 2, max(0.0, y0 - 12))
         draw.rectangle(draw.textbbox(at, caption), fill=colour)
-        draw.text(at, caption, fill="white")
+        draw.text(at, caption, fill="white" if number % len(COLOURS) < 3 else "black")  # on the light ones
     return panel.convert("RGB")
 
 
@@ -79,8 +77,8 @@ def _mask_image(mask, size, panel_size, scale):
     return shape
 
 
-def beside(rows, path):
-    """Save rows [(ground truth panel, detections panel)] as one picture with headings."""
+def beside(rows):
+    """Return rows [(ground truth panel, detections panel)] as one picture with headings."""
     gap, head = 8, 20
     height = head + sum(max(left.height, right.height) + gap for left, right in rows)
     sheet = Image.new("RGB", (2 * WIDTH + gap, height), "white")
@@ -92,28 +90,60 @@ def beside(rows, path):
         sheet.paste(left, (0, top))
         sheet.paste(right, (WIDTH + gap, top))
         top += max(left.height, right.height) + gap
-    sheet.save(path)
+    return sheet
 
 
-def curves(metrics, path):
-    """Draw each loss of a metrics.json (JSON lines, "iteration" and "*loss*" keys) on a logarithmic axis.
+def losses(rows, path):
+    """Draw each loss of the rows of kept.read_metrics on a logarithmic axis; nothing where there is none."""
+    names = sorted({name for row in rows for name in row if "loss" in name})
+    if names:
+        _draw({name: [(row["iteration"], row[name]) for row in rows if name in row] for name in names},
+              path, ylabel="loss (median of 20 iterations)", yscale="log")
 
-    Nothing is drawn where there is no loss to draw.
-    """
-    if not metrics.exists():
-        return
+
+def precisions(rows, path):
+    """Draw average precision over iterations (rows of kept.curve) where it was measured twice or more."""
+    rows = [row for row in rows if any(name.endswith("AP") for name in row)]
+    names = [name for name in (rows[0] if rows else ()) if "AP" in name]
+    if len(rows) > 1:
+        _draw({name: [(row["iteration"], row[name]) for row in rows if name in row] for name in names},
+              path, ylabel="average precision on the test set (%)", ylim=(0, None))
+
+
+def _draw(lines, path, **axis):
+    """Save lines {name: [(iteration, value), ...]} as a picture; colours and dashes tell them apart."""
     from matplotlib.figure import Figure  # half a second, only here
 
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    names = sorted({name for line in lines for name in line if "loss" in name})
-    if not names:
-        return
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for number, name in enumerate(names):
-        points = [(line["iteration"], line[name]) for line in lines if name in line]
-        style = {"color": "black", "linewidth": 2} if name == "total_loss" else {"color": COLOURS[number % 6]}
+    for number, (name, points) in enumerate(lines.items()):
+        style = {"color": COLOURS[number % 6], "linestyle": ("-", "--", ":")[number % 3]}
+        if name == "total_loss":
+            style = {"color": "black", "linewidth": 2}
         axes.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None, **style)
-    axes.set(xlabel="iteration", ylabel="loss (median of 20 iterations)", yscale="log")
-    axes.legend(fontsize=8)
+    axes.set(xlabel="iteration", **axis)
+    axes.grid(alpha=0.2)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def bars(per_class, path):
+    """Draw AP50, and AP in front of it, of each class, the best one first.
+
+    per_class: {class: {"AP", "AP50", ...}}, or the same with box_ and mask_ before the names: one panel each.
+    """
+    from matplotlib.figure import Figure
+
+    prefixes = [name.removesuffix("AP") for name in next(iter(per_class.values())) if name.endswith("AP")]
+    figure = Figure(figsize=(5 * len(prefixes), 1 + 0.22 * len(per_class)), layout="constrained")
+    for axes, prefix in zip(figure.subplots(1, len(prefixes), squeeze=False)[0], prefixes):
+        ranked = sorted((row[f"{prefix}AP"], row[f"{prefix}AP50"], name) for name, row in per_class.items())
+        whole, half, names = zip(*ranked)
+        axes.barh(range(len(ranked)), half, height=0.8, color=COLOURS[5], label="AP50")
+        axes.barh(range(len(ranked)), whole, height=0.4, color=COLOURS[0], label="AP")
+        axes.set_yticks(range(len(ranked)), names, fontsize=8)
+        axes.set(xlabel=f"{prefix.replace('_', ' ')}average precision (%)", xlim=(0, 100),
+                 ylim=(-0.6, len(ranked) - 0.4))
+        axes.grid(axis="x", alpha=0.2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8)
+    figure.savefig(path, dpi=100)
