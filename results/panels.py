@@ -145,7 +145,7 @@ def classes(groups, files, draw):
         if kept.confusion:
             names, counts = kept.confusion["classes"], kept.confusion["matrix"]
             right, total = sum(row[number] for number, row in enumerate(counts)), sum(map(sum, counts))
-            parts.append(draw(f"{run.place} confusion", plots.confusion(names, counts), "Confusion",
+            parts.append(draw(f"{_place(run)} confusion", plots.confusion(names, counts), "Confusion",
                               f"{len(names)} classes, {100 * right / max(1, total):.1f} % on the diagonal"))
         if kept.picture:
             picture = webpage.photograph(kept.picture, f"Images with what was detected in them: {name}")
@@ -166,10 +166,14 @@ def _bars(run, kept, draw):
     ranked = sorted(values, key=values.get)
     shown = ranked if len(ranked) <= CLASSES else ranked[:CLASSES // 2] + ranked[-CLASSES // 2:]
     rest = "" if len(shown) == len(ranked) else f"the {CLASSES // 2} worst and the {CLASSES // 2} best of "
-    yield draw(f"{run.place} classes", plots.bars({label: values[label] for label in shown}, f"{metric} (%)"),
-               f"{metric} by class",
+    bars = plots.bars({label: values[label] for label in shown}, f"{metric} (%)")
+    yield draw(f"{_place(run)} classes", bars, f"{metric} by class",
                f"{rest}{len(ranked)} classes, from {values[ranked[0]]:.1f} ({ranked[0]}) to "
                f"{values[ranked[-1]]:.1f} ({ranked[-1]})")
+
+
+def _place(run):
+    return run.place.removesuffix(".json")
 
 
 def _ends(series):

@@ -11,7 +11,7 @@ out, and make the exit status 1. The same input gives the same file.
 import argparse
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from html import escape
 from pathlib import Path
 
@@ -137,17 +137,20 @@ def provenance(group, anchors):
              ("configuration", f"hash {first.config_hash}")]
     html = webpage.facts(facts)
     if first.scaled:
-        html += webpage.table("Where it departs from the paper", ("Setting", "Paper", "Used"),
-                              [(key, *map(_value, pair)) for key, pair in first.scaled.items()])
+        changes = [(key, _value(used), _value(paper)) for key, (paper, used) in first.scaled.items()]
+        html += webpage.table("Where it departs from the paper", ("Setting", "Used", "Paper"), changes)
     metrics = [[run.seed, *(f"{value:.2f}" for value in run.metrics.values()), duration(run.seconds),
                 device(run), run.started[:19].replace("T", " "),
                 (run.commit[:8] or "none") + (" (changed)" if run.dirty else "")] for run in group]
     headers = ("Seed", *first.metrics, "Time", "Device", "Started (UTC)", "Commit")
     html += webpage.table("Results (%)", headers, metrics)
+    packages = defaultdict(list)
     for run in group:
-        packages = ", ".join(f"{name} {version}" for name, version in run.packages.items())
-        html += (f"<p>Seed {run.seed}: <code>{escape(run.place)}</code></p><pre>{escape(run.source)}</pre>"
-                 f"<p>{escape(packages)}</p>\n")
+        packages[", ".join(map(" ".join, run.packages.items()))].append(str(run.seed))
+        html += (f"<p>Seed {run.seed}: <code>{escape(run.place)}</code></p>\n"
+                 f"<pre>{escape(run.source)}</pre>\n")
+    for versions, seeds in packages.items():
+        html += f"<p>Packages, seed {', '.join(seeds)}: {escape(versions)}</p>\n"
     # The id is inside: a link to it opens the details around it.
     return (f'<details><summary>{escape(head)}</summary><div class="target" id="{anchors[first.place]}">\n'
             f"{html}</div></details>\n")

@@ -46,7 +46,8 @@ pre { white-space: pre-wrap; background: var(--soft); padding: .5rem; margin: .4
 @media print { :root { color-scheme: light } body { max-width: none; padding: 0; font-size: 10pt }
   nav { display: none } .wide { overflow: visible } table { font-size: 7pt; width: auto }
   th, td { padding: 1pt 3pt } a { color: inherit; text-decoration: none } tr { break-inside: avoid }
-  h2, h3, .caption { break-after: avoid } .figures { grid-template-columns: repeat(3, 1fr) } }
+  .notes { font-size: 8pt } h2, h3, .caption { break-after: avoid }
+  .figures { grid-template-columns: repeat(3, 1fr) } }
 """.strip()
 
 
