@@ -12,7 +12,7 @@ SMALL = ("SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "1", "SOLVER.STEPS"
          "SOLVER.BASE_LR", "0.001", "INPUT.MIN_SIZE_TRAIN", "(48, 64)", "INPUT.MAX_SIZE_TRAIN", "96",
          "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96",
          "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20",
-         "MODEL.RPN.POST_NMS_TOPK_TEST", "5",
+         "MODEL.RPN.POST_NMS_TOPK_TEST", "5", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "4",
          "TEST.DETECTIONS_PER_IMAGE", "5", "TEST.PRECISE_BN.NUM_ITER", "1")
 
 CLASSES = ("cat", "person", "bus")
@@ -23,9 +23,12 @@ def context(root, out, **changes):
     return Context(out=out, data=root, **{**defaults, **changes})
 
 
-def picture(draw, number):
+SIZES = ((60, 90), (96, 64))
+
+
+def picture(draw, number, sizes=SIZES):
     """Return (PIL image, [(class number, [x0, y0, x1, y1])]), 0-based, exclusive ends."""
-    width, height = (96, 64) if number % 2 else (60, 90)
+    width, height = sizes[number % len(sizes)]
     pixels = np.full((height, width, 3), 90, np.uint8)
     objects = []
     for _ in range(draw.integers(1, 4)):
@@ -48,7 +51,7 @@ def voc_xml(size, objects, difficult=()):
             f"{items}</annotation>")
 
 
-def write_voc(root, counts={"VOC2007/trainval": 5, "VOC2012/trainval": 4, "VOC2007/test": 3}):
+def write_voc(root, counts={"VOC2007/trainval": 5, "VOC2012/trainval": 4, "VOC2007/test": 3}, sizes=SIZES):
     """Write folder/split trees with so many images each; every fifth object is difficult."""
     draw, number = np.random.default_rng(0), 0
     for place, count in counts.items():
@@ -57,7 +60,7 @@ def write_voc(root, counts={"VOC2007/trainval": 5, "VOC2012/trainval": 4, "VOC20
             (folder / name).mkdir(parents=True, exist_ok=True)
         names = []
         for _ in range(count):
-            image, objects = picture(draw, number)
+            image, objects = picture(draw, number, sizes)
             name = f"{number:06d}"
             image.save(folder / "JPEGImages" / f"{name}.jpg")
             boxes = [(CLASSES[kind], [x0 + 1, y0 + 1, x1, y1]) for kind, (x0, y0, x1, y1) in objects]

@@ -1,57 +1,137 @@
-"""Detection configuration: every value of the protocol, and KEY VALUE overrides."""
+"""Detection configuration: every value of the protocol, presets, rescaling and KEY VALUE overrides."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import detection_toys as toys
 import pytest
 
-from transfer.detection.protocol import Config
+from transfer.detection.d2 import CONFIGS
+from transfer.detection.protocol import Config, data
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml")
 COCO = Config("coco_R_50_C4_1x_bt.yaml")
 
-# PROTOCOLS 7.1 (item 10) and 7.2, tolerance none; sources beside the rows of those tables.
-BOTH = {
-    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.BACKBONE.NAME": "build_resnet_backbone",
-    "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.OUT_FEATURES": ["res4"],
-    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
-    "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm", "MODEL.RESNETS.NORM": "SyncBN",
+# PROTOCOLS 7.1 (item 10) and 7.2, tolerance none; sources beside the rows of those tables and in the YAML.
+ALL = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.NORM": "SyncBN",
     "MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.STRIDE_IN_1X1": False,
     "MODEL.PIXEL_MEAN": [123.675, 116.280, 103.530], "MODEL.PIXEL_STD": [58.395, 57.120, 57.375],
     "INPUT.FORMAT": "RGB", "INPUT.MIN_SIZE_TEST": 800, "INPUT.MAX_SIZE_TEST": 1333,
     "INPUT.MAX_SIZE_TRAIN": 1333,
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice", "INPUT.RANDOM_FLIP": "horizontal", "INPUT.CROP.ENABLED": False,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000, "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
-    "MODEL.RPN.LOSS_WEIGHT": 1.0,
+    "MODEL.RPN.LOSS_WEIGHT": 1.0, "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
     "SOLVER.IMS_PER_BATCH": 16, "SOLVER.REFERENCE_WORLD_SIZE": 0, "SOLVER.MOMENTUM": 0.9,
     "SOLVER.NESTEROV": False, "SOLVER.WEIGHT_DECAY": 1e-4, "SOLVER.WEIGHT_DECAY_NORM": 0.0,
     "SOLVER.BIAS_LR_FACTOR": 1.0, "SOLVER.GAMMA": 0.1, "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
-    "SOLVER.WARMUP_METHOD": "linear", "SOLVER.WARMUP_ITERS": 1000, "SOLVER.AMP.ENABLED": False,
+    "SOLVER.WARMUP_METHOD": "linear", "SOLVER.AMP.ENABLED": False, "SOLVER.ACCUMULATE": 1,
+    "MODEL.CHANNELS_LAST": False,
     "SOLVER.CLIP_GRADIENTS.ENABLED": False, "TEST.PRECISE_BN.ENABLED": True, "TEST.PRECISE_BN.NUM_ITER": 200,
     "TEST.EVAL_PERIOD": 0, "TEST.AUG.ENABLED": False,
 }
+C4 = ALL | {
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"], "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
+}
+STAGES, LEVELS = ["res2", "res3", "res4", "res5"], ["p2", "p3", "p4", "p5"]
+FPN = ALL | {
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.OUT_FEATURES": STAGES,
+    "MODEL.FPN.IN_FEATURES": STAGES, "MODEL.FPN.NORM": "SyncBN",
+    "MODEL.RPN.IN_FEATURES": [*LEVELS, "p6"], "MODEL.ROI_HEADS.IN_FEATURES": LEVELS,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000, "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7, "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
+}
+VOC_SETS = {
+    "DATASETS.TRAIN": ["voc_2007_trainval", "voc_2012_trainval"], "DATASETS.TEST": ["voc_2007_test"],
+    "MODEL.ROI_HEADS.NUM_CLASSES": 20, "MODEL.MASK_ON": False,
+    "SOLVER.STEPS": [18000, 22000], "SOLVER.MAX_ITER": 24000,
+    "INPUT.MIN_SIZE_TRAIN": [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]}
+COCO_SETS = {
+    "DATASETS.TRAIN": ["coco_2017_train"], "DATASETS.TEST": ["coco_2017_val"],
+    "MODEL.ROI_HEADS.NUM_CLASSES": 80, "MODEL.MASK_ON": True,
+    "SOLVER.STEPS": [60000, 80000], "SOLVER.MAX_ITER": 90000,
+    "INPUT.MIN_SIZE_TRAIN": [640, 672, 704, 736, 768, 800]}
+TWICE = {"SOLVER.STEPS": [120000, 160000], "SOLVER.MAX_ITER": 180000}
+VOC07 = {"DATASETS.TRAIN": ["voc_2007_trainval"], "SOLVER.STEPS": [9500], "SOLVER.MAX_ITER": 12500}
+MSRA = {"MODEL.PIXEL_MEAN": [103.530, 116.280, 123.675], "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.STRIDE_IN_1X1": True, "INPUT.FORMAT": "BGR"}
+
+
+def rate(value, warmup, factor):
+    return {"SOLVER.BASE_LR": value, "SOLVER.WARMUP_ITERS": warmup, "SOLVER.WARMUP_FACTOR": factor}
+
+
+BT_VOC, MOCO_VOC = rate(0.1, 1000, 0.333), rate(0.02, 100, 0.001)
+BT_COCO, MOCO_COCO = rate(0.03, 1000, 0.001), rate(0.02, 1000, 0.001)
 GOLDEN = {
-    "voc": (VOC, BOTH | {
-        "DATASETS.TRAIN": ["voc_2007_trainval", "voc_2012_trainval"], "DATASETS.TEST": ["voc_2007_test"],
-        "MODEL.ROI_HEADS.NUM_CLASSES": 20, "MODEL.MASK_ON": False, "SOLVER.BASE_LR": 0.1,
-        "SOLVER.WARMUP_FACTOR": 0.333, "SOLVER.STEPS": [18000, 22000], "SOLVER.MAX_ITER": 24000,
-        "INPUT.MIN_SIZE_TRAIN": [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]}),
-    "coco": (COCO, BOTH | {
-        "DATASETS.TRAIN": ["coco_2017_train"], "DATASETS.TEST": ["coco_2017_val"],
-        "MODEL.ROI_HEADS.NUM_CLASSES": 80, "MODEL.MASK_ON": True, "SOLVER.BASE_LR": 0.03,
-        "SOLVER.WARMUP_FACTOR": 0.001, "SOLVER.STEPS": [60000, 80000], "SOLVER.MAX_ITER": 90000,
-        "INPUT.MIN_SIZE_TRAIN": [640, 672, 704, 736, 768, 800]}),
+    "pascal_voc_R_50_C4_24k_bt": C4 | VOC_SETS | BT_VOC,
+    "pascal_voc_R_50_C4_24k_swav": C4 | VOC_SETS | BT_VOC,
+    "pascal_voc_R_50_C4_24k_vicreg": C4 | VOC_SETS | BT_VOC | {"MODEL.RPN.LOSS_WEIGHT": 0.2},
+    "pascal_voc_R_50_C4_24k_moco": C4 | VOC_SETS | MOCO_VOC,
+    "pascal_voc_R_50_C4_24k_random": C4 | VOC_SETS | MOCO_VOC,
+    "pascal_voc_R_50_C4_24k_supervised": C4 | VOC_SETS | MOCO_VOC,
+    "pascal_voc_R_50_C4_24k_supervised_msra": C4 | VOC_SETS | MOCO_VOC | MSRA,
+    "pascal_voc07_R_50_C4_12k5": C4 | VOC_SETS | MOCO_VOC | VOC07,
+    "pascal_voc_R_50_FPN_24k_bt": FPN | VOC_SETS | BT_VOC,
+    "coco_R_50_FPN_1x_vicreg": FPN | COCO_SETS | rate(0.04, 50, 0.001),
+    "coco_R_50_C4_1x_bt": C4 | COCO_SETS | BT_COCO,
+    "coco_R_50_C4_1x_moco": C4 | COCO_SETS | MOCO_COCO,
+    "coco_R_50_C4_1x_random": C4 | COCO_SETS | MOCO_COCO,
+    "coco_R_50_C4_1x_supervised": C4 | COCO_SETS | MOCO_COCO,
+    "coco_R_50_C4_1x_supervised_msra": C4 | COCO_SETS | MOCO_COCO | MSRA,
+    "coco_R_50_C4_2x_bt": C4 | COCO_SETS | BT_COCO | TWICE,
+    "coco_R_50_C4_2x_moco": C4 | COCO_SETS | MOCO_COCO | TWICE,
+    "coco_R_50_C4_2x_random": C4 | COCO_SETS | MOCO_COCO | TWICE,
+    "coco_R_50_C4_2x_supervised": C4 | COCO_SETS | MOCO_COCO | TWICE,
+    "coco_R_50_C4_2x_supervised_msra": C4 | COCO_SETS | MOCO_COCO | TWICE | MSRA,
 }
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_the_yaml_is_the_paper_s_protocol(name):
-    config, golden = GOLDEN[name]
-    values = config.resolved()
-    assert {key: values.get(key) for key in golden} == golden
+def test_the_yaml_is_the_protocol(name):
+    values = Config(f"{name}.yaml").resolved()
+    assert {key: values.get(key) for key in GOLDEN[name]} == GOLDEN[name]
+
+
+def test_every_yaml_has_its_golden_values():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*GOLDEN, "Base-RCNN-C4-BN", "Base-RCNN-FPN-BN"}
+
+
+def test_a_preset_is_the_yaml_below_the_other_pairs_and_named():
+    moco = VOC.override(["SOLVER.GAMMA", "0.5", "preset", "pascal_voc_R_50_C4_24k_moco.yaml",
+                         "SOLVER.WARMUP_ITERS", "50"])
+    changed = {key: value for key, value in moco.resolved().items() if value != VOC.resolved()[key]}
+    assert changed == {"preset": "pascal_voc_R_50_C4_24k_moco.yaml", "SOLVER.BASE_LR": 0.02,
+                       "SOLVER.WARMUP_ITERS": 50, "SOLVER.WARMUP_FACTOR": 0.001, "SOLVER.GAMMA": 0.5}
+
+
+def test_rescale_is_the_linear_rule_from_eight_gpus():
+    one = VOC.override(["TEST.EVAL_PERIOD", "8000"]).rescaled(2)
+    changed = {key: value for key, value in one.resolved().items() if value != VOC.resolved()[key]}
+    assert changed == {"SOLVER.IMS_PER_BATCH": 4, "SOLVER.BASE_LR": 0.025, "SOLVER.MAX_ITER": 96000,
+                       "SOLVER.STEPS": [72000, 88000], "SOLVER.WARMUP_ITERS": 4000, "TEST.EVAL_PERIOD": 32000}
+    assert VOC.rescaled(8) == VOC
+    assert VOC.rescaled(3).resolved()["SOLVER.IMS_PER_BATCH"] == 6
+    with pytest.raises(ValueError, match="for 8 GPUs, found SOLVER.IMS_PER_BATCH 4; use a multiple"):
+        VOC.override(["SOLVER.IMS_PER_BATCH", "4"]).rescaled(2)
+
+
+@pytest.mark.parametrize("gpus, pairs, message", [
+    (3, [], "SOLVER.IMS_PER_BATCH 16 is the total over all GPUs, found 3 of them and SOLVER.ACCUMULATE 1"),
+    (4, ["SOLVER.ACCUMULATE", "8"], "found 4 of them and SOLVER.ACCUMULATE 8; use numbers whose product"),
+    (1, ["SOLVER.AMP.ENABLED", "True"], "half precision needs a GPU"),
+])
+def test_what_does_not_fit_the_machine_is_refused_with_the_data(tmp_path, gpus, pairs, message):
+    with pytest.raises(ValueError, match=message):
+        data(VOC.override(pairs), toys.context(tmp_path, tmp_path, gpus=gpus))
 
 
 def test_resolved_holds_what_may_change_the_number_as_json():
@@ -59,7 +139,7 @@ def test_resolved_holds_what_may_change_the_number_as_json():
     assert json.loads(json.dumps(values)) == values
     owned = {"MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"}
     assert not owned & values.keys()
-    assert "DATALOADER.ASPECT_RATIO_GROUPING" in values
+    assert {"DATALOADER.ASPECT_RATIO_GROUPING", "preset"} < values.keys()
 
 
 @pytest.mark.parametrize("key, text, value", [
@@ -94,7 +174,11 @@ def test_the_last_override_of_a_key_counts():
     (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER: expected int such as 24000, found 'many'"),
     (["SOLVER.MAX_ITER", "1.5"], "expected int"),
     (["MODEL.MASK_ON", "1"], "expected bool"),
-    (["SOLVER.MAX_ITER", "0"], "1 or more"),
+    (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER of 1 or more"),
+    (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE of 1 or more"),
+    (["SOLVER.REFERENCE_WORLD_SIZE", "8"], "--rescale"),
+    (["preset", "pascal_voc_R_50_C4_24k_mocco.yaml"], "did you mean pascal_voc_R_50_C4_24k_moco.yaml"),
+    (["preset", "coco_R_50_C4_1x_moco.yaml"], "coco_R_50_C4_1x_moco.yaml is tested on coco_2017_val"),
     (["MODEL.WEIGHTS", "x.pkl"], "--weights"),
     (["SEED", "3"], "--seed"),
     (["OUTPUT_DIR", "x"], "--output"),
@@ -105,11 +189,6 @@ def test_a_wrong_override_names_the_way_out(pairs, message):
     with pytest.raises(ValueError) as error:
         VOC.override(pairs)
     assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_an_unknown_yaml_names_the_known_ones():
-    with pytest.raises(ValueError, match="pascal_voc_R_50_C4_24k_bt.yaml"):
-        Config("pascal_voc_R_50_C4.yaml").resolved()
 
 
 def test_the_protocol_is_imported_without_detectron2():

@@ -21,7 +21,7 @@ if not __package__:
 import torch  # noqa: E402
 
 from pretrain import distributed  # noqa: E402
-from results import store  # noqa: E402
+from results import plan, store  # noqa: E402
 from results.record import SCHEMA, Result  # noqa: E402
 from transfer import workspace  # noqa: E402
 from transfer.config import Context, data_root, differences, nearest, override, resolved  # noqa: E402
@@ -55,8 +55,13 @@ def parser():
     again.add_argument("--rerun", action="store_true", help="start over and replace the stored record")
     again.add_argument("--eval-only", action="store_true",
                        help="evaluate a detection run's newest checkpoint again; store nothing")
+    parser.add_argument("--rescale", action="store_true",
+                        help="detection: take the config as one for 8 GPUs and scale batch, rate and "
+                             "iterations to --num-gpus by the linear rule; recorded as scaled")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds to minutes on a CPU")
     parser.add_argument("--check", action="store_true", help="check weights, data and config; run nothing")
+    parser.add_argument("--plan", action="store_true",
+                        help="say what is stored, what would run and for how long; run nothing")
     parser.add_argument("--show-config", action="store_true",
                         help="print the task's config and where it departs from the paper's, and exit")
     parser.add_argument("--cache", default="output/features", metavar="DIR",
@@ -93,16 +98,26 @@ def show_config(arguments):
     if arguments.task not in TASKS:
         raise ValueError(f"--show-config: expected one task, found {arguments.task!r}; --list shows them")
     task = TASKS[arguments.task]
-    used = resolved(override(task.config, run_pairs(task, arguments)))
+    used = resolved(run_config(task, arguments))
     changed = differences(resolved(task.config), used)
     for key, value in used.items():
         print(f"{key} = {value}" + (f"   (default: {changed[key][0]})" if key in changed else ""))
     return 0
 
 
-def run_pairs(task, arguments):
-    """Return the KEY VALUE pairs of a run; those of --smoke come first, so that the user's prevail."""
-    return [*task.smoke, *arguments.pairs] if arguments.smoke else arguments.pairs
+def run_config(task, arguments):
+    """Return the config of a run: the task's, --smoke, the user's KEY VALUE pairs, and then --rescale."""
+    config = override(task.config, [*task.smoke, *arguments.pairs] if arguments.smoke else arguments.pairs)
+    if arguments.rescale and hasattr(config, "rescaled"):
+        return config.rescaled(processes(arguments))
+    if arguments.rescale and arguments.task != "all":
+        raise ValueError(f"--rescale is for detection; {task.name} has the same batch on any number of GPUs")
+    return config
+
+
+def processes(arguments):
+    """Return the number of processes of a run: torchrun's, else --num-gpus."""
+    return int(os.environ.get("WORLD_SIZE", arguments.num_gpus))
 
 
 def run(arguments):
@@ -119,26 +134,52 @@ def run(arguments):
         raise ValueError(f"KEY VALUE pairs ({arguments.pairs[0]} ...) belong to one task, found --task all")
     backbone = read(arguments.weights, arguments.format, arguments.name, arguments.encoder)
     seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
-    if arguments.task != "all":
-        for seed in seeds:
-            run_one(TASKS[arguments.task], backbone, seed, arguments)
-        return 0
-    failed = []
+    if arguments.plan:
+        return show_plan([*TASKS.values()] if arguments.task == "all" else [TASKS[arguments.task]], backbone,
+                         seeds, arguments)
+    if arguments.task == "all":
+        return run_all(backbone, seeds, arguments)
+    for seed in seeds:
+        run_one(TASKS[arguments.task], backbone, seed, arguments)
+    return 0
+
+
+def run_all(backbone, seeds, arguments):
+    """Say the plan, run what can run, end with the tables. Returns the exit status: 1 where a task failed."""
+    show_plan(TASKS.values(), backbone, seeds, arguments)
+    status = 0
     for task in TASKS.values():
         try:
             for seed in seeds:
                 run_one(task, backbone, seed, arguments)
         except (ValueError, OSError, RuntimeError) as error:
-            say(f"{task.name}: not run: {one_line(error)}")
-            failed.append(task.name)
-    if failed:
-        say(f"not run: {', '.join(failed)}")
-    return 1 if failed else 0
+            status = 1
+            if distributed.is_main():
+                print(f"{task.name}: not run: {one_line(error)}", file=sys.stderr, flush=True)
+    say(plan.closing(store.load(arguments.results)[0], backbone.sha256))
+    return status
+
+
+def show_plan(tasks, backbone, seeds, arguments):
+    """Say what is stored of each task and what is to be run, a line each. Returns the exit status, 0."""
+    records = store.load(arguments.results)[0]
+    to_go = []
+    for task in tasks:
+        try:
+            draft = make_draft(task, backbone, run_config(task, arguments), make_context(seeds[0], arguments))
+            drafts = [dataclasses.replace(draft, seed=seed) for seed in seeds]
+            text, seconds = plan.line(drafts, records, arguments.rerun)
+            to_go.append(seconds)
+        except (ValueError, OSError, RuntimeError) as error:
+            text = f"cannot run: {one_line(error)}"
+        say(f"{task.name:16} {text}")
+    say(plan.total(to_go))
+    return 0
 
 
 def run_one(task, backbone, seed, arguments):
     """Run one task with one seed and store its record, unless it is stored already and not to be rerun."""
-    config = override(task.config, run_pairs(task, arguments))
+    config = run_config(task, arguments)
     context = make_context(seed, arguments)
     draft = make_draft(task, backbone, config, context)
     record = store.path_of(draft, arguments.results)
@@ -163,6 +204,7 @@ def run_one(task, backbone, seed, arguments):
         say(f"{task.name} seed {seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {context.out}")
         result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
         say(f"  record {store.save(result, arguments.results, rerun=arguments.rerun)}")
+        store.keep(result, arguments.results, context.out / "record")
 
 
 def evaluate_again(task, backbone, config, draft, context):
@@ -192,7 +234,7 @@ def make_context(seed, arguments):
         raise ValueError(f"--num-gpus {arguments.num_gpus}: expected at most the {found} GPUs found here; "
                          "with --device cpu it counts processes")
     return Context(out=Path(), data=data_root(arguments.data), workers=arguments.workers, seed=seed,
-                   gpus=int(os.environ.get("WORLD_SIZE", arguments.num_gpus)), device=device,
+                   gpus=processes(arguments), device=device,
                    resume=arguments.resume, eval_only=arguments.eval_only,
                    cache=Path(arguments.cache) if arguments.cache else None)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from transfer.config import differences
+
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "run.json"
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "scikit-learn", "pycocotools",
@@ -28,7 +30,8 @@ def claim(out, identity, resume, rerun):
         raise ValueError(f"{out}: expected a folder, found a file; choose another --output")
     if out.exists() and {path.name for path in out.iterdir()} - {MARK}:
         found = _read_mark(mark)
-        other = [key for key in identity if found.get(key) != identity[key]]
+        other = [_difference(key, found.get(key), identity[key]) for key in identity
+                 if found.get(key) != identity[key]]
         if other:
             raise ValueError(f"{out} is a run with another {', '.join(other)}; choose another --output")
         if rerun:
@@ -39,6 +42,14 @@ def claim(out, identity, resume, rerun):
     draft = mark.with_suffix(".draft")
     draft.write_text(json.dumps(identity, indent=1) + "\n")
     draft.replace(mark)
+
+
+def _difference(key, found, wanted):
+    """Return the key's name; for a dict, with up to three of the keys in it that differ and both values."""
+    if not isinstance(wanted, dict) or not isinstance(found, dict):
+        return key
+    pairs = list(differences(found, wanted).items())[:3]
+    return f"{key} ({', '.join(f'{name} {before}, here {now}' for name, (before, now) in pairs)})"
 
 
 def require_writable(folder):

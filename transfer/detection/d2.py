@@ -19,6 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, load_voc_instances
 from detectron2.utils import comm
 
+from transfer.config import nearest
 from transfer.detection import data as sets
 from transfer.detection import heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
 
@@ -29,6 +30,7 @@ FLAGS = {"MODEL.WEIGHTS": "--weights", "OUTPUT_DIR": "--output", "SEED": "--seed
          "DATALOADER.NUM_WORKERS": "--workers"}
 # Keys that must not change the number, so that they are no part of a record's config.
 WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EXPECTED_RESULTS"}
+REFERENCE_GPUS = 8  # of every published recipe here
 
 # Loggers whose lines are shown on the console; log.txt has everything. The checkpointer's warnings of what
 # the file does not hold are not shown: the proof counts them (transfer/weights/proof.py).
@@ -43,9 +45,9 @@ def configuration(yaml, options=()):
     """Return the CfgNode of a YAML in detection_configs/, (KEY, VALUE, ...) applied; see Config.override."""
     path = CONFIGS / yaml
     if not path.is_file():
-        known = sorted(file.name for file in CONFIGS.glob("*.yaml"))
-        raise ValueError(f"unknown detection config {yaml!r}; detection_configs/ has {', '.join(known)}")
-    config = get_cfg()
+        raise ValueError(f"unknown preset {yaml!r} in detection_configs/; "
+                         f"{nearest(yaml, [file.name for file in CONFIGS.glob('*.yaml')])}")
+    config = _defaults()
     config.merge_from_file(str(path))
     values = flat(config)
     for key, text in zip(options[::2], options[1::2]):
@@ -59,10 +61,35 @@ def configuration(yaml, options=()):
         for part in path:
             node = node[part]
         node[leaf] = _typed(key, text, node[leaf])
-    if config.SOLVER.MAX_ITER < 1 or config.SOLVER.IMS_PER_BATCH < 1:
-        raise ValueError(f"expected SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH of 1 or more, found "
-                         f"{config.SOLVER.MAX_ITER} and {config.SOLVER.IMS_PER_BATCH}")
+    for key in ("MAX_ITER", "IMS_PER_BATCH", "ACCUMULATE"):
+        if config.SOLVER[key] < 1:
+            raise ValueError(f"expected SOLVER.{key} of 1 or more, found {config.SOLVER[key]}")
+    if config.SOLVER.REFERENCE_WORLD_SIZE:  # Detectron2 would change the recipe behind the record's back
+        raise ValueError("SOLVER.REFERENCE_WORLD_SIZE is set by --rescale; use that flag")
     return config
+
+
+def _defaults():
+    """Return Detectron2's defaults with the two keys of ours."""
+    config = get_cfg()
+    config.SOLVER.ACCUMULATE = 1         # micro-batches of an iteration (accumulation.py)
+    config.MODEL.CHANNELS_LAST = False   # memory layout of the convolutions: speed, and other rounding
+    return config
+
+
+def rescaled(config, gpus):
+    """Return the KEY VALUE strings by which Detectron2's linear rule takes `config` from 8 GPUs to `gpus`."""
+    from detectron2.engine import DefaultTrainer
+
+    if config.SOLVER.IMS_PER_BATCH % REFERENCE_GPUS:
+        raise ValueError(f"--rescale starts from a batch for {REFERENCE_GPUS} GPUs, found "
+                         f"SOLVER.IMS_PER_BATCH {config.SOLVER.IMS_PER_BATCH}; use a multiple of it")
+    reference = config.clone()
+    reference.SOLVER.REFERENCE_WORLD_SIZE = REFERENCE_GPUS
+    scaled = DefaultTrainer.auto_scale_workers(reference, gpus)
+    scaled.SOLVER.REFERENCE_WORLD_SIZE = 0  # done: to scale it again would be wrong
+    before = flat(config)
+    return [word for key, value in flat(scaled).items() if value != before[key] for word in (key, str(value))]
 
 
 def flat(node, without=(), prefix=""):

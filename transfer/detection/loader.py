@@ -99,9 +99,10 @@ class SeededMapper(NamingMapper):
 
 
 class TrainLoader:
-    """Iterable of batches (lists of Detectron2's dicts) from iteration `start` on.
+    """Iterable of this rank's micro-batches (lists of Detectron2's dicts) from number `start` on.
 
-    The loader behind it is built at the first batch, so that `start` may be set after a checkpoint is read.
+    There are SOLVER.ACCUMULATE of them in an iteration, of IMS_PER_BATCH / ACCUMULATE images over all ranks.
+    The loader behind it is built at the first one, so that `start` may be set after a checkpoint is read.
     """
 
     def __init__(self, config):
@@ -113,7 +114,8 @@ class TrainLoader:
 
     def __iter__(self):
         config, ranks = self.config, comm.get_world_size()
-        total, grouped = config.SOLVER.IMS_PER_BATCH, config.DATALOADER.ASPECT_RATIO_GROUPING
+        total = config.SOLVER.IMS_PER_BATCH // config.SOLVER.ACCUMULATE
+        grouped = config.DATALOADER.ASPECT_RATIO_GROUPING
         places = Places(self.stream, total // ranks, grouped, self.start, comm.get_rank(), ranks)
         batches = iter(build_detection_train_loader(
             self.stream, mapper=self.mapper, sampler=places, total_batch_size=total,

@@ -1,14 +1,18 @@
-"""Detection transfer: fine-tune Faster or Mask R-CNN R50-C4 from a backbone and report average precision.
+"""Detection transfer: fine-tune Faster or Mask R-CNN from a ResNet-50 and report average precision.
 
 Barlow Twins (arXiv 2103.03230) section 3.3 and C.2, Table 4: VOC07+12 AP50 82.6, AP 56.8, AP75 63.4; COCO
 box 39.2 / 59.0 / 42.5, mask 34.3 / 56.0 / 36.5 (AP / AP50 / AP75). The settings are Detectron2 YAML in
-detection_configs/; trailing KEY VALUE pairs change them as in Detectron2's own scripts.
+detection_configs/; trailing KEY VALUE pairs change them as in Detectron2's own scripts, and the pair `preset
+FILE` takes another YAML of that folder instead of the task's own.
 
     python transfer/run.py --task voc_det --weights resnet50.pth --num-gpus 8 --seeds 5
+    python transfer/run.py --task voc_det --weights moco.pth preset pascal_voc_R_50_C4_24k_moco.yaml
+    python transfer/run.py --task voc_det --weights resnet50.pth SOLVER.ACCUMULATE 4  # one GPU
+    python transfer/run.py --task voc_det --weights resnet50.pth --num-gpus 2 --rescale
 
 Kept in context.out as Detectron2's users know them: metrics.json, model_final.pth, config.yaml, log.txt,
-TensorBoard events; ours: detections.png, losses.png, inference/per_class.json, detection.json (whose run
-it is). The proof that the weights arrived is in log.txt. Detectron2 is imported only inside functions.
+TensorBoard events; ours: detections.png, losses.png, inference/per_class.json. The proof that the weights
+arrived is in log.txt. Detectron2 is imported only inside functions.
 """
 
 import dataclasses
@@ -26,33 +30,56 @@ class Config:
     options: tuple[str, ...] = ()
 
     def override(self, pairs):
-        """Return a Config with more pairs; a later value replaces an earlier one.
+        """Return a Config with more pairs; a later value replaces an earlier one, `preset` the YAML below.
 
-        ValueError: unknown key (naming the nearest), value of another type than the default's, or a key that
-        a flag of the command line owns.
+        ValueError: unknown key (naming the nearest), value of another type than the default's, a key that a
+        flag of the command line owns, or a YAML that is tested on other data.
         """
         from transfer.detection import d2
 
         pairs = [*self.options, *pairs]
         merged = dict(zip(pairs[::2], pairs[1::2]))
+        yaml = merged.pop("preset", self.yaml)
         options = tuple(word for pair in merged.items() for word in pair)
-        d2.configuration(self.yaml, options)  # checks keys and values
-        return dataclasses.replace(self, options=options)
+        d2.configuration(yaml, options)  # checks keys and values
+        if yaml != self.yaml:
+            own, other = (d2.configuration(name).DATASETS.TEST for name in (self.yaml, yaml))
+            if own != other:
+                raise ValueError(f"{yaml} is tested on {', '.join(other)}, {self.yaml} on {', '.join(own)}; "
+                                 "choose the task that belongs to it (--list)")
+        return dataclasses.replace(self, yaml=yaml, options=options)
 
-    def resolved(self):
-        """Return {"SOLVER.BASE_LR": 0.1, ...}: every value that may change the number, as JSON values."""
+    def rescaled(self, gpus):
+        """Return a Config for `gpus` GPUs by the linear rule; the Config is read as one for eight.
+
+        Batch and rate are multiplied by gpus / 8; iterations, steps, warm-up and evaluation period divided
+        (arXiv 1706.02677; Detectron2's DefaultTrainer.auto_scale_workers).
+        """
         from transfer.detection import d2
 
-        return d2.flat(d2.configuration(self.yaml, self.options), d2.WITHOUT_EFFECT)
+        return self.override(d2.rescaled(d2.configuration(self.yaml, self.options), gpus))
+
+    def resolved(self):
+        """Return {"preset": YAML, "SOLVER.BASE_LR": 0.1, ...}: every value that may change the number."""
+        from transfer.detection import d2
+
+        values = d2.flat(d2.configuration(self.yaml, self.options), d2.WITHOUT_EFFECT)
+        return {"preset": self.yaml, **values}
 
 
 def data(config, context):
     """Check the data sets of the config under context.data; return {"name", "counts", "fingerprint"}.
 
     counts: images of the training splits together, and of the test split. Every listed label and image must
-    be there, and the classes as many as the head has.
+    be there, the classes as many as the head has, and the batch divisible among context.gpus.
     """
+    from transfer.detection import d2
+    from transfer.detection.lint import lint
+    from transfer.weights.export import CONVENTIONS
+
     values = config.resolved()
+    lint(d2.configuration(config.yaml, config.options), CONVENTIONS)
+    _check_scale(values, context)
     train, test = values["DATASETS.TRAIN"], values["DATASETS.TEST"]
     if not train or len(test) != 1:
         raise ValueError("expected training sets and one test set, found DATASETS.TRAIN "
@@ -70,6 +97,15 @@ def data(config, context):
     counts = {"train": sum(listings[name].images for name in train), "test": listings[test[0]].images}
     return {"name": f"{' + '.join(train)}, {test[0]}", "counts": counts,
             "fingerprint": hashlib.sha256(prints.encode()).hexdigest()}
+
+
+def _check_scale(values, context):
+    batch, parts = values["SOLVER.IMS_PER_BATCH"], values["SOLVER.ACCUMULATE"]
+    if batch % (context.gpus * parts):
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} is the total over all GPUs, found {context.gpus} of "
+                         f"them and SOLVER.ACCUMULATE {parts}; use numbers whose product divides it")
+    if values["SOLVER.AMP.ENABLED"] and context.device == "cpu":
+        raise ValueError("SOLVER.AMP.ENABLED: half precision needs a GPU, found device cpu; leave it False")
 
 
 def run(backbone, config, context):

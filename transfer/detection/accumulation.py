@@ -1,0 +1,54 @@
+"""One iteration in several micro-batches, where the total batch does not fit into the GPUs' memory."""
+
+import contextlib
+import time
+
+import torch
+from detectron2.engine import SimpleTrainer
+
+
+class AccumulatingTrainer(SimpleTrainer):
+    """Detectron2's SimpleTrainer, and its AMPTrainer, with the gradient averaged over `parts` micro-batches.
+
+    Each loss is normalised within its micro-batch, as Detectron2 normalises within each GPU's batch, so N
+    GPUs with A parts take the step that N x A GPUs would take on the same images, but for batch norm: its
+    statistics are those of one micro-batch over the N GPUs, and its running average moves A times. A mean
+    of means, the gradient equals that of the joint batch where batch norm is frozen and the micro-batches
+    have as many sampled regions (and, with masks, foreground regions) each. With 1 part it is Detectron2's.
+    """
+
+    def __init__(self, model, micro_batches, optimizer, parts, amp):
+        """micro_batches: lists of Detectron2's dicts, `parts` of them an iteration. amp: float16."""
+        super().__init__(model, micro_batches, optimizer)
+        self.parts, self.amp = parts, amp
+        self.device = next(model.parameters()).device.type
+        self.grad_scaler = torch.amp.GradScaler(self.device, enabled=amp)
+
+    def run_step(self):
+        self.optimizer.zero_grad()
+        losses, waited = {}, 0.0
+        for number in range(self.parts):
+            start = time.perf_counter()
+            images = next(self._data_loader_iter)
+            waited += time.perf_counter() - start
+            with self._alone(number + 1 < self.parts):
+                with torch.autocast(self.device, enabled=self.amp):
+                    found = self.model(images)
+                self.grad_scaler.scale(sum(found.values()) / self.parts).backward()
+            for name, loss in found.items():
+                losses[name] = losses.get(name, 0.0) + loss.detach() / self.parts
+        self._write_metrics(losses, waited)  # FloatingPointError where they are not finite
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _alone(self, more_to_come):
+        """Gradients travel between processes once an iteration, with the last micro-batch."""
+        together = not more_to_come or not hasattr(self.model, "no_sync")
+        return contextlib.nullcontext() if together else self.model.no_sync()
+
+    def state_dict(self):
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
