@@ -72,7 +72,8 @@ report: setup
 	@$(PY) results/report.py $(ARGS)
 
 bench: setup
-	@for benchmark in loss lars views; do $(PY) benchmarks/$$benchmark.py || exit 1; done
+	@status=0; for benchmark in loss lars views evaluation; do \
+	    echo "benchmarks/$$benchmark.py"; $(PY) benchmarks/$$benchmark.py || status=1; done; exit $$status
 
 doctor: setup
 	@$(PY) transfer/doctor.py

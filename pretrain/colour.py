@@ -133,8 +133,8 @@ def blur(x, weights):
 
 def blur_one(x, weights):
     """`blur` of one square picture on a CPU, five times quicker at 224 pixels: only blocks near the matrix's
-    diagonal are not zero, and all but the first and the last are the same. In place. numpy takes two thirds of
-    torch's time for products of such small matrices."""
+    diagonal are not zero, and all but the first and the last are the same. In place. numpy takes two thirds
+    of torch's time for products of such small matrices."""
     size, margin = x.shape[-1], PASSES * (REACH if weights[2] else 1)
     if size % BLOCK or size < 3 * BLOCK:
         return blur(x, torch.tensor([weights]))
