@@ -2,6 +2,8 @@
 
 import statistics
 
+from results import render, tables
+
 
 def estimate(draft, records):
     """Return (seconds of a run, the median of earlier ones; number of those), (None, 0) without any.
@@ -16,12 +18,13 @@ def estimate(draft, records):
     return (statistics.median(seconds), len(seconds)) if seconds else (None, 0)
 
 
-def line(drafts, records):
+def line(drafts, records, rerun):
     """Return (text, seconds to go or None) for one task: drafts of its seeds against the stored records.
 
-    seconds is 0 where all are stored and None where no earlier record tells.
+    rerun: whether stored ones are run again. seconds is 0 where nothing is to be run and None where no earlier
+    record tells.
     """
-    stored = {record.place for record in records}
+    stored = set() if rerun else {record.place for record in records}
     missing = [draft for draft in drafts if draft.place not in stored]
     if not missing:
         return f"{len(drafts)} stored", 0.0
@@ -37,7 +40,14 @@ def total(seconds):
     """Return a line on the seconds of all tasks; None among them stands for a task of unknown duration."""
     unknown = seconds.count(None)
     text = f"in all about {duration(sum(filter(None, seconds)))}"
-    return f"{text}, without {unknown} tasks that no earlier record tells of" if unknown else text
+    return f"{text}; tasks of unknown time: {unknown}" if unknown else text
+
+
+def closing(records, sha256):
+    """Return the tables that hold a figure of one backbone, as text for a terminal."""
+    sheets = [sheet for sheet in tables.build(records)
+              if any(run.backbone["sha256"] == sha256 for *_, cell in sheet.facts for run in cell.runs)]
+    return "\n" + "\n".join(map(render.plain, sheets)) + "python results/make.py writes the tables"
 
 
 def duration(seconds):

@@ -65,15 +65,15 @@ def test_plan_counts_what_is_stored_and_estimates_from_the_same_config_and_devic
     records = [toy(seed=0, seconds=100.0), toy(seed=9, seconds=300.0), toy(seed=8, seconds=200.0),
                toy(seed=7, seconds=1.0, config={"steps": 1}, scaled={"steps": [2, 1]}),
                toy(seed=6, seconds=1.0, device={"type": "cuda", "name": "x", "count": 8})]
-    assert plan.line(drafts(3), records) == ("1 stored, 2 to run, about 7 min (from 3 earlier)", 400.0)
-    assert plan.line(drafts(1), records) == ("1 stored", 0.0)
-    assert plan.line(drafts(2, config={"other": 1}), records) == ("0 stored, 2 to run, time -", None)
+    assert plan.line(drafts(3), records, False) == ("1 stored, 2 to run, about 7 min (from 3 earlier)", 400.0)
+    assert plan.line(drafts(1), records, False) == ("1 stored", 0.0)
+    assert plan.line(drafts(2, config={"other": 1}), records, False) == ("0 stored, 2 to run, time -", None)
+    assert plan.line(drafts(1), records, True) == ("0 stored, 1 to run, about 3 min (from 3 earlier)", 200.0)
 
 
 def test_total_says_what_it_does_not_know():
     assert plan.total([60.0, 0.0]) == "in all about 60 s"
-    assert plan.total([7200.0, None, None]) == ("in all about 2 h 0 min, without 2 tasks that no earlier "
-                                                "record tells of")
+    assert plan.total([7200.0, None, None]) == "in all about 2 h 0 min; tasks of unknown time: 2"
 
 
 @pytest.mark.parametrize("seconds, text", [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5400, "1 h 30 min")])

@@ -96,7 +96,7 @@ def test_interrupted_needs_resume_or_rerun(toy, capsys):
     assert toy("--task", "toy_linear", "--output", "out", "learning_rate", "2") == 2
     assert "--resume continues it, --rerun starts over" in capsys.readouterr().err
     assert toy("--task", "toy_linear", "--output", "out", "--resume") == 2
-    assert "run with another config" in capsys.readouterr().err
+    assert "run with another config (learning_rate 2.0, here 0.3);" in capsys.readouterr().err
     assert toy("--task", "toy_linear", "--output", "out", "--resume", "learning_rate", "2") == 130
 
 
@@ -119,7 +119,7 @@ def test_all_runs_what_it_can_and_names_the_rest(toy, monkeypatch, capsys):
     broken = dataclasses.replace(TOY, name="toy_other", data=no_data)
     monkeypatch.setattr(command, "TASKS", {"toy_other": broken, "toy_linear": TOY})
     assert toy("--task", "all") == 1
-    assert "toy_other: not run: data/imagenet" in capsys.readouterr().out
+    assert "toy_other: not run: data/imagenet: no such folder\n" == capsys.readouterr().err
     assert [result.task for result in records()] == ["toy_linear"]
 
 
@@ -134,6 +134,7 @@ def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     (("--task", "toy_linear", "epoch", "3"), "unknown key 'epoch'; did you mean epochs"),
     (("--task", "toy_linear", "--data", "nowhere"), "nowhere: no such folder"),
     (("--task", "all", "epochs", "3"), "belong to one task"),
+    (("--task", "toy_linear", "--rescale"), "--rescale is for detection"),
     ((), "expected --task NAME and --weights FILE"),
     (("--task", "toy_linear", "--seeds", "0"), "--seeds: expected 1 or more, found 0"),
     (("--task", "toy_linear", "--seed", "-1"), "--seed: expected 0 or more, found -1"),

@@ -1,0 +1,50 @@
+"""transfer/run.py on a whole suite: the plan, what is skipped, kept files, the tables at the end."""
+
+import dataclasses
+import re
+
+from results import store
+from tests.test_run import TOY, TOYS, records, toy  # noqa: F401 (a fixture)
+from transfer import run as command
+
+
+def test_the_plan_runs_nothing(toy, capsys, tmp_path):  # noqa: F811
+    assert toy("--task", "all", "--seeds", "3", "--plan") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "toy_linear       0 stored, 3 to run, time -", "toy_other        0 stored, 3 to run, time -",
+        "in all about 0 s; tasks of unknown time: 2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_a_suite_skips_what_is_stored_and_ends_with_the_tables(toy, capsys):  # noqa: F811
+    assert toy("--task", "toy_linear", "--seeds", "2") == 0
+    capsys.readouterr()
+    assert toy("--task", "all", "--seeds", "3") == 0
+    text = capsys.readouterr().out
+    assert re.match(r"toy_linear       2 stored, 1 to run, about 0 s \(from 2 earlier\)\n"
+                    r"toy_other        0 stored, 3 to run, time -\nin all about 0 s; tasks of unknown time: 1\n", text)
+    assert text.count("stored already") == 2 and len(records()) == 6
+    assert "top1 4.0 ± 1.0" in text.partition("without a published figure here")[2]
+    assert toy("--task", "all", "--seeds", "3", "--plan") == 0
+    assert capsys.readouterr().out.count("3 stored\n") == 2
+
+
+def test_a_plan_names_what_cannot_run(toy, monkeypatch, capsys):  # noqa: F811
+    def no_data(config, context):
+        raise FileNotFoundError("data/imagenet: no such folder")
+
+    monkeypatch.setattr(command, "TASKS", {**TOYS, "toy_other": dataclasses.replace(TOY, data=no_data)})
+    assert toy("--task", "all", "--plan") == 0
+    assert "cannot run: data/imagenet: no such folder" in capsys.readouterr().out
+
+
+def test_what_a_task_leaves_for_its_record_is_kept_beside_it(toy, monkeypatch):  # noqa: F811
+    def run(backbone, config, context):
+        (context.out / "record").mkdir()
+        (context.out / "record" / "curve.json").write_text("[]")
+        return {"top1": 1.0, "top5": 2.0}
+
+    monkeypatch.setattr(command, "TASKS", {"toy_linear": dataclasses.replace(TOY, run=run)})
+    assert toy("--task", "toy_linear") == 0
+    (result,) = records()
+    assert [path.name for path in store.files_of(result, "runs").iterdir()] == ["curve.json"]
