@@ -91,6 +91,11 @@ def test_safetensors_carry_their_metadata(layout, written):
     assert read_written(written[layout, ".safetensors"])[1] == NOTES
 
 
+def test_others_may_read_the_files_as_far_as_the_umask_lets_them(written, tmp_path):
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in written.values()} == {(tmp_path / "plain").stat().st_mode}
+
+
 def test_the_encoder_is_named_where_one_was_chosen():
     backbone = Backbone("m", "moco:key", {}, "1" * 64, "m.pth")
     notes = metadata(backbone)

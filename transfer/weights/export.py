@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from transfer.weights.backbone import Backbone
@@ -82,17 +82,18 @@ def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
     path = Path(path)
     require_ending(path, layout)
     content = {"__author__": AUTHOR, "matching_heuristics": True, "metadata": notes}
-    with replacing(path) as temporary:
+    # Into an open file: torch.save would put a path's name into its archive, safetensors' save_file would make
+    # the file unreadable for other users.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         if path.suffix == ".safetensors":  # one text, as the library shuffles the order of several
-            save_file(tensors, temporary, {"metadata": json.dumps(notes)})
-            return
-        with open(temporary, "wb") as file:  # torch.save would put the name of a path into its archive
-            if path.suffix == ".pkl":
-                arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-                _Pickler(file, protocol=5).dump({"model": arrays, **content})
-            else:
-                plain = layout != "detectron2"
-                torch.save(dict(tensors) if plain else {"model": dict(tensors), **content}, file)
+            file.write(save(tensors, {"metadata": json.dumps(notes)}))
+        elif path.suffix == ".pkl":
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            _Pickler(file, protocol=5).dump({"model": arrays, **content})
+        elif layout == "detectron2":
+            torch.save({"model": dict(tensors), **content}, file)
+        else:
+            torch.save(dict(tensors), file)
 
 
 def write_detectron2(backbone: Backbone, path) -> None:
