@@ -34,7 +34,8 @@ def read(result, root):
         if not path.is_file():
             return empty
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            # Average precision of a class without objects is NaN, which is as good as none.
+            value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
             if fits(value):
                 return value
         except (ValueError, TypeError):

@@ -126,7 +126,7 @@ def _losses(names, run):
 
 
 def _rates(names, run):
-    return [name for name in names if name.startswith("lr")]
+    return [name for name in names if name.startswith("lr") or "learning_rate" in name]
 
 
 def _results(names, run):

@@ -97,7 +97,7 @@ def summary(results, runs, sheets, problems):
     ]
     listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     return (webpage.facts(facts)
-            + "<p>Each measured figure in the tables is a link to what stands behind it.</p>\n"
+            + "<p>Each figure of ours in the tables, or its row, links to what stands behind it.</p>\n"
             + (f"<p>Left out:</p><ul>{listed}</ul>\n" if listed else ""))
 
 

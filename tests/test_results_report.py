@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
     Image.new("RGB", (40, 30), "red").save(photograph, "JPEG")
     curve = [{"iteration": step, "total_loss": 4 / (1 + step), "lr": 0.1,
               **({"AP": step / 9} if step % 3 else {})} for step in range(30)]
-    per_class = {f"class {number}": {"AP": number} for number in range(50)} | {"<i>": {"AP": None}}
+    per_class = {f"class {number}": {"AP": number} for number in range(50)} | {"<i>": {"AP": float("nan")}}
     keep(scaled, runs, curve=curve, per_class=per_class,
          confusion={"classes": ["<u>cat", "dog"], "matrix": [[3, 1], [0, 4]]}, picture=photograph.getvalue())
     run = root / "pretraining" / "toy"
@@ -246,6 +246,7 @@ def test_kept_files_are_read_as_they_were_written(folder):
     scaled = next(result for result in store.load(folder / "runs")[0] if result.scaled)
     found, problems = kept.read(scaled, folder / "runs")
     assert problems == [] and found.axis == "iteration" and len(found.curve) == 30
+    assert found.per_class["class 3"] == {"AP": 3} and found.per_class["<i>"] == {"AP": None}
     assert found.picture[:2] == b"\xff\xd8" and found.confusion["matrix"] == [[3, 1], [0, 4]]
 
 
