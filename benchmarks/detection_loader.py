@@ -1,0 +1,72 @@
+"""Images per second of detection training batches: our loader against Detectron2's own, in one process.
+
+    python benchmarks/detection_loader.py
+
+Both decode, resize, flip and collate with the mapper of the paper's VOC configuration, on one thread without
+workers. Ours also makes image and augmentation a function of seed and iteration, so that a resumed run gets the
+same batches; the ratio is what that costs. Pictures: those of benchmarks/views.py, 500 x 375, three boxes each.
+"""
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from detectron2.data import (DatasetCatalog, DatasetMapper, MetadataCatalog, build_detection_train_loader,
+                             get_detection_dataset_dicts)
+from detectron2.structures import BoxMode
+
+from benchmarks.common import compare, ratio
+from benchmarks.views import photographs
+from transfer.detection import d2
+from transfer.detection.loader import TrainLoader
+
+NAME, BATCH, BATCHES = "benchmark_photographs", 4, 4
+
+
+def register(folder):
+    """Write the photographs and register them as a data set of Detectron2."""
+    images = []
+    for number, file in enumerate(photographs() * 4):
+        path = folder / f"{number}.jpg"
+        path.write_bytes(file)
+        boxes = [[20.0 + 9 * number, 30.0, 90.0 + 9 * number, 200.0 + number * 5], [5.0, 5.0, 80.0, 60.0],
+                 [200.0, 100.0, 480.0, 360.0]]
+        images.append({"file_name": str(path), "image_id": number, "width": 500, "height": 375, "annotations": [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for box in boxes]})
+    DatasetCatalog.register(NAME, lambda: images)
+    MetadataCatalog.get(NAME).thing_classes = ["thing"]
+
+
+def loaders():
+    """Return {name: iterable of batches}, Detectron2's as its own trainer builds it."""
+    cfg = d2.configuration("pascal_voc_R_50_C4_24k_bt.yaml", ("SOLVER.IMS_PER_BATCH", str(BATCH)))
+    cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS, cfg.SEED = (NAME,), 0, 0
+    own = build_detection_train_loader(get_detection_dataset_dicts(cfg.DATASETS.TRAIN),
+                                       mapper=DatasetMapper(cfg, is_train=True), total_batch_size=BATCH)
+    return {"detectron2": own, "ours": TrainLoader(cfg)}
+
+
+def drawing(batches):
+    """A function that takes the next BATCHES batches of an endless loader."""
+    stream = iter(batches)
+    return lambda: [next(stream) for _ in range(BATCHES)]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        register(Path(folder))
+        seconds = compare({name: drawing(batches) for name, batches in loaders().items()})
+    print(f"{BATCHES} batches of {BATCH} images a round, one thread; Detectron2's seconds over ours, with the "
+          "spread over rounds")
+    for name, own in seconds.items():
+        rate = BATCH * BATCHES / statistics.median(own)
+        print(f"{name:14} {str(ratio(seconds['detectron2'], own)):20} {rate:6.1f} images/s")
+
+
+if __name__ == "__main__":
+    main()
