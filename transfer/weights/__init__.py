@@ -3,6 +3,7 @@
 backbone.py     the type `Backbone`, the network it belongs to, the 318 expected names and shapes
 readers.py      `read`: finds the one format that fits, checks what it gives
 formats.py      READERS: one function a checkpoint format
+states.py       the parts of a reader: tensors by name, encoders
 files.py        what a file holds, without running code from it
 naming.py       torchvision names <-> Detectron2 names
 export.py       files for Detectron2, torchvision and timm, and their metadata

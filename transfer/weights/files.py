@@ -60,7 +60,7 @@ def _tensor(shape, dtype, data, order):
         return Inert()
     data = data.encode("latin1") if isinstance(data, str) else data  # a pickle of Python 2
     big = ">" if dtype.order == ">" else "<"
-    array = numpy.frombuffer(bytearray(data), big + dtype.code).reshape(shape, order=order)
+    array = numpy.frombuffer(bytearray(memoryview(data)), big + dtype.code).reshape(shape, order=order)
     return torch.from_numpy(numpy.array(array, dtype=dtype.code, order="C"))
 
 
@@ -103,20 +103,23 @@ HARMLESS = {
 }
 
 
+def _bytes(content="", encoding="latin1"):
+    """Bytes of Python 3 in a pickle of protocol 2, which are text there."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"text in {encoding}")
+    return content.encode("latin1") if isinstance(content, str) else bytes(memoryview(content))
+
+
+PICKLED = HARMLESS | {"collections.OrderedDict": dict, "_codecs.encode": _bytes,  # torch has its own of these
+                      "builtins.bytes": _bytes, "builtins.bytearray": _bytes}
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         wanted = f"{module.replace('__builtin__', 'builtins')}.{name}"
-        known = HARMLESS | {"collections.OrderedDict": dict, "_codecs.encode": _encode}
-        if wanted in known:
-            return known[wanted]
-        raise pickle.UnpicklingError(f"GLOBAL {wanted}")
-
-
-def _encode(text, encoding):
-    """Bytes of Python 3 in a pickle of protocol 2."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"text in {encoding}")
-    return text.encode("latin1")
+        if wanted not in PICKLED:
+            raise pickle.UnpicklingError(f"GLOBAL {wanted}")
+        return PICKLED[wanted]
 
 
 def load(path) -> tuple[object, str]:
