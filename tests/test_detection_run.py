@@ -10,11 +10,12 @@ from PIL import Image
 from weights_toys import distinct_backbone
 
 from pretrain import distributed
-from transfer.detection import d2, folder, hooks, norms, trainer
+from transfer.detection import d2, hooks, norms, trainer
 from transfer.detection.protocol import Config, run
 from transfer.weights.readers import read
 
-VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([*toys.SMALL, "SOLVER.MAX_ITER", "3"])
+VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override(
+    [*toys.SMALL, "SOLVER.MAX_ITER", "3", "SOLVER.ACCUMULATE", "2"])
 COCO = Config("coco_R_50_C4_1x_bt.yaml").override(
     [*toys.SMALL, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.NUM_CLASSES", "3"])
 
@@ -48,20 +49,20 @@ def test_voc_run_has_figures_and_detectron2_s_files(voc_run):
     assert written[-1]["bbox/AP50"] == metrics["AP50"]
     for name in ("config.yaml", "log.txt", "model_final.pth", "inference/per_class.json"):
         assert (context.out / name).stat().st_size
-    for name in ("detections.png", "losses.png"):
+    for name in ("detections.jpg", "losses.png", "per_class.png", "record/picture.jpg"):
         assert Image.open(context.out / name).size > (100, 100)
     log = (context.out / "log.txt").read_text()
-    assert "proof: network: 318 of 318 tensors in place" in log
-    assert "file: 318 of 318 tensors bit-equal" in log and "iter: 2" in log
+    assert "C4 network: 318 of 318 tensors in place" in log and "iter: 2" in log
+    assert "SOLVER.ACCUMULATE 2: the gradient of 2 images is averaged over micro-batches of 1" in log
 
 
 def test_coco_run_has_box_and_mask_figures(root, backbone, tmp_path):
     metrics = run(backbone, COCO, toys.context(root, tmp_path))
-    names = ["AP", "AP50", "AP75", "APs"]  # all objects of the toys are small
+    names = ["AP", "AP50", "AP75", "APs", "AR1", "AR10", "AR100", "ARs"]  # all objects of the toys are small
     assert list(metrics) == [f"box_{name}" for name in names] + [f"mask_{name}" for name in names]
     assert all(0 <= value <= 100 for value in metrics.values())
     assert "loss_mask" in lines(tmp_path)[0]
-    assert (tmp_path / "detections.png").exists()
+    assert (tmp_path / "detections.jpg").exists()
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights_with_other_workers(root, backbone, voc_run, tmp_path,
@@ -80,8 +81,6 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_other_workers(root,
         run(backbone, often, context)
     monkeypatch.undo()
     (tmp_path / "last_checkpoint").write_text("model_0000000.pth")  # as if cut while the second was written
-    with pytest.raises(ValueError, match="--resume continues it"):
-        run(backbone, often, context)
     metrics = run(backbone, often, dataclasses.replace(context, workers=1, resume=True))
     assert metrics == voc_run[1]
     assert [line["iteration"] for line in lines(tmp_path) if "total_loss" in line] == [0, 1, 2]
@@ -99,28 +98,6 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_other_workers(root,
 def test_a_finished_run_is_only_evaluated_again(backbone, voc_run):
     context, metrics = voc_run
     assert run(backbone, VOC, dataclasses.replace(context, resume=True)) == metrics
-
-
-@pytest.mark.parametrize("changes, message", [
-    ({"seed": 1}, "another seed"),
-    ({"options": ["SOLVER.BASE_LR", "0.002"]}, r"another SOLVER.BASE_LR \(0.001, here 0.002\)"),
-    ({"sha256": "f" * 64}, "another weights"),
-])
-def test_another_run_s_folder_is_refused_and_left_alone(backbone, voc_run, changes, message):
-    context, _ = voc_run
-    before = (context.out / "metrics.json").read_bytes(), (context.out / folder.MARK).read_bytes()
-    other = dataclasses.replace(backbone, sha256=changes.get("sha256", backbone.sha256))
-    config = VOC.override(changes.get("options", []))
-    context = dataclasses.replace(context, seed=changes.get("seed", 0), resume=True)
-    with pytest.raises(ValueError, match=message):
-        run(other, config, context)
-    assert before == ((context.out / "metrics.json").read_bytes(), (context.out / folder.MARK).read_bytes())
-
-
-def test_a_foreign_checkpoint_is_refused(root, backbone, tmp_path):
-    (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    with pytest.raises(ValueError, match="no run of this suite"):
-        run(backbone, VOC, toys.context(root, tmp_path, resume=True))
 
 
 def test_weights_that_do_not_arrive_stop_the_run_before_training(root, backbone, tmp_path, monkeypatch):
@@ -188,7 +165,7 @@ def two_processes(backbone, context):
         before_step(hook)
 
     hooks.SeedEachIteration.before_step = look
-    metrics = run(backbone, VOC.override(["SOLVER.MAX_ITER", "1"]), context)
+    metrics = run(backbone, VOC.override(["SOLVER.MAX_ITER", "1", "SOLVER.ACCUMULATE", "1"]), context)
     state = torch.cat([value.double().flatten() for value in seen["model"].state_dict().values()])
     sums = distributed.all_gather_rows(torch.stack([state.sum(), state.abs().sum()])[None])
     assert metrics if distributed.rank() == 0 else metrics == {}
@@ -201,12 +178,6 @@ def test_two_cpu_processes_train_one_model(root, backbone, tmp_path):
     assert set(metrics) == {"AP50", "AP", "AP75"}
     assert found == 54 and decay == {0.0}  # 53 of the backbone and the extra norm
     assert torch.equal(sums[0], sums[1])  # weights and precise-BN statistics are the same on both
-
-
-def test_a_batch_that_does_not_divide_is_refused(root, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer.comm, "get_world_size", lambda: 3)
-    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH 2 is the total"):
-        run(backbone, VOC, toys.context(root, tmp_path))
 
 
 def test_logs_of_two_runs_do_not_mix(tmp_path, capsys):

@@ -42,6 +42,7 @@ BOXES = tuple("""
     MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 8 MODEL.RPN.POST_NMS_TOPK_TEST 10 TEST.DETECTIONS_PER_IMAGE 5
     TEST.PRECISE_BN.NUM_ITER 2""".split())
 
+COCO_FIGURES = ("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75")
 TASKS = {task.name: task for task in (
     Task(name="imagenet_linear", run=linear.run, data=linear.data, config=linear.IMAGENET,
          metrics=("top1", "top5"), paper="Table 1, appendix B.1",
@@ -75,7 +76,21 @@ TASKS = {task.name: task for task in (
          smoke=BOXES),
     Task(name="coco_det", run=detection.run, data=detection.data,
          config=detection.Config("coco_R_50_C4_1x_bt.yaml"),
-         metrics=("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75"),
-         paper="Table 4, appendix C.2", counts={"train": 118_287, "test": 5_000}, trials=1, version=1,
+         metrics=COCO_FIGURES, paper="Table 4, appendix C.2", counts={"train": 118_287, "test": 5_000},
+         trials=1, version=1, smoke=BOXES),
+    Task(name="voc07_det", run=detection.run, data=detection.data,
+         config=detection.Config("pascal_voc07_R_50_C4_12k5.yaml"), metrics=("AP50", "AP", "AP75"),
+         paper="not in the paper; VISSL's voc07", counts={"train": 5_011, "test": 4_952}, trials=1, version=1,
+         smoke=BOXES),
+    Task(name="voc_det_fpn", run=detection.run, data=detection.data,
+         config=detection.Config("pascal_voc_R_50_FPN_24k_bt.yaml"), metrics=("AP50", "AP", "AP75"),
+         paper="not in the paper", counts={"train": 16_551, "test": 4_952}, trials=1, version=1, smoke=BOXES),
+    Task(name="coco_det_fpn", run=detection.run, data=detection.data,
+         config=detection.Config("coco_R_50_FPN_1x_vicreg.yaml"), metrics=COCO_FIGURES,
+         paper="not in the paper; VICReg Table 2", counts={"train": 118_287, "test": 5_000}, trials=1,
+         version=1, smoke=BOXES),
+    Task(name="coco_det_2x", run=detection.run, data=detection.data,
+         config=detection.Config("coco_R_50_C4_2x_bt.yaml"), metrics=COCO_FIGURES,
+         paper="not in the paper; MoCo's 2x", counts={"train": 118_287, "test": 5_000}, trials=1, version=1,
          smoke=BOXES),
 )}

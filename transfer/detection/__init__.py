@@ -1,16 +1,18 @@
-"""Detection transfer through Detectron2: Pascal VOC (box) and COCO (box and mask) with the C4 backbone.
+"""Detection transfer through Detectron2: Pascal VOC (box) and COCO (box and mask), C4 and FPN.
 
-protocol.py    Config, data, run: what the catalogue of tasks sees; imports no Detectron2
-data.py        the data sets by name, and the check that one is complete; imports no Detectron2
-folder.py      whose output folder it is: refuses another run's
-d2.py          Detectron2's YAML and KEY VALUE, its data-set registry, its processes and log
-heads.py       the res5 head with an extra norm, which Detectron2 lacks
-norms.py       SyncBN on a CPU
-loader.py      training batches as a function of seed and iteration
-trainer.py     Detectron2's trainer with the parts of this folder
-hooks.py       what happens around iterations
-evaluation.py  VOC and COCO average precision
-pictures.py    detections beside the ground truth, loss curves
+protocol.py      Config, data, run: what the catalogue of tasks sees; imports no Detectron2
+data.py          the data sets by name, and the check that one is complete; imports no Detectron2
+d2.py            Detectron2's YAML and KEY VALUE, its data-set registry, its processes and log
+heads.py         the res5 head with an extra norm, which Detectron2 lacks
+norms.py         SyncBN on a CPU
+loader.py        training batches as a function of seed and iteration
+accumulation.py  an iteration in micro-batches, mixed precision
+trainer.py       Detectron2's trainer with the parts of this folder
+hooks.py         what happens around iterations
+evaluation.py    VOC and COCO average precision
+pictures.py      detections beside the ground truth, curves, bars of classes
+kept.py          the files that a run leaves for its record
+expected.py      losses and AP of earlier runs, for an early warning (expected.json)
 """
 
 import warnings

@@ -11,8 +11,9 @@ FILE` takes another YAML of that folder instead of the task's own.
     python transfer/run.py --task voc_det --weights resnet50.pth --num-gpus 2 --rescale
 
 Kept in context.out as Detectron2's users know them: metrics.json, model_final.pth, config.yaml, log.txt,
-TensorBoard events; ours: detections.png, losses.png, inference/per_class.json. The proof that the weights
-arrived is in log.txt. Detectron2 is imported only inside functions.
+TensorBoard events; ours: detections.jpg, losses.png, precision.png (AP over iterations), per_class.png,
+record/ (what is copied beside the record). The proof that the weights arrived is in log.txt. Detectron2 is
+imported only inside functions.
 """
 
 import dataclasses

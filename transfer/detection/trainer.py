@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import json
 import logging
 from pathlib import Path
 
+import torch
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, defaults
 from detectron2.engine import hooks as d2_hooks
@@ -12,11 +14,14 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from pretrain import distributed
-from transfer.detection import d2, folder, hooks, pictures
-from transfer.detection.evaluation import COCOFigures, VOCEvaluator
+from transfer.detection import d2, hooks, kept, pictures
+from transfer.detection.accumulation import AccumulatingTrainer
+from transfer.detection.evaluation import PREFIXES, COCOFigures, VOCEvaluator
 from transfer.detection.loader import NamingMapper, TrainLoader
+from transfer.detection.lint import lint
 from transfer.detection.norms import joint_on_cpu
-from transfer.weights.proof import convert_to_detectron2, prove_loaded
+from transfer.weights import export
+from transfer.weights.proof import prove_loaded
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +32,14 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg):
         with _ddp_of(cfg.MODEL.DEVICE):
             super().__init__(cfg)
+        self._trainer = AccumulatingTrainer(self.model, self.data_loader, self.optimizer,
+                                            cfg.SOLVER.ACCUMULATE, cfg.SOLVER.AMP.ENABLED)
 
     @classmethod
     def build_model(cls, cfg):
         model = super().build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            model = model.to(memory_format=torch.channels_last)
         return joint_on_cpu(model) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod
@@ -58,6 +67,7 @@ class Trainer(DefaultTrainer):
                 hook._period = min(20, max(1, self.cfg.SOLVER.MAX_ITER // 20))
         precise = [number for number, hook in enumerate(built) if isinstance(hook, d2_hooks.PreciseBN)]
         for number in precise:  # before the checkpoint is saved
+            built[number]._num_iter *= self.cfg.SOLVER.ACCUMULATE  # as many images as without micro-batches
             built.insert(number + 1, hooks.SameStatistics(self.model, self.cfg.TEST.EVAL_PERIOD))
         if comm.is_main_process():
             built.append(hooks.Curves(Path(self.cfg.OUTPUT_DIR)))
@@ -80,7 +90,7 @@ class Trainer(DefaultTrainer):
             log.info("proof: %s", line)
         if resume and self.checkpointer.has_checkpoint():
             self.resume_or_load(resume=True)
-        self.data_loader.start = self.start_iter
+        self.data_loader.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
 
 
 @contextlib.contextmanager
@@ -100,17 +110,12 @@ def run(backbone, config, context):
     cfg = prepare(config, context)
     distributed.local_device(context.device)  # selects this process's GPU
     d2.join_processes()
-    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
-        raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is the total over all processes, "
-                         f"found {comm.get_world_size()} of them; use a number that divides it")
     if comm.is_main_process():
         context.out.mkdir(parents=True, exist_ok=True)
-        identity = {"weights": backbone.sha256, "seed": context.seed, "config": config.resolved()}
-        folder.claim(context.out, identity, context.resume)
         (context.out / "config.yaml").write_text(cfg.dump())
     distributed.barrier()
     with d2.log_to(context.out):
-        results = _train_and_test(backbone, cfg, context)
+        results = _test_only(cfg) if context.eval_only else _train_and_test(backbone, cfg, context)
     distributed.barrier()
     return figures(results, cfg) if comm.is_main_process() else {}
 
@@ -127,15 +132,22 @@ def prepare(config, context):
 
 
 def _train_and_test(backbone, cfg, context):
+    lint(cfg, export.metadata(backbone))
     if comm.is_main_process():
-        for line in convert_to_detectron2(backbone, Path(cfg.MODEL.WEIGHTS)).lines():
-            log.debug("conversion: %s", line)
+        export.write_detectron2(backbone, Path(cfg.MODEL.WEIGHTS))
     distributed.barrier()
     seed_all_rng(cfg.SEED)  # the heads' initialisation
     trainer = Trainer(cfg)
     trainer.load(backbone, context.resume)
     if comm.is_main_process():
-        folder.forget_after(context.out, trainer.start_iter)
+        forget_after(context.out / "metrics.json", trainer.start_iter)
+    if cfg.SOLVER.ACCUMULATE > 1:
+        images = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
+        log.info("SOLVER.ACCUMULATE %d: the gradient of %d images is averaged over micro-batches of %d, "
+                 "whose statistics batch norm uses", cfg.SOLVER.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH, images)
+    if comm.is_main_process():
+        weights = "random" if backbone.format == "random" else "trained"
+        trainer.register_hooks([hooks.Expected(cfg, weights)])
     try:
         trainer.train()
     except FloatingPointError as error:
@@ -143,14 +155,37 @@ def _train_and_test(backbone, cfg, context):
         raise ValueError(f"training diverged at iteration {trainer.iter}: {found}; lower SOLVER.BASE_LR or "
                          f"lengthen SOLVER.WARMUP_ITERS (last checkpoint: {last})") from None
     if comm.is_main_process():
-        pictures.detections(trainer.checkpointer.model, cfg, context.out / "detections.png")
+        kept.keep(context.out, _kind(cfg), pictures.detections(trainer.checkpointer.model, cfg))
     return trainer._last_eval_results
+
+
+def _test_only(cfg):
+    """Evaluate the newest checkpoint of a run without training; model_final.pth where it is finished."""
+    out = Path(cfg.OUTPUT_DIR)
+    checkpoint = out / (out / "last_checkpoint").read_text().strip()
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model = Trainer.build_model(cfg)
+    model.load_state_dict(state["model"])  # strict: every tensor, and no other
+    log.info("evaluating %s: %d of %d iterations", checkpoint, state["iteration"] + 1, cfg.SOLVER.MAX_ITER)
+    return Trainer.test(cfg, model)
+
+
+def forget_after(path, iteration):
+    """Drop the lines of a metrics.json, if any, from `iteration` on: a resumed run writes them again."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    left = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < iteration]
+    path.write_text("".join(left))  # in place: Detectron2's writer has the file open already, to append
 
 
 def figures(results, cfg):
     """Return Detectron2's nested results as {metric: percent}: bare for VOC, box_ and mask_ for COCO."""
-    if MetadataCatalog.get(cfg.DATASETS.TEST[0]).evaluator_type == "pascal_voc":
+    if _kind(cfg) == "pascal_voc":
         return {name: float(results["bbox"][name]) for name in ("AP50", "AP", "AP75")}
-    prefix = {"bbox": "box_", "segm": "mask_"}
-    return {prefix[kind] + name: float(value)
+    return {PREFIXES["coco"][kind] + name: float(value)
             for kind, values in results.items() for name, value in values.items()}
+
+
+def _kind(cfg):
+    return MetadataCatalog.get(cfg.DATASETS.TEST[0]).evaluator_type
