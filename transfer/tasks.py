@@ -6,7 +6,7 @@ A task on a known protocol is one entry here; a new protocol is one file with `C
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from transfer.classification import finetune, knn, linear, svm
+from transfer.classification import finetune, knn, linear, lowshot, probe, svm
 from transfer.detection import protocol as detection
 
 
@@ -42,6 +42,17 @@ BOXES = tuple("""
     MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 8 MODEL.RPN.POST_NMS_TOPK_TEST 10 TEST.DETECTIONS_PER_IMAGE 5
     TEST.PRECISE_BN.NUM_ITER 2""".split())
 
+
+def _probe(name, dataset, metrics, train, test):
+    """A logistic probe on one of the small sets; counts of Kornblith et al., table 1 (Caltech101: without
+    its background class)."""
+    return Task(name=name, run=probe.run, data=probe.data, config=probe.Config(dataset=dataset),
+                metrics=metrics, paper="not in the paper; SimCLR Table 8",
+                counts={"train": train, "test": test}, trials=1, version=1,
+                smoke=(*SMALL, "strengths", "5", "max_iterations", "50"))
+
+
+PER_CLASS = ("mean_per_class", "top1")
 COCO_FIGURES = ("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75")
 TASKS = {task.name: task for task in (
     Task(name="imagenet_linear", run=linear.run, data=linear.data, config=linear.IMAGENET,
@@ -70,6 +81,21 @@ TASKS = {task.name: task for task in (
     Task(name="voc07_svm", run=svm.run, data=svm.data, config=svm.Config(), metrics=("mAP",),
          paper="Table 3, appendix C.1", counts={"train": 5_011, "test": 4_952}, trials=1, version=1,
          smoke=(*SMALL, "costs", "0.1,1,10")),
+    Task(name="voc07_lowshot", run=lowshot.run, data=lowshot.data, config=lowshot.Config(),
+         metrics=tuple(f"{name}_n{n}" for name in ("mAP", "std") for n in lowshot.Config.shots),
+         paper="not in the paper; Goyal et al. 2019", counts={"train": 5_011, "test": 4_952}, trials=1,
+         version=1, smoke=(*SMALL, "shots", "1,2", "draws", "2", "costs", "0.1,1,10")),
+    _probe("food101_probe", "food101", ("top1",), 75_750, 25_250),
+    _probe("cifar10_probe", "cifar10", ("top1",), 50_000, 10_000),
+    _probe("cifar100_probe", "cifar100", ("top1",), 50_000, 10_000),
+    _probe("sun397_probe", "sun397", ("top1",), 19_850, 19_850),
+    _probe("cars_probe", "cars", ("top1",), 8_144, 8_041),
+    _probe("aircraft_probe", "aircraft", PER_CLASS, 6_667, 3_333),
+    _probe("dtd_probe", "dtd", ("top1",), 3_760, 1_880),
+    _probe("pets_probe", "pets", PER_CLASS, 3_680, 3_669),
+    _probe("caltech101_probe", "caltech101", PER_CLASS, 3_030, 5_647),
+    _probe("flowers102_probe", "flowers102", PER_CLASS, 2_040, 6_149),
+    _probe("voc2007_probe", "voc2007", ("mAP_11point",), 5_011, 4_952),
     Task(name="voc_det", run=detection.run, data=detection.data,
          config=detection.Config("pascal_voc_R_50_C4_24k_bt.yaml"), metrics=("AP50", "AP", "AP75"),
          paper="Table 4, appendix C.2", counts={"train": 16_551, "test": 4_952}, trials=1, version=1,

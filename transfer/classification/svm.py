@@ -43,7 +43,8 @@ class Config:
     precision: str = "float32"          # of the backbone; bfloat16 moves features by 4e-3
     resize: str = "crop"                # to image_size x 256 / 224, centre crop (SwAV A.5, VICReg C.3)
     pooling: str = "average"            # of res5; "res5": 6 x 6 windows, 8192 values
-    solver: str = "mixed"               # the exact one; "liblinear": the reference, slower
+    # "mixed" is exact; "liblinear", VISSL's, may stop at max_iterations at high costs (told in the log).
+    solver: str = "mixed"
     preset: str = "paper"
 
     PRESETS: ClassVar[dict] = {

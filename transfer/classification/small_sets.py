@@ -1,0 +1,181 @@
+"""The small sets of Kornblith et al. (arXiv 1805.08974, table 1), read where torchvision.datasets puts them.
+
+Eleven of the twelve: torchvision has no Birdsnap. Nothing is downloaded; an error names the command that
+does. A set may also lie as folders of images, ROOT/NAME/{train,test}/CLASS/IMAGE (or `val` for `test`).
+"""
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torchvision
+
+from transfer.classification import layouts
+from transfer.classification.layouts import Samples
+
+
+@dataclass(frozen=True)
+class SmallSet:
+    """Where a set lies under the data root, how it is read, and where it comes from.
+
+    read(root) -> (train, val, test): val None where the set has no official one. metric: the one that
+    Kornblith et al. report. fetch: what the error for a missing folder says, with {root}.
+    """
+    folder: str
+    read: Callable
+    metric: str
+    fetch: str
+
+
+def read(name: str, root: Path) -> tuple[Samples, Samples | None, Samples]:
+    """(train, val or None, test). ValueError for an unknown name or a damaged set, FileNotFoundError for a
+    missing one."""
+    if name not in SMALL_SETS:
+        raise ValueError(f"dataset: expected one of {', '.join(SMALL_SETS)}, found {name!r}")
+    small = SMALL_SETS[name]
+    if (root / name / "train").is_dir():
+        return from_folders(root / name)
+    if not (root / small.folder).is_dir():
+        raise FileNotFoundError(f"{root / small.folder}: no such folder, nor {name}/train; "
+                                f"{small.fetch.format(root=root)}")
+    try:
+        return small.read(root)
+    except (RuntimeError, KeyError, IndexError) as error:  # torchvision's "not found or corrupted"
+        raise ValueError(f"{root / small.folder}: torchvision cannot read it ({str(error).splitlines()[0]}); "
+                         f"{small.fetch.format(root=root)}") from None
+
+
+def from_folders(root: Path):
+    """train/ and test/; without test/, val/ is the test set, else an official val set."""
+    has_test = (root / "test").is_dir()
+    train = layouts.image_folder(root / "train")
+    val = layouts.image_folder(root / "val") if has_test and (root / "val").is_dir() else None
+    test = layouts.image_folder(root / ("test" if has_test else "val"))
+    for other in (val, test):
+        if other is not None and other.classes != train.classes:
+            raise ValueError(f"{other.source}: expected the {len(train.classes)} classes of {train.source}, "
+                             f"found {len(other.classes)}")
+    return train, val, test
+
+
+def samples(root: Path, paths, labels, classes, source: str, pixels=None) -> Samples:
+    """From what a torchvision data set lists: paths below root (or plain names, with pixels) and labels."""
+    names = [os.fsencode(os.path.relpath(path, root)) if pixels is None else path.encode() for path in paths]
+    return Samples(root, np.array(names), np.array(labels, dtype=np.int64), tuple(classes), source, pixels)
+
+
+def splits(build, attributes=("_image_files", "_labels"), names=("train", "val", "test")):
+    """A reader of the data sets that build(root, split) gives, with paths and labels as `attributes`."""
+    def read_splits(root: Path):
+        found = []
+        for name in names:
+            data = build(root, name)
+            paths, labels = (getattr(data, attribute) for attribute in attributes)
+            found.append(samples(root, paths, labels, data.classes, f"{root} {type(data).__name__} {name}"))
+        return (*found[:-1], *([None] if len(found) == 2 else []), found[-1])
+
+    return read_splits
+
+
+def cifar(kind):
+    """A reader of torchvision's CIFAR10 or CIFAR100, whose images lie together in one file."""
+    def read_cifar(root: Path):
+        found = []
+        for train in (True, False):
+            data = kind(root, train=train)
+            source = f"{root} {kind.__name__} {'train' if train else 'test'}"
+            names = [f"{index:05d}" for index in range(len(data.data))]
+            found.append(samples(root, names, data.targets, data.classes, source, data.data))
+        return found[0], None, found[1]
+
+    return read_cifar
+
+
+def sun397(root: Path):
+    """The first of the ten official splits, Training_01.txt and Testing_01.txt in SUN397/."""
+    data = torchvision.datasets.SUN397(root)
+    labels = dict(zip((os.path.relpath(path, data._data_dir) for path in data._image_files), data._labels))
+    found = []
+    for file in ("Training_01.txt", "Testing_01.txt"):
+        path = root / "SUN397" / file
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; put the lists of Partitions.zip there, from "
+                                    "vision.princeton.edu/projects/2010/SUN/download/Partitions.zip")
+        listed = [line.strip().lstrip("/") for line in path.read_text().splitlines() if line.strip()]
+        missing = [name for name in listed if name not in labels]
+        if missing:
+            raise ValueError(f"{path}: {len(missing)} of {len(listed)} listed images are missing, first "
+                             f"{missing[0]}; complete the set")
+        found.append(samples(root, [data._data_dir / name for name in listed],
+                             [labels[name] for name in listed], data.classes, str(path)))
+    return found[0], None, found[1]
+
+
+def cars(root: Path):
+    """Cars keeps pairs of path and label."""
+    found = []
+    for split in ("train", "test"):
+        data = torchvision.datasets.StanfordCars(root, split)
+        paths, labels = zip(*data._samples)
+        found.append(samples(root, paths, labels, data.classes, f"{root} StanfordCars {split}"))
+    return found[0], None, found[1]
+
+
+def caltech101(root: Path):
+    """30 random images of each class train, always the same; the rest tests. (Kornblith et al., A.1; they
+    count the background as a 102nd class, which torchvision leaves out.)"""
+    data = torchvision.datasets.Caltech101(root)
+    paths = [Path(data.root, "101_ObjectCategories", data.categories[label], f"image_{number:04d}.jpg")
+             for label, number in zip(data.y, data.index)]
+    whole = samples(root, paths, data.y, data.categories, f"{root} Caltech101")
+    train = drawn(whole.labels, lambda count: min(30, count - 1), seed=0)
+    return (whole.subset(np.flatnonzero(train), f"{whole.source} train"), None,
+            whole.subset(np.flatnonzero(~train), f"{whole.source} test"))
+
+
+def drawn(labels: np.ndarray, share: Callable, seed: int) -> np.ndarray:
+    """(n,) bool: which samples are drawn, share(count) at random of each class of `count`."""
+    draw, chosen = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        chosen[draw.choice(rows, share(len(rows)), replace=False)] = True
+    return chosen
+
+
+def voc2007(root: Path):
+    """VOC2007 with its official train, val and test; labels as of layouts.voc."""
+    trainval, test = layouts.voc_pair(root / "VOC2007", 2)
+    path = root / "VOC2007" / "ImageSets" / "Main" / "train.txt"
+    ids = set(path.read_text().split())
+    train = np.array([trainval.path(row).stem in ids for row in range(len(trainval))])
+    return (trainval.subset(np.flatnonzero(train), f"{root}/VOC2007 train"),
+            trainval.subset(np.flatnonzero(~train), f"{root}/VOC2007 val"), test)
+
+
+def _command(kind: str) -> str:
+    return (f"fetch it with: python -c \"import torchvision.datasets as sets; "
+            f"sets.{kind}('{{root}}', download=True)\"")
+
+
+SMALL_SETS = {
+    "food101": SmallSet("food-101", splits(torchvision.datasets.Food101, names=("train", "test")), "top1",
+                        _command("Food101")),
+    "cifar10": SmallSet("cifar-10-batches-py", cifar(torchvision.datasets.CIFAR10), "top1",
+                        _command("CIFAR10")),
+    "cifar100": SmallSet("cifar-100-python", cifar(torchvision.datasets.CIFAR100), "top1",
+                         _command("CIFAR100")),
+    "sun397": SmallSet("SUN397", sun397, "top1", _command("SUN397")),
+    "cars": SmallSet("stanford_cars", cars, "top1", "its home is gone: put cars_train, cars_test, devkit and "
+                     "cars_test_annos_withlabels.mat there, as torchvision.datasets.StanfordCars wants them"),
+    "aircraft": SmallSet("fgvc-aircraft-2013b", splits(torchvision.datasets.FGVCAircraft), "mean_per_class",
+                         _command("FGVCAircraft")),
+    "dtd": SmallSet("dtd", splits(torchvision.datasets.DTD), "top1", _command("DTD")),
+    "pets": SmallSet("oxford-iiit-pet", splits(torchvision.datasets.OxfordIIITPet, ("_images", "_labels"),
+                                               ("trainval", "test")), "mean_per_class",
+                     _command("OxfordIIITPet")),
+    "caltech101": SmallSet("caltech101", caltech101, "mean_per_class", _command("Caltech101")),
+    "flowers102": SmallSet("flowers-102", splits(torchvision.datasets.Flowers102), "mean_per_class",
+                           _command("Flowers102")),
+    "voc2007": SmallSet("VOC2007", voc2007, "mAP_11point", "put the data set there"),
+}
