@@ -3,8 +3,8 @@
     python benchmarks/detection_loader.py
 
 Both decode, resize, flip and collate with the mapper of the paper's VOC configuration, on one thread without
-workers. Ours also makes image and augmentation a function of seed and iteration, so that a resumed run gets the
-same batches; the ratio is what that costs. Pictures: those of benchmarks/views.py, 500 x 375, three boxes each.
+workers. Ours also makes image and augmentation a function of seed and iteration, so that a resumed run gets
+the same batches; the ratio is what that costs. Pictures: those of benchmarks/views.py, three boxes each.
 """
 import statistics
 import sys
@@ -35,8 +35,9 @@ def register(folder):
         path.write_bytes(file)
         boxes = [[20.0 + 9 * number, 30.0, 90.0 + 9 * number, 200.0 + number * 5], [5.0, 5.0, 80.0, 60.0],
                  [200.0, 100.0, 480.0, 360.0]]
-        images.append({"file_name": str(path), "image_id": number, "width": 500, "height": 375, "annotations": [
-            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for box in boxes]})
+        things = [{"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for box in boxes]
+        images.append({"file_name": str(path), "image_id": number, "width": 500, "height": 375,
+                       "annotations": things})
     DatasetCatalog.register(NAME, lambda: images)
     MetadataCatalog.get(NAME).thing_classes = ["thing"]
 
@@ -61,8 +62,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         register(Path(folder))
         seconds = compare({name: drawing(batches) for name, batches in loaders().items()})
-    print(f"{BATCHES} batches of {BATCH} images a round, one thread; Detectron2's seconds over ours, with the "
-          "spread over rounds")
+    print(f"{BATCHES} batches of {BATCH} images a round, one thread; Detectron2's seconds over ours, with "
+          "the spread over rounds")
     for name, own in seconds.items():
         rate = BATCH * BATCHES / statistics.median(own)
         print(f"{name:14} {str(ratio(seconds['detectron2'], own)):20} {rate:6.1f} images/s")

@@ -12,6 +12,7 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
 from benchmarks.evaluation import official, synthetic
+from transfer import run as command
 from transfer.detection import d2, evaluation
 
 
@@ -304,3 +305,41 @@ def test_coco_evaluator_maps_classes_back_and_finds_perfect_detections(coco_root
     per_class = json.loads((tmp_path / "per_class.json").read_text())
     names = [kind + name for kind in ("box_", "mask_") for name in ("AP", "AP50", "AP75")]
     assert per_class == dict.fromkeys(toys.CLASSES, dict.fromkeys(names, 100.0))
+
+
+# --eval-only
+
+def figures(said):
+    """The figures that run.py printed, without the time."""
+    return [line.split("  (")[0] for line in said.out.splitlines() if line.startswith("voc_det seed 0: AP50")]
+
+
+def test_eval_only_gives_the_figures_of_the_run_again_and_stores_nothing(tmp_path, monkeypatch, capsys):
+    root = toys.write_voc(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    found, original = [], evaluation.voc_class_precisions
+    monkeypatch.setattr(evaluation, "voc_class_precisions", lambda detections, *others: (
+        found.extend(detections), original(detections, *others))[1])
+
+    def run(*words):
+        found.clear()
+        status = command.main([
+            "--task", "voc_det", "--weights", "random", "--data", str(root), "--results", "runs",
+            "--device", "cpu", "--workers", "0", *words, *toys.SMALL, "SOLVER.MAX_ITER", "2",
+            "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"])
+        return status, capsys.readouterr()
+
+    status, said = run("--output", "out", "--eval-only")
+    assert status == 2 and "expected the checkpoint of a detection run, found none" in said.err
+    assert not (tmp_path / "out").exists()
+    status, said = run("--output", "out")
+    first, detected = figures(said), list(found)
+    assert status == 0 and len(detected) > 10
+    kept = [tmp_path / "out" / "metrics.json", *(tmp_path / "runs").rglob("*.json")]
+    before = [path.read_bytes() for path in kept]
+    status, said = run("--output", "out", "--eval-only")
+    assert status == 0 and figures(said) == first and found == detected
+    assert "model_final.pth: 2 of 2 iterations" in said.out and "eta:" not in said.out
+    assert [path.read_bytes() for path in kept] == before and len(kept) > 1
+    status, said = run("--output", "out", "--eval-only", "--seed", "1")
+    assert status == 2 and "is a run with another seed" in said.err
