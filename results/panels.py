@@ -181,5 +181,6 @@ def _ends(series):
     texts = []
     for name, (_, y) in series.items():
         known = [value for value in y if value is not None]
-        texts.append(f"{name if len(series) > 1 else ''} from {known[0]:.4g} to {known[-1]:.4g}".strip())
+        ends = f"from {known[0]:.4g} to {known[-1]:.4g}" if len(known) > 1 else f"{known[0]:.4g}"
+        texts.append(f"{name} {ends}" if len(series) > 1 else ends)
     return "; ".join(texts)

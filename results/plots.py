@@ -50,7 +50,7 @@ def matrix(values, x_label, y_label, bar_label, signed):
         limits = {"vmin": -1, "vmax": 1, "cmap": "PuOr"} if signed else {"vmin": 0, "cmap": "cividis"}
         image = axes.imshow(values, interpolation="none", **limits)
         axes.set(xlabel=x_label, ylabel=y_label)
-        bar = figure.colorbar(image, ax=axes, label=bar_label, fraction=0.046, pad=0.04)  # of its height
+        bar = figure.colorbar(image, ax=axes, label=bar_label, shrink=0.8)
         bar.solids.set_rasterized(True)  # one small picture and not 256 stripes
         return figure
 

@@ -37,7 +37,8 @@ dt { opacity: .75 } dd { margin: 0; overflow-wrap: anywhere }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1rem }
 figure { margin: 0; max-width: 30rem; break-inside: avoid } figcaption { font-size: .8125rem }
 figure:has(img) { grid-column: 1 / -1; max-width: 60rem }
-figure svg, figure img { display: block; width: 100%; height: auto }
+figure svg { display: block; width: 100%; height: auto }
+figure img { display: block; max-width: 100%; max-height: 90vh }
 svg * { stroke-linejoin: round; stroke-linecap: butt } svg text { font-family: system-ui, sans-serif }
 details { border-top: 1px solid var(--line); padding: .35rem 0 } summary { cursor: pointer }
 details:has(:target) > summary { font-weight: 600 }
