@@ -4,6 +4,7 @@ A record appears in one step and whole: it is written beside its place under a h
 Of several processes that save the same run, one succeeds; a killed one leaves at most a hidden file.
 """
 
+import contextlib
 import gc
 import os
 import shutil
@@ -38,6 +39,19 @@ def find(draft, root):
     return read(path, root) if path.exists() else None
 
 
+@contextlib.contextmanager
+def collector_off():
+    """Switch the search for cycles off: records are many objects and no cycle; it takes as long."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@collector_off()
 def load(root):
     """Return (records, problems) of a folder: the valid records in order of path, a line for each other one.
 
@@ -46,21 +60,15 @@ def load(root):
     files (see `keep`) hold none either.
     """
     records, problems = [], []
-    collects = gc.isenabled()
-    gc.disable()  # JSON makes many objects and no cycles: searching for some would double the time
-    try:
-        for folder, folders, files in os.walk(root):
-            folders[:] = sorted(name for name in folders if not name.endswith(KEPT))
-            for name in sorted(files):
-                if name.startswith(".") or not name.endswith(".json"):
-                    continue
-                try:
-                    records.append(read(os.path.join(folder, name), root))
-                except (ValueError, OSError) as error:
-                    problems.append(str(error))
-    finally:
-        if collects:
-            gc.enable()
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.endswith(KEPT))
+        for name in sorted(files):
+            if name.startswith(".") or not name.endswith(".json"):
+                continue
+            try:
+                records.append(read(os.path.join(folder, name), root))
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
     return records, problems
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import replace
 from itertools import zip_longest
 
-from results import verdicts
+from results import store, verdicts
 from results.catalogue import SPREADS, TABLES, Column
 from results.cells import Cell, Noted, Sheet, backbone_text, changes, figure
 from results.published import published_rows, read_published
@@ -26,6 +26,7 @@ KNOWN = "known spreads: " + ", ".join(f"{task} {metric} {std}" for (task, metric
 _ORDER = list(dict.fromkeys(column.task for table in TABLES for column in table.columns))
 
 
+@store.collector_off()
 def build(results, published=None):
     """Return the sheets of all tables: the papers', verdicts, runs without a published figure, rehearsals.
 
@@ -61,10 +62,12 @@ def average(runs, metric):
     Raises ValueError for anything else: a mean over unlike runs says nothing.
     """
     first = runs[0]
-    for what, of in (("tasks", lambda run: run.task), ("task versions", lambda run: run.version),
-                     ("weights", lambda run: run.backbone["sha256"]), ("data sets", lambda run: run.data),
-                     ("configs", lambda run: run.config), ("scalings", lambda run: run.scaled),
-                     ("sets of metrics", lambda run: metric in run.metrics)):
+    alike = [("tasks", lambda run: run.task), ("weights", lambda run: run.backbone["sha256"]),
+             ("scalings", lambda run: run.scaled), ("sets of metrics", lambda run: metric in run.metrics)]
+    if any(run.config_hash != first.config_hash for run in runs):  # of all three; comparing them takes longer
+        alike[1:1] = [("task versions", lambda run: run.version), ("data sets", lambda run: run.data),
+                      ("configs", lambda run: run.config)]
+    for what, of in alike:
         odd = next((run for run in runs[1:] if of(run) != of(first)), None)
         if odd:
             raise ValueError(f"{first.task} {metric}: expected runs that differ by seed, found two {what}: "

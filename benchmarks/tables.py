@@ -1,0 +1,85 @@
+"""All tables from 10,000 records, checked one by one: time and memory, against json.load of the same files.
+
+    python benchmarks/tables.py [--records N] [--rounds N]
+
+A plain json.load of the files checks nothing and makes no table: it is what any reader has to pay. Target:
+about two seconds in all. Half of the records are those of classification (2 kB), half those of detection (8 kB).
+"""
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import common
+from results import render, store, tables
+from results.record import SCHEMA, Result, to_json
+
+SEEDS = 5
+TASKS = {"imagenet_linear": ("top1", "top5"), "voc_det": ("AP", "AP50", "AP75"), "voc07_svm": ("mAP",),
+         "coco_det": ("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75")}
+
+
+def write_records(root, count):
+    """Write `count` records of the paper's protocol: five seeds of four tasks for each of many backbones."""
+    names = list(TASKS)
+    for number in range(count):
+        backbone, rest = divmod(number, SEEDS * len(names))
+        task, seed = names[rest // SEEDS], rest % SEEDS
+        keys = 220 if task.endswith("_det") else 20
+        result = Result(
+            schema=SCHEMA, task=task, version=1,
+            backbone={"name": f"net{backbone}", "format": "torchvision", "sha256": f"{backbone:064x}"},
+            metrics={metric: 40 + (number * 7919 % 1000) / 100 for metric in TASKS[task]},
+            config={f"SECTION_{key % 9}.SETTING_{key}": key / 8 for key in range(keys)}, scaled={}, seed=seed,
+            origin="measured", source=f"python transfer/run.py --task {task} --weights net.pth",
+            commit="c" * 40, dirty=False, packages={f"package{p}": "1.2.3" for p in range(9)},
+            device={"type": "cuda", "name": "GPU", "count": 8},
+            data={"name": task, "counts": {"train": 1000, "val": 100}, "fingerprint": "f" * 64},
+            seconds=3600.0, started="2026-01-31T12:00:00+00:00")
+        path = store.path_of(result, root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(to_json(result), encoding="utf-8")
+
+
+def plain(root):
+    """Return the content of every record file, unchecked."""
+    contents = []
+    for path in Path(root).rglob("*.json"):
+        with open(path, encoding="utf-8") as file:
+            contents.append(json.load(file))
+    return contents
+
+
+def ours(root):
+    """Return (records, texts) of all tables in all formats."""
+    results, problems = store.load(root)
+    assert not problems, problems[0]
+    return results, [form(sheet) for sheet in tables.build(results) for form in render.FORMATS.values()]
+
+
+def peak(name, root):
+    """Bytes above those of the fresh process."""
+    return common.peak_bytes(lambda: {"plain": plain, "ours": ours}[name](root), common.torch.device("cpu"))
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=int, default=10_000, help="number of records (default: 10000)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: 3)")
+    args = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as root:
+        write_records(root, args.records)
+        mib = {name: common.in_fresh_process(peak, name, root) / common.MIB for name in ("plain", "ours")}
+        seconds = common.compare({"plain": lambda: plain(root), "ours": lambda: ours(root)}, args.rounds)
+    ratio = common.ratio(seconds["plain"], seconds["ours"])
+    print(f"{args.records} records: plain json.load {min(seconds['plain']):.2f} s, all tables "
+          f"{min(seconds['ours']):.2f} s, ratio {ratio}; MiB {mib['plain']:.0f}, {mib['ours']:.0f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
