@@ -16,8 +16,7 @@ from transfer.weights.readers import read
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override(
     [*toys.SMALL, "SOLVER.MAX_ITER", "3", "SOLVER.ACCUMULATE", "2"])
-COCO = Config("coco_R_50_C4_1x_bt.yaml").override(
-    [*toys.SMALL, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.NUM_CLASSES", "3"])
+COCO = [*toys.SMALL, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.NUM_CLASSES", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +55,9 @@ def test_voc_run_has_figures_and_detectron2_s_files(voc_run):
     assert "SOLVER.ACCUMULATE 2: the gradient of 2 images is averaged over micro-batches of 1" in log
 
 
-def test_coco_run_has_box_and_mask_figures(root, backbone, tmp_path):
-    metrics = run(backbone, COCO, toys.context(root, tmp_path))
+@pytest.mark.parametrize("yaml", ["coco_R_50_C4_1x_bt.yaml", "coco_R_50_FPN_1x_vicreg.yaml"])
+def test_coco_run_has_box_and_mask_figures(root, backbone, tmp_path, yaml):
+    metrics = run(backbone, Config(yaml).override(COCO), toys.context(root, tmp_path))
     names = ["AP", "AP50", "AP75", "APs", "AR1", "AR10", "AR100", "ARs"]  # all objects of the toys are small
     assert list(metrics) == [f"box_{name}" for name in names] + [f"mask_{name}" for name in names]
     assert all(0 <= value <= 100 for value in metrics.values())
@@ -98,6 +98,12 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_other_workers(root,
 def test_a_finished_run_is_only_evaluated_again(backbone, voc_run):
     context, metrics = voc_run
     assert run(backbone, VOC, dataclasses.replace(context, resume=True)) == metrics
+
+
+def test_a_config_for_msra_weights_is_refused_before_a_model_is_built(root, backbone, tmp_path):
+    msra = VOC.override(["preset", "pascal_voc_R_50_C4_24k_supervised_msra.yaml"])
+    with pytest.raises(ValueError, match="INPUT.FORMAT: expected RGB"):
+        run(backbone, msra, toys.context(root, tmp_path))
 
 
 def test_weights_that_do_not_arrive_stop_the_run_before_training(root, backbone, tmp_path, monkeypatch):
