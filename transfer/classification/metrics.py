@@ -34,7 +34,7 @@ def mean_per_class(matrix: torch.Tensor) -> float:
     """Accuracy in percent, averaged over the classes that have samples; matrix as of `confusion`."""
     totals = matrix.sum(1)
     present = totals > 0
-    return (100 * matrix.diagonal()[present] / totals[present]).mean().item()
+    return (100 * matrix.diagonal()[present].double() / totals[present]).mean().item()
 
 
 def average_precision(scores, labels, method: str = "area") -> float:
