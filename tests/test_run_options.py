@@ -1,0 +1,35 @@
+"""transfer/run.py's --show-config and --cache, without a run."""
+from pathlib import Path
+
+import pytest
+
+from transfer import run as command
+
+
+def test_show_config_prints_values_and_what_they_replace(capsys):
+    words = ["--task", "voc07_svm", "--show-config", "preset", "vissl", "folds", "5"]
+    assert command.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"resize = squash   (default: crop)", "folds = 5   (default: 3)", "image_size = 224"} <= set(lines)
+    assert sum("(default: " in line for line in lines) == 4  # resize, pooling, folds, preset
+
+
+def test_show_config_of_smoke_gives_way_to_the_users_pairs(capsys):
+    assert command.main(["--task", "imagenet_knn", "--smoke", "--show-config", "image_size", "96"]) == 0
+    assert "image_size = 96   (default: 224)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--task", "all", "--show-config"], "--show-config: expected one task, found 'all'"),
+    (["--task", "voc07_svm", "--show-config", "preset", "visl"], "unknown preset 'visl'; did you mean vissl"),
+])
+def test_show_config_errors(words, message, capsys):
+    assert command.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words, cache", [([], Path("output/features")), (["--cache", "x"], Path("x")),
+                                          (["--cache", ""], None)])
+def test_cache_reaches_the_context(words, cache):
+    assert command.make_context(0, command.parser().parse_args(words)).cache == cache
