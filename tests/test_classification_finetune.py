@@ -2,6 +2,7 @@
 import dataclasses
 import gzip
 import hashlib
+import json
 from pathlib import Path
 
 import classification_toys as toys
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from transfer.classification import data, finetune, layouts, training
+from transfer.classification import data, finetune, layouts, lists, training
+from transfer.config import differences, override, resolved
 
 LISTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_splits"
 LISTED = [f"{name}_{number}.JPEG" for name in toys.CLASSES for number in (2, 0, 3)]
@@ -63,8 +65,12 @@ def test_two_epochs_equal_a_plain_loop(root, tmp_path, schedule):
     pictures = torch.stack([data.Images(val, 64, augment=False)[0, index][0] for index in range(8)])
     with torch.no_grad():
         logits = head(network(data.normalised(pictures, torch.device("cpu"), torch.float64)))
-    hits = (logits.argmax(1) == torch.from_numpy(val.labels)).sum().item()
-    assert metrics["top1"] == 100 * hits / 8 and metrics["top5"] == 100
+    right = logits.argmax(1) == torch.from_numpy(val.labels)
+    assert metrics["top1"] == 100 * right.sum().item() / 8 and metrics["top5"] == 100
+    kept = json.loads((context.out / "record" / "per_class.json").read_text())
+    assert kept["apple"] == {"top1": pytest.approx(100 * right[:3].double().mean().item())}
+    curve = json.loads((context.out / "record" / "curve.json").read_text())
+    assert [row["epoch"] for row in curve] == [1, 2] and curve[1]["top1"] == metrics["top1"]
 
 
 def test_an_interrupted_run_continues_exactly(root, tmp_path, monkeypatch):
@@ -108,29 +114,51 @@ def test_the_official_list_is_fetched_once_and_checked(root, tmp_path, monkeypat
     (root / "imagenet" / "1percent.txt").rename(tmp_path / "1percent.txt")
     content = (tmp_path / "1percent.txt").read_bytes()
     context = toys.context(root, tmp_path / "out")
-    monkeypatch.setattr(finetune, "LIST_URL", f"file://{tmp_path}/")
+    monkeypatch.setattr(lists, "LIST_URL", f"file://{tmp_path}/")
     with pytest.raises(ValueError, match="expected sha256 71e82a48ba78..., found"):
         finetune.data(SMALL, context)
     assert not (root / "imagenet" / "1percent.txt").exists()
-    monkeypatch.setitem(finetune.OFFICIAL, "1percent", hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(lists.OFFICIAL, "1percent", hashlib.sha256(content).hexdigest())
     assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
     assert (root / "imagenet" / "1percent.txt").read_bytes() == content
-    monkeypatch.setattr(finetune, "LIST_URL", f"file://{tmp_path}/nowhere/")
+    monkeypatch.setattr(lists, "LIST_URL", f"file://{tmp_path}/nowhere/")
     assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
     with pytest.raises(FileNotFoundError, match="10percent.txt: no such list, and fetching .* failed"):
         finetune.data(dataclasses.replace(SMALL, split="10percent"), context)
 
 
-def test_a_read_only_data_root_keeps_the_list_beside_the_run(tmp_path, monkeypatch):
-    (tmp_path / "1percent.txt").write_text("a_1.JPEG\n")
-    monkeypatch.setattr(finetune, "LIST_URL", f"file://{tmp_path}/")
-    monkeypatch.setitem(finetune.OFFICIAL, "1percent", hashlib.sha256(b"a_1.JPEG\n").hexdigest())
-    (tmp_path / "out").mkdir()
+def test_a_read_only_data_root_keeps_the_list_in_the_cache(root, tmp_path, monkeypatch):
+    """Known before a run has a folder, so that nothing falls into the current one."""
+    (root / "imagenet" / "1percent.txt").rename(tmp_path / "1percent.txt")
+    content = (tmp_path / "1percent.txt").read_bytes()
+    monkeypatch.setattr(lists, "LIST_URL", f"file://{tmp_path}/")
+    monkeypatch.setitem(lists.OFFICIAL, "1percent", hashlib.sha256(content).hexdigest())
     # A folder that is not there cannot be written to, whoever runs the tests.
-    content, path = finetune.split_list("1percent", tmp_path / "absent", tmp_path / "out")
-    assert content == b"a_1.JPEG\n" and path == str(tmp_path / "out" / "1percent.txt")
-    with pytest.raises(ValueError, match="expected one that can be written"):
-        finetune.split_list("1percent", tmp_path / "absent", tmp_path / "absent too")
+    cache = tmp_path / "deep" / "cache"
+    assert lists.split_list("1percent", tmp_path / "absent", cache) == (content, str(cache / "1percent.txt"))
+    assert not (tmp_path / "absent").exists()
+    with pytest.raises(ValueError, match="absent: expected a folder that can be written"):
+        lists.split_list("1percent", tmp_path / "absent", None)
+    monkeypatch.setattr(lists, "_fetch", lambda *_: pytest.fail("fetched"))
+    monkeypatch.chdir(tmp_path)
+    context = toys.context(root, Path(), cache=cache)
+    assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
+    assert lists.chosen_pair("1percent", root / "imagenet", context)[0].source == str(cache / "1percent.txt")
+
+
+def test_a_draw_is_of_each_class_and_the_seeds_are_draws_of_one_row(root, tmp_path):
+    contexts = [toys.context(root, tmp_path, seed=seed) for seed in range(3)]
+    config = dataclasses.replace(SMALL, split="draw:40%")
+    found = [finetune.data(config, context) for context in contexts]
+    assert found[0] == found[1] == found[2] and found[0]["name"] == "imagenet draw:40%"
+    assert found[0]["counts"] == {"train": 6, "val": 8}  # of 5, 5 and 4 images: 2 each
+    drawn = [lists.chosen_pair("draw:40%", root / "imagenet", context)[0] for context in contexts]
+    assert all(samples.labels.tolist() == [0, 0, 1, 1, 2, 2] for samples in drawn)
+    assert len({tuple(samples.names) for samples in drawn}) == 3
+    again = lists.chosen_pair("draw:40%", root / "imagenet", contexts[1])[0]
+    assert again.names.tolist() == drawn[1].names.tolist()
+    least = lists.chosen_pair("draw:0.5%", root / "imagenet", contexts[0])[0]
+    assert least.labels.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("content, message", [
@@ -146,7 +174,9 @@ def test_wrong_lists(root, tmp_path, content, message):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"split": "2percent"}, "split: expected 1percent or 10percent or the path of a list, found '2percent'"),
+    ({"split": "2percent"}, "expected 1percent, 10percent, draw:P% or the path of a list, found '2percent'"),
+    ({"split": "draw:0%"}, "split: expected draw:P% with P above 0 and at most 100, found 'draw:0%'"),
+    ({"split": "draw:101%"}, "found 'draw:101%'"),
     ({"precision": "bfloat16"}, "precision: expected float32 or float64"),
     ({"batch_size": 4, "image_size": 32}, "last batch of one image a process"),
     ({"schedule": "flat"}, "schedule: expected cosine or step"),
@@ -161,22 +191,38 @@ def test_defaults_are_the_papers():
     """Golden: evaluate.py and the README's command of facebookresearch/barlowtwins."""
     assert finetune.ONE_PERCENT == finetune.Config(
         "imagenet", "1percent", 20, 256, 0.005, 0.5, 0.9, 0.0, "cosine", (12, 16), 0.2, 0.01, 224,
-        (0.08, 1.0), "float32")
+        (0.08, 1.0), "float32", False, "default")
     assert finetune.TEN_PERCENT == dataclasses.replace(finetune.ONE_PERCENT, split="10percent")
     step = dataclasses.replace(finetune.ONE_PERCENT, schedule="step")
     assert [training.schedule_factor(step, epoch) for epoch in (11, 12, 16)] == pytest.approx([1, 0.2, 0.04])
 
 
+@pytest.mark.parametrize("preset, config, changes", [
+    ("paper", finetune.ONE_PERCENT, {"backbone_learning_rate": 0.002, "schedule": "step"}),
+    ("paper", finetune.TEN_PERCENT, {"backbone_learning_rate": 0.002, "schedule": "step"}),
+    ("swav", finetune.ONE_PERCENT, {"backbone_learning_rate": 0.02, "head_learning_rate": 5.0,
+                                    "schedule": "step", "sync_batch_norm": True}),
+    ("swav", finetune.TEN_PERCENT, {"backbone_learning_rate": 0.01, "head_learning_rate": 0.2,
+                                    "schedule": "step", "sync_batch_norm": True}),
+    ("vicreg", finetune.ONE_PERCENT, {"backbone_learning_rate": 0.03, "head_learning_rate": 0.08}),
+    ("vicreg", finetune.TEN_PERCENT, {"backbone_learning_rate": 0.01, "head_learning_rate": 0.1}),
+])
+def test_presets(preset, config, changes):
+    """Golden: P B.2; SwAV A.4; VICReg C.2."""
+    found = differences(resolved(config), resolved(override(config, ["preset", preset])))
+    assert {key: used for key, (_, used) in found.items()} == {**changes, "preset": preset}
+
+
 @pytest.mark.skipif(not LISTS.is_dir(), reason="shared/data/imagenet_splits is not beside the project")
 @pytest.mark.parametrize("split, count", [("1percent", 12811), ("10percent", 128116)])
 def test_official_lists(split, count):
-    content, _ = finetune.split_list(split, LISTS, LISTS)
-    assert hashlib.sha256(content).hexdigest() == finetune.OFFICIAL[split]
+    content, _ = lists.split_list(split, LISTS, LISTS)
+    assert hashlib.sha256(content).hexdigest() == lists.OFFICIAL[split]
     assert len(set(content.split())) == count
 
 
 def test_without_the_data_set_no_list_is_fetched(tmp_path, monkeypatch):
-    monkeypatch.setattr(finetune, "_fetch", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(lists, "_fetch", lambda *_: pytest.fail("fetched"))
     context = toys.context(tmp_path / "nowhere", tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere/imagenet: no such folder"):
         finetune.data(finetune.ONE_PERCENT, context)

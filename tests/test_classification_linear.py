@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from transfer.classification import data, features, layouts, linear, training
-from transfer.config import override, resolved
+from transfer.classification import data, features, heads, layouts, linear, training
+from transfer.config import differences, override, resolved
 
 SMALL = linear.Config(epochs=2, batch_size=4, image_size=32, precision="float64")
 
@@ -18,7 +18,7 @@ def trained(config, context):
     """(metrics, head state, history) of a run."""
     metrics = linear.run(toys.backbone(), config, context)
     saved = torch.load(context.out / "checkpoint.pth", weights_only=True)
-    return metrics, saved["head"], saved["history"]
+    return metrics, saved["heads"], saved["history"]
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,21 @@ def test_head_equals_a_plain_loop(root, tmp_path, config):
     images = torch.stack([tests[0, index][0] for index in range(len(val))])
     with torch.no_grad():
         pooled = network(data.normalised(images, torch.device("cpu"), torch.float64))
-        ours = linear.make_head(config, 3, 0, torch.device("cpu"))
+        ours = heads.make_heads(config, 3, 0, torch.device("cpu"))
         ours.load_state_dict(head)
         expected = plain(pooled)
-        assert (ours.eval()(pooled) - expected).abs().max() < 1e-6 < expected.abs().max()
+        assert (ours.eval()(pooled)[0] - expected).abs().max() < 1e-6 < expected.abs().max()
     hits = (expected.argmax(1) == torch.from_numpy(val.labels)).sum().item()
-    assert metrics["top1"] == history[-1][1] == 100 * hits / 8
-    assert metrics == {"top1": history[-1][1], "top5": 100.0, "best_top1": max(row[1] for row in history)}
+    assert metrics == {"top1": 100 * hits / 8, "top5": 100.0,
+                       "best_top1": max(row["top1"] for row in history)}
+    kept = {name: json.loads((context.out / "record" / f"{name}.json").read_text())
+            for name in ("curve", "per_class", "confusion")}
+    assert kept["curve"] == [{"epoch": 1, **history[0]}, {"epoch": 2, **history[1]}]
+    matrix = [[0] * 3 for _ in range(3)]
+    for truth, called in zip(val.labels, expected.argmax(1).tolist()):
+        matrix[truth][called] += 1
+    assert kept["confusion"] == {"classes": list(toys.CLASSES), "matrix": matrix}
+    assert kept["per_class"]["cat"] == {"top1": 100 * matrix[2][2] / 2} and len(kept["per_class"]) == 3
 
 
 def test_folded_network_equals_the_plain_one_in_float32():
@@ -125,7 +133,7 @@ def test_defaults_are_the_papers():
     """Golden: P B.1 with evaluate.py; P C.1 with VISSL's schedule."""
     assert linear.IMAGENET == linear.Config(
         "imagenet", 100, 256, 0.3, 0.9, False, 1e-6, "cosine", (60, 80), 0.1, False, 0.01, 224, (0.08, 1.0),
-        "float32")
+        "float32", (), (), 0.1, "paper")
     for config, name, epochs, drops in ((linear.PLACES205, "places205", 14, (4, 8, 12)),
                                         (linear.INAT18, "inat18", 84, (24, 48, 72))):
         assert config == linear.Config(name, epochs, 256, 0.01, 0.9, True, 5e-4, "step", drops, 0.1, True)
@@ -138,6 +146,30 @@ def test_defaults_are_the_papers():
     assert changed["drop_epochs"] == [1, 2] and changed["batch_norm"] is False
 
 
+@pytest.mark.parametrize("config, preset, changes", [
+    (linear.IMAGENET, "first_release", {"learning_rate": 0.1}),
+    (linear.IMAGENET, "moco", {"learning_rate": 30.0, "weight_decay": 0.0, "schedule": "step"}),
+    (linear.IMAGENET, "vicreg", {"learning_rate": 0.02, "crop_scale": [0.2, 1.0]}),
+    (linear.IMAGENET, "solo", {"weight_decay": 1e-5, "schedule": "step"}),
+    (linear.IMAGENET, "lightly", {"epochs": 90, "learning_rate": 0.1, "weight_decay": 0.0}),
+    (linear.IMAGENET, "vissl", {"epochs": 28, "learning_rate": 0.01, "nesterov": True, "weight_decay": 5e-4,
+                                "schedule": "step", "drop_epochs": [8, 16, 24], "batch_norm": True}),
+    (linear.PLACES205, "swav", {"epochs": 28, "drop_epochs": [7, 14, 21], "weight_decay": 1e-4,
+                                "nesterov": False}),
+    (linear.PLACES205, "vicreg", {"epochs": 28, "learning_rate": 0.003, "weight_decay": 1e-4,
+                                  "nesterov": False}),
+    (linear.PLACES205, "mmselfsup", {"epochs": 28, "drop_epochs": [7, 14, 21], "weight_decay": 1e-4}),
+    (linear.INAT18, "swav", {"drop_epochs": [21, 42, 63], "weight_decay": 1e-4, "nesterov": False}),
+    (linear.INAT18, "vicreg", {"learning_rate": 0.005, "weight_decay": 1e-4, "nesterov": False}),
+    (linear.INAT18, "mmselfsup", {"weight_decay": 1e-4}),
+    (linear.INAT18, "vissl_caffe2", {"weight_decay": 1e-4}),
+])
+def test_presets(config, preset, changes):
+    """Golden: the sources that linear.PRESETS names."""
+    found = differences(resolved(config), resolved(override(config, ["preset", preset])))
+    assert {key: used for key, (_, used) in found.items()} == {**changes, "preset": preset}
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"schedule": "linear"}, "schedule: expected cosine or step"),
     ({"epochs": 0}, "epochs: expected at least 1"),
@@ -146,6 +178,9 @@ def test_defaults_are_the_papers():
     ({"batch_size": 13, "batch_norm": True}, "last batch of one of 14 images"),
     ({"learning_rate": 1e300, "epochs": 2}, "lower the learning rate"),
     ({"dataset": "imagenot"}, "imagenot: no such folder"),
+    ({"sweep_learning_rates": (0.1, 0.1)}, "expected each learning rate and weight decay once"),
+    ({"sweep_learning_rates": (0.1, 1.0), "held_out": 1.0}, "held_out: expected a share between 0 and 1"),
+    ({"sweep_learning_rates": (1e308, 1.1e308), "epochs": 2}, "lower"),
 ])
 def test_errors(root, tmp_path, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -1,5 +1,6 @@
 """Two gloo ranks and one process give the same heads and the same numbers, on sets of odd size."""
 import dataclasses
+import json
 
 import classification_toys as toys
 import pytest
@@ -8,9 +9,11 @@ from torch import nn
 from torch.nn import functional
 
 from pretrain.distributed import all_gather_rows, launch, rank
-from transfer.classification import data, finetune, knn, linear, lowshot, probe, svm
+from transfer.classification import data, finetune, knn, linear, lists, lowshot, probe, svm, training
 
 LINEAR = linear.Config(dataset="odd", epochs=2, batch_size=4, image_size=32, precision="float64")
+FINETUNE = finetune.Config(dataset="odd", split="", epochs=1, batch_size=8, image_size=64,
+                           precision="float64", backbone_learning_rate=1e-3, head_learning_rate=0.1)
 RUNS = {
     "linear": (linear, LINEAR),  # 13 images in batches of 4: the last one leaves a rank without any
     "batch norm": (linear, dataclasses.replace(LINEAR, dataset="even", batch_norm=True)),
@@ -19,16 +22,18 @@ RUNS = {
     "lowshot": (lowshot, lowshot.Config(shots=(1, 3), draws=2, costs=(0.1, 10.0), image_size=32)),
     "probe": (probe, probe.Config(strengths=3, weakest=1e-3, strongest=10.0, image_size=32,
                                   precision="float64")),
+    "sweep": (linear, dataclasses.replace(LINEAR, dataset="even", batch_norm=True, batch_size=6,
+                                          sweep_learning_rates=(0.1, 1.0), held_out=0.4)),
+    "joint batch norm": (finetune, dataclasses.replace(FINETUNE, dataset="even", split="draw:100%", image_size=32,
+                                                       batch_size=14, sync_batch_norm=True)),
 }
-FINETUNE = finetune.Config(dataset="odd", split="", epochs=1, batch_size=8, image_size=64,
-                           precision="float64", backbone_learning_rate=1e-3, head_learning_rate=0.1)
 
 
 def run_all(root, out, gpus, names):
     found = {}
     for name in names:
         protocol, config = {**RUNS, "finetune": (finetune, FINETUNE)}[name]
-        if protocol is finetune:
+        if name == "finetune":
             config = dataclasses.replace(config, split=str(root / "list.txt"))
         found[name] = protocol.run(toys.backbone(), config, toys.context(root, out / name, gpus=gpus))
     return found
@@ -69,15 +74,35 @@ def test_the_numbers_are_equal(both, name):
     assert one[name] == pytest.approx(two[name], abs=1e-4 if name in ("svm", "lowshot") else 1e-9)
 
 
-@pytest.mark.parametrize("name", ["linear", "batch norm"])
+@pytest.mark.parametrize("name", ["linear", "sweep", "joint batch norm"])
+def test_the_files_to_keep_are_equal(both, name):
+    folders = [both[1] / ranks / name / "record" for ranks in ("one", "two")]
+    one, two = ({file.name: json.loads(file.read_text()) for file in folder.iterdir()} for folder in folders)
+    assert {"curve.json", "per_class.json", "confusion.json"} <= one.keys() == two.keys()
+    assert one["per_class.json"] == two["per_class.json"] and one["confusion.json"] == two["confusion.json"]
+    for row, other in zip(one["curve.json"], two["curve.json"], strict=True):
+        assert row == pytest.approx(other, rel=1e-9)
+
+
+def test_joint_batch_norms_make_ranks_one_process(both):
+    _, out, *_ = both
+    one, two = (torch.load(out / ranks / "joint batch norm" / "checkpoint.pth", weights_only=True)
+                for ranks in ("one", "two"))
+    for part in ("network", "head"):
+        for key, tensor in one[part].items():
+            assert torch.allclose(tensor.double(), two[part][key].double(), rtol=0, atol=1e-9), key
+
+
+@pytest.mark.parametrize("name", ["linear", "batch norm", "sweep"])
 def test_the_heads_are_equal(both, name):
     _, out, *_ = both
     one, two = (torch.load(out / ranks / name / "checkpoint.pth", weights_only=True)
                 for ranks in ("one", "two"))
-    assert one["head"].keys() == two["head"].keys()
-    for key, tensor in one["head"].items():
-        assert torch.allclose(tensor, two["head"][key], rtol=0, atol=1e-8), key
-    assert torch.allclose(torch.tensor(one["history"]), torch.tensor(two["history"]), rtol=1e-9)
+    assert one["heads"].keys() == two["heads"].keys()
+    for key, tensor in one["heads"].items():
+        assert torch.allclose(tensor, two["heads"][key], rtol=0, atol=1e-8), key
+    rows = [torch.tensor([[*row.values()] for row in saved["history"]]) for saved in (one, two)]
+    assert torch.allclose(*rows, rtol=1e-9)
 
 
 def test_fine_tuning_on_two_ranks_equals_two_half_batches(both):
@@ -85,10 +110,10 @@ def test_fine_tuning_on_two_ranks_equals_two_half_batches(both):
     last batch of 5 images is filled up to 6."""
     root, out, _, (two, _) = both
     saved = torch.load(out / "two" / "finetune" / "checkpoint.pth", weights_only=True)
-    network, head = toys.plain_network(), linear.linear_head(3, 2048, 0.01, 0).double()
+    network, head = toys.plain_network(), training.linear_head(3, 2048, 0.01, 0).double()
     optimizer = torch.optim.SGD([{"params": network.parameters(), "lr": 1e-3}, {"params": head.parameters()}],
                                 lr=0.1, momentum=0.9)
-    train, _ = finetune.labelled_pair((root / "list.txt").read_bytes(), "", root / "odd")
+    train, _ = lists.labelled_pair((root / "list.txt").read_bytes(), "", root / "odd")
     images = data.Images(train, 64, augment=True, seed=0)
     keys = sum(data.TrainBatches(13, 8, seed=0), [])
     for batch in (keys[:8], keys[8:] + keys[:1]):

@@ -35,7 +35,7 @@ def parser():
         description="Run transfer tasks on a ResNet-50 backbone.", allow_abbrev=False,
         epilog="KEY VALUE pairs change the task's config; such a run is recorded as scaled.")
     parser.add_argument("--list", action="store_true", help="list the tasks and exit")
-    parser.add_argument("--task", help="a task's name, or 'all' for those whose data is found")
+    parser.add_argument("--task", help="a task's name, several with commas between, or 'all'")
     parser.add_argument("--weights", help="checkpoint of a ResNet-50, or 'random' for random initialisation")
     parser.add_argument("--format", help="checkpoint format, where it is not recognised by itself")
     parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
@@ -67,6 +67,8 @@ def parser():
     parser.add_argument("--cache", default="output/features", metavar="DIR",
                         help="frozen features that kNN, SVM and probes share, 8 kB an image; '' for none "
                              "(default: output/features)")
+    parser.add_argument("--split-file", metavar="FILE",
+                        help="semi-supervised: list of labelled images, as `split FILE`; needs no network")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
@@ -74,6 +76,8 @@ def parser():
 def main(argv=None):
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
     arguments = parser().parse_args(argv)
+    if arguments.split_file:
+        arguments.pairs += ["split", arguments.split_file]
     try:
         if arguments.list:
             return list_tasks()
@@ -110,7 +114,7 @@ def run_config(task, arguments):
     config = override(task.config, [*task.smoke, *arguments.pairs] if arguments.smoke else arguments.pairs)
     if arguments.rescale and hasattr(config, "rescaled"):
         return config.rescaled(processes(arguments))
-    if arguments.rescale and arguments.task != "all":
+    if arguments.rescale and arguments.task == task.name:
         raise ValueError(f"--rescale is for detection; {task.name} has the same batch on any number of GPUs")
     return config
 
@@ -121,35 +125,44 @@ def processes(arguments):
 
 
 def run(arguments):
-    """Run every (task, seed) that is asked for. With --task all, tasks whose data is missing are named."""
+    """Run every (task, seed) that is asked for. Of several tasks, those that cannot run are named."""
     if not arguments.task or not arguments.weights:
         raise ValueError("expected --task NAME and --weights FILE; --list shows the tasks")
-    if arguments.task != "all" and arguments.task not in TASKS:
-        raise ValueError(f"unknown task {arguments.task!r}; {nearest(arguments.task, TASKS)}")
+    tasks = chosen(arguments.task)
+    suite = arguments.task != tasks[0].name
     for flag, least in (("seed", 0), ("seeds", 1), ("num_gpus", 1), ("workers", 0)):
         value = getattr(arguments, flag)
         if value is not None and not least <= value < 2**31:
             raise ValueError(f"--{flag.replace('_', '-')}: expected {least} or more, found {value}")
-    if arguments.task == "all" and arguments.pairs:
-        raise ValueError(f"KEY VALUE pairs ({arguments.pairs[0]} ...) belong to one task, found --task all")
+    if suite and arguments.pairs:
+        raise ValueError(f"KEY VALUE pairs ({arguments.pairs[0]} ...) belong to one task, found --task "
+                         f"{arguments.task}")
     backbone = read(arguments.weights, arguments.format, arguments.name, arguments.encoder)
     seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
     if arguments.plan:
-        return show_plan([*TASKS.values()] if arguments.task == "all" else [TASKS[arguments.task]], backbone,
-                         seeds, arguments)
-    if arguments.task == "all":
-        return run_all(backbone, seeds, arguments)
+        return show_plan(tasks, backbone, seeds, arguments)
+    if suite:
+        return run_suite(tasks, backbone, seeds, arguments)
     for seed in seeds:
-        run_one(TASKS[arguments.task], backbone, seed, arguments)
+        run_one(tasks[0], backbone, seed, arguments)
     return 0
 
 
-def run_all(backbone, seeds, arguments):
+def chosen(names):
+    """Return the tasks that --task names. Raises ValueError for an unknown one, naming the nearest."""
+    names = list(TASKS) if names == "all" else names.split(",")
+    for name in names:
+        if name not in TASKS:
+            raise ValueError(f"unknown task {name!r}; {nearest(name, TASKS)}")
+    return [TASKS[name] for name in names]
+
+
+def run_suite(tasks, backbone, seeds, arguments):
     """Say the plan, run what can run, end with the tables. Returns the exit status: 1 where a task failed."""
     if not arguments.check:
-        show_plan(TASKS.values(), backbone, seeds, arguments)
+        show_plan(tasks, backbone, seeds, arguments)
     status = 0
-    for task in TASKS.values():
+    for task in tasks:
         try:
             for seed in seeds:
                 run_one(task, backbone, seed, arguments)
@@ -221,9 +234,11 @@ def evaluate_again(task, backbone, config, draft, context):
 
 
 def numbers(task, metrics):
-    """Return a task's metrics as one line; one that could not be measured is a dash."""
+    """Return a task's metrics as one line; one that could not be measured is a dash. A run without any of
+    them, such as a sweep, shows its own."""
     known = {name: f"{value:.2f}" for name, value in metrics.items()}
-    return "  ".join(f"{name} {known.get(name, '-')}" for name in task.metrics)
+    names = task.metrics if known.keys() & set(task.metrics) else known
+    return "  ".join(f"{name} {known.get(name, '-')}" for name in names)
 
 
 def make_context(seed, arguments):
@@ -262,7 +277,7 @@ def output_folder(record, draft, arguments):
     """Return --output itself for a single run, a folder in it for each of several; else follow the record."""
     if not arguments.output:
         return Path("output") / record.relative_to(arguments.results).with_suffix("")
-    single = arguments.task != "all" and arguments.seeds is None
+    single = arguments.task == draft.task and arguments.seeds is None
     return Path(arguments.output) if single else Path(arguments.output) / f"{draft.task}-s{draft.seed}"
 
 

@@ -1,4 +1,4 @@
-"""What training a head and fine-tuning share: the schedule, the accuracy of an epoch, checkpoints."""
+"""What training heads and fine-tuning share: the schedule, an epoch's figures, files to keep, checkpoints."""
 import dataclasses
 import json
 import math
@@ -7,7 +7,9 @@ import os
 import torch
 from torch import nn
 
-from pretrain.distributed import all_reduce_sum, is_main
+from pretrain.distributed import all_gather_rows, all_reduce_sum, is_main, world_size
+from transfer.classification.journal import keep, keep_classes
+from transfer.classification.metrics import confusion
 
 
 def schedule_factor(config, epoch: int) -> float:
@@ -41,24 +43,44 @@ def linear_head(classes: int, dimensions: int, initial_std: float, seed: int) ->
 
 def sum_gradients(parameters) -> None:
     """Replace each gradient by its sum over ranks, in one collective. Every parameter must have one."""
+    if world_size() == 1:
+        return
     gradients = [parameter.grad for parameter in parameters]
     joint = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, total in zip(gradients, joint.split([gradient.numel() for gradient in gradients])):
         gradient.copy_(total.view(gradient.shape))
 
 
-def mean_loss(loss_sum: torch.Tensor, images: int, epoch: int) -> float:
-    """This rank's summed loss -> mean over all ranks' images. ValueError when training has diverged."""
-    loss = all_reduce_sum(loss_sum.detach().double().cpu().clone()).item() / images
-    if not math.isfinite(loss):
-        raise ValueError(f"loss is {loss} in epoch {epoch + 1}; lower the learning rate")
-    return loss
+def mean_losses(loss_sum: torch.Tensor, images: int, epoch: int) -> list[float]:
+    """This rank's summed losses (heads,) -> means over all ranks' images; ValueError when all diverged."""
+    losses = (all_reduce_sum(loss_sum.detach().double().cpu().clone()) / images).tolist()
+    if not any(math.isfinite(loss) for loss in losses):
+        raise ValueError(f"loss is {losses[0]} in epoch {epoch + 1}; lower the learning rate")
+    return losses
 
 
-def accuracies(history: list) -> dict[str, float]:
-    """[loss, top1, top5] of each epoch -> the last epoch's figures, and the best epoch's beside them."""
-    _, top1, top5 = history[-1]
-    return {"top1": top1, "top5": top5, "best_top1": max(row[1] for row in history)}
+def accuracies(history: list[dict]) -> dict[str, float]:
+    """Each epoch's {"loss", "top1", "top5"} -> the last epoch's figures, and the best one's beside them."""
+    last = history[-1]
+    return {"top1": last["top1"], "top5": last["top5"], "best_top1": max(row["top1"] for row in history)}
+
+
+def keep_history(context, history: list[dict]) -> None:
+    """Keep curve.json: each epoch's figures by name."""
+    keep(context, "curve.json", [{"epoch": epoch, **row} for epoch, row in enumerate(history, 1)])
+
+
+def keep_predictions(context, classes: tuple[str, ...], truth: torch.Tensor, predicted: torch.Tensor) -> None:
+    """Keep per_class.json and, for at most 100 classes, confusion.json. truth and predicted (n,): this
+    rank's part. Of many classes no matrix is made: iNat18's would have 66 million counts."""
+    truth, predicted = all_gather_rows(truth), all_gather_rows(predicted)
+    if len(classes) <= 100:
+        keep_classes(context, classes, confusion(truth, predicted, len(classes)))
+        return
+    hits, totals = (torch.bincount(labels, minlength=len(classes)).tolist()
+                    for labels in (truth[truth == predicted], truth))
+    keep(context, "per_class.json", {name: {"top1": 100 * hit / max(1, total)}
+                                     for name, hit, total in zip(classes, hits, totals, strict=True)})
 
 
 class Checkpoint:
@@ -70,7 +92,7 @@ class Checkpoint:
         self.identity = json.dumps({**dataclasses.asdict(config), "weights": backbone.sha256,
                                     "seed": context.seed})
 
-    def load(self) -> list:
+    def load(self) -> list[dict]:
         """Restore what was saved and return its history; [] where there is nothing to resume."""
         if not self.resume or not self.path.is_file():
             return []
@@ -90,7 +112,7 @@ class Checkpoint:
         self.optimizer.load_state_dict(saved["optimizer"])
         return saved["history"]
 
-    def save(self, history: list) -> None:
+    def save(self, history: list[dict]) -> None:
         """Write atomically on rank 0: an interruption leaves the old checkpoint or the new one."""
         if not is_main():
             return

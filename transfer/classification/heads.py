@@ -1,0 +1,102 @@
+"""Linear heads on frozen features: the one of a protocol, or the many of a sweep on the same features.
+
+A sweep trains a head for each learning rate and weight decay at once. The backbone, nearly all of the cost,
+runs once for all of them, and each head is trained exactly as it would be alone: the same first weights, the
+same batches, its own optimiser state. So that nothing is chosen on the validation set, a share of each class
+is held out of train and no head sees it; the head with the best top-1 there after the last epoch is the
+result. A sweep's heads therefore learn from less than the protocol's head does.
+"""
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from pretrain.distributed import convert_sync_batchnorm
+from transfer.classification.features import DIMENSIONS
+from transfer.classification.layouts import Samples
+from transfer.classification.metrics import percent, topk_correct
+from transfer.classification.small_sets import drawn
+from transfer.classification.training import linear_head
+
+
+class Heads(nn.Module):
+    """features (n, 2048) -> list of logits (n, classes), one of each head; batch norm, if any, is shared."""
+
+    def __init__(self, count: int, classes: int, initial_std: float, batch_norm: bool, seed: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(DIMENSIONS, affine=False) if batch_norm else nn.Identity()
+        self.layers = nn.ModuleList(linear_head(classes, DIMENSIONS, initial_std, seed) for _ in range(count))
+
+    def forward(self, features):
+        features = self.norm(features)
+        return [layer(features) for layer in self.layers]
+
+
+def make_heads(config, classes: int, seed: int, device) -> Heads:
+    """A head for each pair of `grid`, float64 for that precision, else float32."""
+    dtype = torch.float64 if config.precision == "float64" else torch.float32
+    heads = Heads(len(grid(config)), classes, config.initial_std, config.batch_norm, seed)
+    return convert_sync_batchnorm(heads.to(device, dtype))
+
+
+def is_sweep(config) -> bool:
+    return bool(config.sweep_learning_rates or config.sweep_weight_decays)
+
+
+def grid(config) -> list[tuple[float, float]]:
+    """(learning rate, weight decay) of each head; one head where nothing is swept."""
+    return [(rate, decay) for rate in config.sweep_learning_rates or (config.learning_rate,)
+            for decay in config.sweep_weight_decays or (config.weight_decay,)]
+
+
+def check_sweep(config) -> None:
+    """ValueError for a grid or a share that no sweep can have."""
+    if len(set(grid(config))) < len(grid(config)):
+        raise ValueError(f"sweep: expected each learning rate and weight decay once, found "
+                         f"{config.sweep_learning_rates} and {config.sweep_weight_decays}")
+    if not 0 < config.held_out < 1:
+        raise ValueError(f"held_out: expected a share between 0 and 1, found {config.held_out}")
+
+
+def hold_out(train: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+    """(the rest, the held-out part) of train: of each class a share drawn by the seed, at least one image.
+
+    ValueError for a class of one image.
+    """
+    counts = np.bincount(train.labels)
+    if counts.min() < 2:
+        raise ValueError(f"{train.source}: a sweep holds out a part of each class and expected 2 images or "
+                         f"more, found {counts.min()} of {train.classes[counts.argmin()]}")
+    held = drawn(train.labels, lambda count: min(count - 1, max(1, round(share * count))), seed)
+    return (train.subset(np.flatnonzero(~held), f"{train.source} without the held-out part"),
+            train.subset(np.flatnonzero(held), f"{train.source}, held-out part"))
+
+
+@torch.inference_mode()
+def score(heads: Heads, number: int, features, labels, device) -> tuple[list[float], torch.Tensor]:
+    """([top1, top5] in percent over all ranks, this rank's predicted classes (n,)) of one head.
+
+    features (n, 2048) and labels (n,) are this rank's part.
+    """
+    heads.eval()
+    layer, correct = heads.layers[number], torch.zeros(2, dtype=torch.int64, device=device)
+    predicted = [labels[:0]]
+    for chunk, truth in zip(features.split(8192), labels.split(8192)):
+        logits = layer(heads.norm(chunk.to(device)))
+        correct += topk_correct(logits, truth.to(device), (1, 5))
+        predicted.append(logits.argmax(1).cpu())
+    return percent(correct, len(labels)), torch.cat(predicted)
+
+
+def choose(heads: Heads, losses: list[float], features, labels, device) -> tuple[int, list]:
+    """(number of the best head, top1 of each in percent, None where it diverged) on this rank's part of the
+    held-out images; of equal heads the first. losses: of each head, see `training.mean_losses`."""
+    figures = []
+    for number, layer in enumerate(heads.layers):
+        finite = math.isfinite(losses[number]) and all(torch.isfinite(p).all() for p in layer.parameters())
+        figures.append(score(heads, number, features, labels, device)[0][0] if finite else None)
+    alive = [number for number, figure in enumerate(figures) if figure is not None]
+    if not alive:
+        raise ValueError("every head of the sweep has diverged; lower sweep_learning_rates")
+    return max(alive, key=figures.__getitem__), figures
