@@ -134,6 +134,7 @@ def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     (("--task", "toy_linear", "epoch", "3"), "unknown key 'epoch'; did you mean epochs"),
     (("--task", "toy_linear", "--data", "nowhere"), "nowhere: no such folder"),
     (("--task", "all", "epochs", "3"), "belong to one task"),
+    (("--task", "toy_linear,voc_dat", "--weights", "random"), "unknown task 'voc_dat'"),
     (("--task", "toy_linear", "--rescale"), "--rescale is for detection"),
     ((), "expected --task NAME and --weights FILE"),
     (("--task", "toy_linear", "--seeds", "0"), "--seeds: expected 1 or more, found 0"),

@@ -1,4 +1,4 @@
-"""Show the whole suite at work on embedded data: pretrain, convert, every task, tables. Minutes on a CPU.
+"""Show the whole suite at work on embedded data: pretrain, convert, transfer, tables, report. On a CPU.
 
     python tools/demo.py [--folder build/demo]
 
@@ -19,6 +19,9 @@ if not __package__:
     sys.path[0] = str(ROOT)
 
 MARK = "demo-folder"  # says that the folder is the demo's own and may be emptied
+# Each protocol once: of the further detection recipes and of the small sets one each.
+TASKS = """imagenet_linear imagenet_semi1 imagenet_semi10 imagenet_knn places205_linear inat18_linear voc07_svm
+    voc07_lowshot voc2007_probe voc_det coco_det voc_det_fpn""".split()
 
 
 def steps(folder):
@@ -34,11 +37,15 @@ def steps(folder):
           "--workers", "2", "--print-freq", "4", "--checkpoint-dir", f"{folder}/pretrain"]),
         ("convert it to a Detectron2 backbone, with proof",
          [python, "transfer/convert.py", weights, f"{folder}/resnet50_d2.pkl"]),
-        ("run every task at smoke scale",
-         [python, "transfer/run.py", "--task", "all", "--smoke", "--weights", weights, "--name", "demo",
-          "--data", data, "--workers", "2", "--output", f"{folder}/output", "--results", f"{folder}/runs"]),
+        ("run every kind of task at smoke scale",
+         [python, "transfer/run.py", "--task", ",".join(TASKS), "--smoke", "--weights", weights,
+          "--name", "demo", "--data", data, "--workers", "2", "--output", f"{folder}/output",
+          "--results", f"{folder}/runs", "--cache", f"{folder}/features"]),
         ("collect the records into tables",
          [python, "results/make.py", "--runs", f"{folder}/runs", "--out", f"{folder}/tables", "--print"]),
+        ("and into one page",
+         [python, "results/report.py", "--runs", f"{folder}/runs", "--pretraining", folder,
+          "--out", f"{folder}/report.html"]),
     ]
 
 
