@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from transfer.classification import heads, layouts, linear
+from transfer.classification import heads, layouts, linear, training
 
 SMALL = linear.Config(epochs=2, batch_size=4, image_size=32, precision="float64", batch_norm=True,
                       momentum=0.8, held_out=0.4)
@@ -98,3 +98,12 @@ def test_the_held_out_part_is_of_each_class_and_follows_the_seed(swept):
     assert np.bincount(heads.hold_out(train, 0.99, 0)[0].labels).tolist() == [1, 1, 1]
     with pytest.raises(ValueError, match="expected 2 images or more, found 1 of apple"):
         heads.hold_out(train.subset(np.array([0, 5, 6, 10, 11]), "few"), 0.1, 0)
+
+
+def test_many_classes_have_accuracies_without_a_matrix(tmp_path):
+    truth, predicted = torch.tensor([0, 0, 0, 7, 100]), torch.tensor([0, 0, 7, 7, 3])
+    training.keep_predictions(toys.context(tmp_path, tmp_path), tuple(map(str, range(101))), truth, predicted)
+    assert [path.name for path in (tmp_path / "record").iterdir()] == ["per_class.json"]
+    kept = json.loads((tmp_path / "record" / "per_class.json").read_text())
+    assert len(kept) == 101 and kept["0"]["top1"] == pytest.approx(200 / 3)
+    assert kept["7"] == {"top1": 100.0} and kept["100"] == {"top1": 0.0}

@@ -24,8 +24,8 @@ RUNS = {
                                   precision="float64")),
     "sweep": (linear, dataclasses.replace(LINEAR, dataset="even", batch_norm=True, batch_size=6,
                                           sweep_learning_rates=(0.1, 1.0), held_out=0.4)),
-    "joint batch norm": (finetune, dataclasses.replace(FINETUNE, dataset="even", split="draw:100%", image_size=32,
-                                                       batch_size=14, sync_batch_norm=True)),
+    "joint batch norm": (finetune, dataclasses.replace(FINETUNE, dataset="even", split="draw:100%",
+                                                       image_size=32, batch_size=14, sync_batch_norm=True)),
 }
 
 

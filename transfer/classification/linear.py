@@ -144,10 +144,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     with exact_float32():
         network = freeze(backbone, device, config.precision)
         heads = make_heads(config, len(train.classes), context.seed, device)
-        optimizer = torch.optim.SGD(
-            [{"params": list(layer.parameters()), "lr": rate, "weight_decay": decay}
-             for layer, (rate, decay) in zip(heads.layers, grid(config), strict=True)],
-            momentum=config.momentum, nesterov=config.nesterov)
+        optimizer = optimiser_of(heads, config)
         checkpoint = Checkpoint(context, backbone, config, {"heads": heads}, optimizer)
         history = checkpoint.load()
         if len(history) < config.epochs:
@@ -176,6 +173,13 @@ def check(config: Config) -> None:
     check_training(config)
     check_sweep(config)
     dtype_of(config.precision)
+
+
+def optimiser_of(heads, config: Config) -> torch.optim.SGD:
+    """SGD with a group of parameters for each head, in the order of `grid`."""
+    return torch.optim.SGD([{"params": list(layer.parameters()), "lr": rate, "weight_decay": decay}
+                            for layer, (rate, decay) in zip(heads.layers, grid(config), strict=True)],
+                           momentum=config.momentum, nesterov=config.nesterov)
 
 
 def judge(heads, losses, features, config, context, device):

@@ -1,0 +1,109 @@
+"""One step of linear evaluation on a frozen ResNet-50: the plain eval-mode network over ours, with memory.
+
+    python benchmarks/frozen.py [--device cpu|cuda] [--images N] [--rounds N]
+
+Both take the same uint8 images of 224 px to the updated head of 1000 classes. Plain: torchvision's network in
+eval mode, float32, only the head requiring a gradient. Ours: inference mode, folded batch norm, channels_last,
+in float32 and in bfloat16, which is an option of the tasks and never the paper's row. Exits with 1 when a
+target is missed. Targets are for one thread of a CPU (OMP_NUM_THREADS=1) with nothing beside it: half of what
+is saved is traffic with memory, which other processes slow down. That of bfloat16 is for a CPU that has it.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from torch.nn import functional
+
+from benchmarks import common
+from transfer.classification import linear
+from transfer.classification.data import MEAN, STD
+from transfer.classification.features import features_of, freeze
+from transfer.classification.heads import make_heads
+from transfer.weights.backbone import build
+from transfer.weights.readers import read
+
+CLASSES, SIZE = 1000, 224
+TARGETS = {"float32": 1.5, "bfloat16": 2.7}  # least ratio of time
+
+
+def batch(images, size, classes):
+    """uint8 images (n, 3, S, S) and labels (n,) of a fixed seed."""
+    draw = torch.Generator().manual_seed(0)
+    return (torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=draw),
+            torch.randint(0, classes, (images,), generator=draw))
+
+
+def plain(device, images, size, classes, backbone):
+    """A function that makes a step and returns the summed loss: the protocol as one would write it down."""
+    pictures, labels = batch(images, size, classes)
+    network = build(backbone).requires_grad_(False).to(device).eval()
+    heads = make_heads(linear.IMAGENET, classes, 0, device)
+    head, sgd = heads.layers[0], linear.optimiser_of(heads, linear.IMAGENET)
+    mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (MEAN, STD))
+
+    def step():
+        normal = (pictures.to(device).float() / 255 - mean) / std
+        loss = functional.cross_entropy(head(network(normal)), labels.to(device))
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        return loss.detach() * images
+
+    return step
+
+
+def ours(device, images, size, classes, backbone, precision):
+    """The same, as the linear tasks make it."""
+    pictures, labels = batch(images, size, classes)
+    network = freeze(backbone, device, precision)
+    heads = make_heads(linear.IMAGENET, classes, 0, device)
+    sgd = linear.optimiser_of(heads, linear.IMAGENET)
+    return lambda: linear.train_step(heads, sgd, features_of(network, pictures, device, precision),
+                                     labels.to(device), images)[0]
+
+
+def step_of(name, device, images):
+    arguments = torch.device(device), images, SIZE, CLASSES, read("random")
+    return plain(*arguments) if name == "plain" else ours(*arguments, name)
+
+
+def peak(name, device, images):
+    """Bytes of one step above networks, heads and momenta."""
+    step = step_of(name, device, images)
+    step()
+    return common.peak_bytes(step, torch.device(device))
+
+
+def has_bfloat16(device) -> bool:
+    """Whether the device computes in bfloat16, and not only stores it."""
+    return device.type == "cuda" or "_bf16" in Path("/proc/cpuinfo").read_text()
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--images", type=int, default=16, help="images in a batch (default: 16)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
+    args = parser.parse_args(arguments)
+    device, missed = torch.device(args.device), []
+    names = ["plain", "float32", *(["bfloat16"] if has_bfloat16(device) else [])]
+    mib = {name: common.in_fresh_process(peak, name, args.device, args.images) / common.MIB for name in names}
+    steps = {name: step_of(name, args.device, args.images) for name in names}
+    seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
+    print(f"{'ours in':>8}  {'time':>18}  {'target':>6}  MiB plain, ours")
+    for name in names[1:]:
+        time = common.ratio(seconds["plain"], seconds[name])
+        print(f"{name:>8}  {time!s:>18}  {TARGETS[name]:>6}  {mib['plain']:.0f}, {mib[name]:.0f}", flush=True)
+        missed += [name] if time.median < TARGETS[name] else []
+    if missed and device.type == "cpu":
+        print(f"error: below a target: {', '.join(missed)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Linear evaluation's step with ten heads over that with one, and the memory of both.
+
+    python benchmarks/sweep.py [--device cpu|cuda] [--images N] [--rounds N]
+
+Five learning rates times two weight decays on one stream of frozen features of 224-px images, 1000 classes.
+Unlike in the other benchmarks a small ratio is good: ten runs would be 10. Exits with 1 above the target,
+which is for one thread of a CPU (OMP_NUM_THREADS=1); more images a batch make the ratio smaller.
+"""
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+
+from benchmarks import common
+from benchmarks.frozen import CLASSES, SIZE, batch
+from transfer.classification import linear
+from transfer.classification.features import features_of, freeze
+from transfer.classification.heads import grid, make_heads
+from transfer.weights.readers import read
+
+TARGET = 1.2
+CONFIGS = {"one": linear.IMAGENET,
+           "ten": dataclasses.replace(linear.IMAGENET, sweep_learning_rates=(0.03, 0.1, 0.3, 1.0, 3.0),
+                                      sweep_weight_decays=(0.0, 1e-6))}
+
+
+def step_of(name, device, images):
+    """A function that makes a step of all heads."""
+    device, config = torch.device(device), CONFIGS[name]
+    pictures, labels = batch(images, SIZE, CLASSES)
+    network, heads = freeze(read("random"), device), make_heads(config, CLASSES, 0, device)
+    sgd = linear.optimiser_of(heads, config)
+    return lambda: linear.train_step(heads, sgd, features_of(network, pictures, device, config.precision),
+                                     labels.to(device), images)
+
+
+def peak(name, device, images):
+    """Bytes of one step above network, heads and momenta."""
+    step = step_of(name, device, images)
+    step()
+    return common.peak_bytes(step, torch.device(device))
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--images", type=int, default=32, help="images in a batch (default: 32)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
+    args = parser.parse_args(arguments)
+    device = torch.device(args.device)
+    mib = [common.in_fresh_process(peak, name, args.device, args.images) / common.MIB for name in CONFIGS]
+    steps = {name: step_of(name, args.device, args.images) for name in CONFIGS}
+    seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
+    ratio = common.ratio(seconds["ten"], seconds["one"])
+    print(f"memory: {mib[0]:.0f} MiB one head, {mib[1]:.0f} MiB {len(grid(CONFIGS['ten']))} heads")
+    print(f"time, ten heads over one: {ratio}, target {TARGET} at most")
+    if ratio.median > TARGET and device.type == "cpu":
+        print("error: above the target", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
