@@ -21,7 +21,7 @@ from detectron2.structures import BoxMode
 
 from benchmarks.common import compare, ratio
 from benchmarks.views import photographs
-from transfer.detection import d2
+from transfer.detection import configuration, d2
 from transfer.detection.loader import TrainLoader
 
 NAME, BATCH, BATCHES = "benchmark_photographs", 4, 4
@@ -44,7 +44,7 @@ def register(folder):
 
 def loaders():
     """Return {name: iterable of batches}, Detectron2's as its own trainer builds it."""
-    cfg = d2.configuration("pascal_voc_R_50_C4_24k_bt.yaml", ("SOLVER.IMS_PER_BATCH", str(BATCH)))
+    cfg = configuration.build("pascal_voc_R_50_C4_24k_bt.yaml", ("SOLVER.IMS_PER_BATCH", str(BATCH)))
     cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS, cfg.SEED = (NAME,), 0, 0
     own = build_detection_train_loader(get_detection_dataset_dicts(cfg.DATASETS.TRAIN),
                                        mapper=DatasetMapper(cfg, is_train=True), total_batch_size=BATCH)

@@ -8,11 +8,11 @@ from pathlib import Path
 import detection_toys as toys
 import pytest
 
-from transfer.detection.d2 import CONFIGS
+from transfer.detection.configuration import CONFIGS
 from transfer.detection.protocol import Config, data
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml")
-COCO = Config("coco_R_50_C4_1x_bt.yaml")
+PAPER = VOC.resolved()
 
 # PROTOCOLS 7.1 (item 10) and 7.2, tolerance none; sources beside the rows of those tables and in the YAML.
 ALL = {
@@ -108,14 +108,14 @@ def test_every_yaml_has_its_golden_values():
 def test_a_preset_is_the_yaml_below_the_other_pairs_and_named():
     moco = VOC.override(["SOLVER.GAMMA", "0.5", "preset", "pascal_voc_R_50_C4_24k_moco.yaml",
                          "SOLVER.WARMUP_ITERS", "50"])
-    changed = {key: value for key, value in moco.resolved().items() if value != VOC.resolved()[key]}
+    changed = {key: value for key, value in moco.resolved().items() if value != PAPER[key]}
     assert changed == {"preset": "pascal_voc_R_50_C4_24k_moco.yaml", "SOLVER.BASE_LR": 0.02,
                        "SOLVER.WARMUP_ITERS": 50, "SOLVER.WARMUP_FACTOR": 0.001, "SOLVER.GAMMA": 0.5}
 
 
 def test_rescale_is_the_linear_rule_from_eight_gpus():
     one = VOC.override(["TEST.EVAL_PERIOD", "8000"]).rescaled(2)
-    changed = {key: value for key, value in one.resolved().items() if value != VOC.resolved()[key]}
+    changed = {key: value for key, value in one.resolved().items() if value != PAPER[key]}
     assert changed == {"SOLVER.IMS_PER_BATCH": 4, "SOLVER.BASE_LR": 0.025, "SOLVER.MAX_ITER": 96000,
                        "SOLVER.STEPS": [72000, 88000], "SOLVER.WARMUP_ITERS": 4000, "TEST.EVAL_PERIOD": 32000}
     assert VOC.rescaled(8) == VOC
@@ -156,7 +156,7 @@ def test_resolved_holds_what_may_change_the_number_as_json():
 ])
 def test_a_value_takes_the_type_of_the_default(key, text, value):
     config = VOC.override([key, text])
-    changed = {name: new for name, new in config.resolved().items() if new != VOC.resolved()[name]}
+    changed = {name: new for name, new in config.resolved().items() if new != PAPER[name]}
     assert changed == {key: value}
     assert type(config.resolved()[key]) is type(value)
 
@@ -174,6 +174,12 @@ def test_the_last_override_of_a_key_counts():
     (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER: expected int such as 24000, found 'many'"),
     (["SOLVER.MAX_ITER", "1.5"], "expected int"),
     (["MODEL.MASK_ON", "1"], "expected bool"),
+    (["SOLVER.STEPS", "late"], "SOLVER.STEPS: expected tuple such as (18000, 22000), found 'late'"),
+    (["DATASETS.TRAIN", "5"], "DATASETS.TRAIN: expected tuple"),
+    (["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"],
+     "DATALOADER.SAMPLER_TRAIN: expected TrainingSampler, found RepeatFactorTrainingSampler; this suite does"),
+    (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED: expected False"),
+    (["TEST.PRECISE_BN.NUM_ITER", "0"], "TEST.PRECISE_BN.NUM_ITER of 1 or more"),
     (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER of 1 or more"),
     (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE of 1 or more"),
     (["SOLVER.REFERENCE_WORLD_SIZE", "8"], "--rescale"),

@@ -6,7 +6,7 @@ import yaml
 from detectron2.config import get_cfg
 from weights_toys import distinct_backbone
 
-from transfer.detection import d2
+from transfer.detection import configuration
 from transfer.detection.lint import lint
 from transfer.weights.backbone import Backbone
 from transfer.weights.export import CONVENTIONS, metadata
@@ -14,11 +14,11 @@ from transfer.weights.export import CONVENTIONS, metadata
 NOTES = metadata(distinct_backbone())
 RANDOM = metadata(Backbone("random", "random", {}, "0" * 64, "random"))
 VOC = "pascal_voc_R_50_C4_24k_bt.yaml"
-PRESETS = sorted(path.name for path in d2.CONFIGS.glob("*_R_50_*.yaml") if not path.stem.endswith("_msra"))
+PRESETS = sorted(path.name for path in configuration.CONFIGS.glob("*_R_50_*.yaml") if not path.stem.endswith("_msra"))
 
 
 def configured(preset, *pairs):
-    config = d2.configuration(preset)
+    config = configuration.build(preset)
     config.merge_from_list(list(pairs))
     return config
 
@@ -88,7 +88,7 @@ def test_detectron2_s_own_defaults_are_refused():
 
 
 def test_presets_for_msra_weights_are_refused_for_ours():
-    for path in d2.CONFIGS.glob("*_msra.yaml"):
+    for path in configuration.CONFIGS.glob("*_msra.yaml"):
         with pytest.raises(ValueError, match="INPUT.FORMAT"):
             lint(configured(path.name), NOTES)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import detection_toys as toys
 import pytest
@@ -10,12 +11,12 @@ from PIL import Image
 from weights_toys import distinct_backbone
 
 from pretrain import distributed
-from transfer.detection import d2, hooks, norms, trainer
+from transfer.detection import configuration, d2, hooks, norms, trainer
 from transfer.detection.protocol import Config, run
 from transfer.weights.readers import read
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override(
-    [*toys.SMALL, "SOLVER.MAX_ITER", "3", "SOLVER.ACCUMULATE", "2"])
+    [*toys.SMALL, "SOLVER.MAX_ITER", "3", "SOLVER.ACCUMULATE", "2", "TEST.EVAL_PERIOD", "1"])
 COCO = [*toys.SMALL, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.NUM_CLASSES", "3"]
 
 
@@ -48,10 +49,12 @@ def test_voc_run_has_figures_and_detectron2_s_files(voc_run):
     assert written[-1]["bbox/AP50"] == metrics["AP50"]
     for name in ("config.yaml", "log.txt", "model_final.pth", "inference/per_class.json"):
         assert (context.out / name).stat().st_size
-    for name in ("detections.jpg", "losses.png", "per_class.png", "record/picture.jpg"):
+    for name in ("detections.jpg", "losses.png", "precision.png", "per_class.png", "record/picture.jpg"):
         assert Image.open(context.out / name).size > (100, 100)
     log = (context.out / "log.txt").read_text()
     assert "C4 network: 318 of 318 tensors in place" in log and "iter: 2" in log
+    (network,) = json.loads((context.out / "proof.json").read_text())["networks"]
+    assert network["in_place"] == 318 and max(network["differences"].values()) < 1e-4
     assert "SOLVER.ACCUMULATE 2: the gradient of 2 images is averaged over micro-batches of 1" in log
 
 
@@ -115,12 +118,21 @@ def test_weights_that_do_not_arrive_stop_the_run_before_training(root, backbone,
 
 def test_a_loss_that_is_not_finite_is_one_line(root, backbone, tmp_path, capsys):
     with pytest.raises(ValueError) as error:
-        run(backbone, VOC.override(["SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_FACTOR", "1.0"]),
-            toys.context(root, tmp_path))
+        run(backbone, VOC.override(["SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_FACTOR", "1.0",
+                                    "TEST.EVAL_PERIOD", "0"]), toys.context(root, tmp_path))
     assert "training diverged at iteration 1" in str(error.value) and "SOLVER.BASE_LR" in str(error.value)
     assert "\n" not in str(error.value)
     assert "Traceback" not in capsys.readouterr().out
     assert (tmp_path / "losses.png").exists()  # iteration 0 was finite
+
+
+def test_too_little_memory_is_one_line_with_the_key_that_helps():
+    built = SimpleNamespace(iter=7, cfg=configuration.build("coco_R_50_C4_1x_bt.yaml"),
+                            checkpointer=SimpleNamespace(get_checkpoint_file=lambda: ""))
+    full = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 15 GiB\nSee docs")
+    line = trainer.explained(full, built)
+    assert line.startswith("too little memory at iteration 7: CUDA out of memory; pass SOLVER.ACCUMULATE 2 ")
+    assert "\n" not in line
 
 
 def test_the_head_has_an_extra_norm_after_res5_and_gets_the_backbone_s_layer4(root, tmp_path):

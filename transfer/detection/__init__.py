@@ -2,7 +2,9 @@
 
 protocol.py      Config, data, run: what the catalogue of tasks sees; imports no Detectron2
 data.py          the data sets by name, and the check that one is complete; imports no Detectron2
-d2.py            Detectron2's YAML and KEY VALUE, its data-set registry, its processes and log
+configuration.py a YAML and KEY VALUE pairs as Detectron2's configuration
+lint.py          mistakes of a configuration that only cost average precision
+d2.py            Detectron2's data-set registry, its processes and its log
 heads.py         the res5 head with an extra norm, which Detectron2 lacks
 norms.py         SyncBN on a CPU
 loader.py        training batches as a function of seed and iteration

@@ -1,12 +1,10 @@
-"""Detectron2's global state, set up for one run: configuration, data-set registry, processes, log.
+"""Detectron2's global state, set up for one run: data-set registry, processes, log.
 
 What Detectron2 does with environment variables and module-level registries at import time is done here
 explicitly, so that one process can run several tasks, roots and seeds one after the other.
 """
 
-import ast
 import contextlib
-import difflib
 import logging
 import os
 import sys
@@ -14,121 +12,18 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, load_voc_instances
 from detectron2.utils import comm
 
-from transfer.config import nearest
 from transfer.detection import data as sets
 from transfer.detection import heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
-
-CONFIGS = Path(__file__).resolve().parent.parent.parent / "detection_configs"
-
-# Keys that the command line owns, with the flag to use instead.
-FLAGS = {"MODEL.WEIGHTS": "--weights", "OUTPUT_DIR": "--output", "SEED": "--seed", "MODEL.DEVICE": "--device",
-         "DATALOADER.NUM_WORKERS": "--workers"}
-# Keys that must not change the number, so that they are no part of a record's config.
-WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EXPECTED_RESULTS"}
-REFERENCE_GPUS = 8  # of every published recipe here
 
 # Loggers whose lines are shown on the console; log.txt has everything. The checkpointer's warnings of what
 # the file does not hold are not shown: the proof counts them (transfer/weights/proof.py).
 SPOKEN = ("detectron2.utils.events", "detectron2.evaluation.evaluator", "detectron2.engine.hooks",
           "transfer.detection")
 UNSPOKEN = ("fvcore.common.checkpoint", "detectron2.checkpoint")
-
-
-# Configuration
-
-def configuration(yaml, options=()):
-    """Return the CfgNode of a YAML in detection_configs/, (KEY, VALUE, ...) applied; see Config.override."""
-    path = CONFIGS / yaml
-    if not path.is_file():
-        raise ValueError(f"unknown preset {yaml!r} in detection_configs/; "
-                         f"{nearest(yaml, [file.name for file in CONFIGS.glob('*.yaml')])}")
-    config = _defaults()
-    config.merge_from_file(str(path))
-    values = flat(config)
-    for key, text in zip(options[::2], options[1::2]):
-        if key in FLAGS:
-            raise ValueError(f"{key} is set by {FLAGS[key]}; use that flag")
-        if key not in values:
-            near = difflib.get_close_matches(key.upper(), values, n=3, cutoff=0.0)
-            raise ValueError(f"unknown key {key!r}; did you mean {' or '.join(near)}?")
-        *path, leaf = key.split(".")
-        node = config
-        for part in path:
-            node = node[part]
-        node[leaf] = _typed(key, text, node[leaf])
-    for key in ("MAX_ITER", "IMS_PER_BATCH", "ACCUMULATE"):
-        if config.SOLVER[key] < 1:
-            raise ValueError(f"expected SOLVER.{key} of 1 or more, found {config.SOLVER[key]}")
-    if config.SOLVER.REFERENCE_WORLD_SIZE:  # Detectron2 would change the recipe behind the record's back
-        raise ValueError("SOLVER.REFERENCE_WORLD_SIZE is set by --rescale; use that flag")
-    return config
-
-
-def _defaults():
-    """Return Detectron2's defaults with the two keys of ours."""
-    config = get_cfg()
-    config.SOLVER.ACCUMULATE = 1         # micro-batches of an iteration (accumulation.py)
-    config.MODEL.CHANNELS_LAST = False   # memory layout of the convolutions: speed, and other rounding
-    return config
-
-
-def rescaled(config, gpus):
-    """Return the KEY VALUE strings by which Detectron2's linear rule takes `config` from 8 GPUs to `gpus`."""
-    from detectron2.engine import DefaultTrainer
-
-    if config.SOLVER.IMS_PER_BATCH % REFERENCE_GPUS:
-        raise ValueError(f"--rescale starts from a batch for {REFERENCE_GPUS} GPUs, found "
-                         f"SOLVER.IMS_PER_BATCH {config.SOLVER.IMS_PER_BATCH}; use a multiple of it")
-    reference = config.clone()
-    reference.SOLVER.REFERENCE_WORLD_SIZE = REFERENCE_GPUS
-    scaled = DefaultTrainer.auto_scale_workers(reference, gpus)
-    scaled.SOLVER.REFERENCE_WORLD_SIZE = 0  # done: to scale it again would be wrong
-    before = flat(config)
-    return [word for key, value in flat(scaled).items() if value != before[key] for word in (key, str(value))]
-
-
-def flat(node, without=(), prefix=""):
-    """Return {"SOLVER.BASE_LR": 0.1, ...} of a CfgNode with tuples as lists, in the order of the keys."""
-    found = {}
-    for key, value in sorted(node.items()):
-        name = prefix + key
-        if isinstance(value, CfgNode):
-            found.update(flat(value, without, f"{name}."))
-        elif name not in without:
-            found[name] = _listed(value)
-    return found
-
-
-def _listed(value):
-    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _typed(key, text, default):
-    """Return text in the default's type: whole numbers do for floats, one value for a tuple of one."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    kind = type(default)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is str:
-        return text
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if kind is float and number:
-        return float(value)
-    if kind is int and number and isinstance(value, int):
-        return value
-    if kind in (tuple, list):
-        return kind(value) if isinstance(value, (tuple, list)) else kind([value])
-    if default is None:
-        return value
-    raise ValueError(f"{key}: expected {kind.__name__} such as {default!r}, found {text!r}")
 
 
 # Data sets

@@ -1,6 +1,6 @@
 """Early warning: losses and AP of a run beside those that finished runs of ours had at the same iteration.
 
-The bands are data, expected.json: groups of runs that share SETTINGS, each with the source of its figures and
+The bands are data, expected.json: groups of runs that share their settings, each with the source of its figures and
 rows {"iteration", "metric", "weights": "trained" or "random", "low", "high"}. Finished runs give a group by
 their output folders (several seeds at best; after --random, those of runs from random weights):
 
@@ -22,24 +22,24 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode
 
-from transfer.detection import d2
+from transfer.config import differences
+from transfer.detection import configuration
 from transfer.detection.kept import read_metrics
 
 FILE = Path(__file__).with_name("expected.json")
 CHECKS = (200, 500, 1000, 2000)  # iterations after which losses are looked at
 WINDOW = 100                     # iterations before a check
 PRECISIONS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")  # Detectron2's names in metrics.json
-# What decides the losses of a run besides its weights and its seed
-SETTINGS = ("DATASETS.TRAIN", "DATASETS.TEST", "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST",
-            "MODEL.MASK_ON", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.FREEZE_AT", "MODEL.RESNETS.NORM",
-            "MODEL.RPN.LOSS_WEIGHT", "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "SOLVER.IMS_PER_BATCH",
-            "SOLVER.BASE_LR", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_FACTOR")
+# How long a run is and how often it is tested changes neither its losses nor its AP at an iteration.
+WITHOUT_EFFECT = {*configuration.WITHOUT_EFFECT, "SOLVER.MAX_ITER", "TEST.EVAL_PERIOD"}
 
 
 def settings(cfg):
-    """Return {key: JSON value} of SETTINGS of a CfgNode."""
-    values = d2.flat(cfg)
-    return {key: values[key] for key in SETTINGS}
+    """Return {key: JSON value} of all that decides the losses of a run besides its weights, its seed and the
+    images behind the names of its data sets: where a CfgNode differs from Detectron2's defaults."""
+    usual = configuration.flat(configuration.defaults())
+    return {key: value for key, value in configuration.flat(cfg, WITHOUT_EFFECT).items()
+            if value != usual[key]}
 
 
 def bands_of(cfg, path=FILE):
@@ -89,10 +89,9 @@ def measure(trained, random, source):
     """Return the group of expected.json that finished runs give. trained, random: lists of output folders."""
     groups = [settings(_config(folder)) for folder in [*trained, *random]]
     for folder, found in zip([*trained, *random], groups):
-        other = [key for key in SETTINGS if found[key] != groups[0][key]]
-        if other:
-            raise ValueError(f"{folder}: expected the settings of {trained[0]}, found another {other[0]} "
-                             f"({found[other[0]]}, not {groups[0][other[0]]}); give runs of one kind")
+        for key, (first, other) in differences(groups[0], found).items():
+            raise ValueError(f"{folder}: expected the settings of {trained[0]}, found another {key} "
+                             f"({other}, not {first}; None is the default); give runs of one kind")
     rows, of_random = [], _bands(random)
     for (iteration, metric), (low, high) in _bands(trained).items():
         other = of_random.get((iteration, metric))

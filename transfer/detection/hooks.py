@@ -25,22 +25,25 @@ class SeedEachIteration(HookBase):
 
 
 class SameStatistics(HookBase):
-    """Give every rank rank 0's batch-norm statistics after precise BN, before they are saved and evaluated.
+    """Make precise BN's statistics the same on every rank and after an interruption, before they are saved.
 
     Precise BN weights the joint statistics of an iteration by the rank's own image sizes, so ranks end up
-    with different averages (detectron2#5398) and would evaluate different networks.
+    with different averages (detectron2#5398) and would evaluate different networks: rank 0's are taken. And
+    it would go on in its stream of images from one evaluation to the next, which a resumed run could not
+    know: each time it begins anew.
     """
 
-    def __init__(self, model, period):
-        """period: that of the evaluation (TEST.EVAL_PERIOD), 0 for the end only."""
-        self.model, self.period = model, period
+    def __init__(self, precise):
+        """precise: Detectron2's PreciseBN, the hook before this one."""
+        self.precise = precise
 
     def after_step(self):
-        done = self.trainer.iter + 1
-        due = done == self.trainer.max_iter or self.period > 0 and done % self.period == 0
+        self.precise._data_iter = None
+        done, period = self.trainer.iter + 1, self.precise._period
+        due = done == self.trainer.max_iter or period > 0 and done % period == 0
         if comm.get_world_size() == 1 or not due:
             return
-        for module in self.model.modules():
+        for module in self.precise._model.modules():
             if isinstance(module, BN_MODULE_TYPES):
                 dist.broadcast(module.running_mean, 0)
                 dist.broadcast(module.running_var, 0)

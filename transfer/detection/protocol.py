@@ -12,8 +12,8 @@ FILE` takes another YAML of that folder instead of the task's own.
 
 Kept in context.out as Detectron2's users know them: metrics.json, model_final.pth, config.yaml, log.txt,
 TensorBoard events; ours: detections.jpg, losses.png, precision.png (AP over iterations), per_class.png,
-record/ (what is copied beside the record). The proof that the weights arrived is in log.txt. Detectron2 is
-imported only inside functions.
+record/ (what is copied beside the record), proof.json (that the weights arrived, also in log.txt).
+Detectron2 is imported only inside functions.
 """
 
 import dataclasses
@@ -36,15 +36,15 @@ class Config:
         ValueError: unknown key (naming the nearest), value of another type than the default's, a key that a
         flag of the command line owns, or a YAML that is tested on other data.
         """
-        from transfer.detection import d2
+        from transfer.detection import configuration
 
         pairs = [*self.options, *pairs]
         merged = dict(zip(pairs[::2], pairs[1::2]))
         yaml = merged.pop("preset", self.yaml)
         options = tuple(word for pair in merged.items() for word in pair)
-        d2.configuration(yaml, options)  # checks keys and values
+        configuration.build(yaml, options)  # checks keys and values
         if yaml != self.yaml:
-            own, other = (d2.configuration(name).DATASETS.TEST for name in (self.yaml, yaml))
+            own, other = (configuration.build(name).DATASETS.TEST for name in (self.yaml, yaml))
             if own != other:
                 raise ValueError(f"{yaml} is tested on {', '.join(other)}, {self.yaml} on {', '.join(own)}; "
                                  "choose the task that belongs to it (--list)")
@@ -56,16 +56,16 @@ class Config:
         Batch and rate are multiplied by gpus / 8; iterations, steps, warm-up and evaluation period divided
         (arXiv 1706.02677; Detectron2's DefaultTrainer.auto_scale_workers).
         """
-        from transfer.detection import d2
+        from transfer.detection import configuration
 
-        return self.override(d2.rescaled(d2.configuration(self.yaml, self.options), gpus))
+        return self.override(configuration.rescaled(configuration.build(self.yaml, self.options), gpus))
 
     def resolved(self):
         """Return {"preset": YAML, "SOLVER.BASE_LR": 0.1, ...}: every value that may change the number."""
-        from transfer.detection import d2
+        from transfer.detection import configuration
 
-        values = d2.flat(d2.configuration(self.yaml, self.options), d2.WITHOUT_EFFECT)
-        return {"preset": self.yaml, **values}
+        cfg = configuration.build(self.yaml, self.options)
+        return {"preset": self.yaml, **configuration.flat(cfg, configuration.WITHOUT_EFFECT)}
 
 
 def data(config, context):
@@ -74,12 +74,12 @@ def data(config, context):
     counts: images of the training splits together, and of the test split. Every listed label and image must
     be there, the classes as many as the head has, and the batch divisible among context.gpus.
     """
-    from transfer.detection import d2
+    from transfer.detection import configuration
     from transfer.detection.lint import lint
     from transfer.weights.export import CONVENTIONS
 
     values = config.resolved()
-    lint(d2.configuration(config.yaml, config.options), CONVENTIONS)
+    lint(configuration.build(config.yaml, config.options), CONVENTIONS)
     _check_scale(values, context)
     train, test = values["DATASETS.TRAIN"], values["DATASETS.TEST"]
     if not train or len(test) != 1:

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from pretrain import distributed
-from transfer.detection import d2, hooks, kept, pictures
+from transfer.detection import configuration, d2, hooks, kept, pictures
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.evaluation import PREFIXES, COCOFigures, VOCEvaluator
 from transfer.detection.loader import NamingMapper, TrainLoader
@@ -68,7 +68,7 @@ class Trainer(DefaultTrainer):
         precise = [number for number, hook in enumerate(built) if isinstance(hook, d2_hooks.PreciseBN)]
         for number in precise:  # before the checkpoint is saved
             built[number]._num_iter *= self.cfg.SOLVER.ACCUMULATE  # as many images as without micro-batches
-            built.insert(number + 1, hooks.SameStatistics(self.model, self.cfg.TEST.EVAL_PERIOD))
+            built.insert(number + 1, hooks.SameStatistics(built[number]))
         if comm.is_main_process():
             built.append(hooks.Curves(Path(self.cfg.OUTPUT_DIR)))
         return [hooks.SeedEachIteration(self.cfg.SEED), *built]
@@ -85,9 +85,11 @@ class Trainer(DefaultTrainer):
         """Load the converted backbone and prove in the built model that it arrived; then, if asked for and
         there is one, continue from the last checkpoint."""
         self.resume_or_load(resume=False)
-        model = self.checkpointer.model  # without DistributedDataParallel
-        for line in prove_loaded(model, backbone).lines():
+        report = prove_loaded(self.checkpointer.model, backbone)  # without DistributedDataParallel
+        for line in report.lines():
             log.info("proof: %s", line)
+        if comm.is_main_process():
+            report.save(Path(self.cfg.OUTPUT_DIR) / "proof.json")
         if resume and self.checkpointer.has_checkpoint():
             self.resume_or_load(resume=True)
         self.data_loader.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
@@ -122,7 +124,7 @@ def run(backbone, config, context):
 
 def prepare(config, context):
     """Return the frozen CfgNode of a run: the config with what belongs to the context filled in."""
-    cfg = d2.configuration(config.yaml, config.options)
+    cfg = configuration.build(config.yaml, config.options)
     cfg.OUTPUT_DIR, cfg.SEED = str(context.out), context.seed
     cfg.MODEL.DEVICE, cfg.DATALOADER.NUM_WORKERS = context.device, context.workers
     cfg.MODEL.WEIGHTS = str(context.out / "backbone_d2.pkl")
@@ -150,13 +152,22 @@ def _train_and_test(backbone, cfg, context):
         trainer.register_hooks([hooks.Expected(cfg, weights)])
     try:
         trainer.train()
-    except FloatingPointError as error:
-        last, found = trainer.checkpointer.get_checkpoint_file() or "none", " ".join(str(error).split())
-        raise ValueError(f"training diverged at iteration {trainer.iter}: {found}; lower SOLVER.BASE_LR or "
-                         f"lengthen SOLVER.WARMUP_ITERS (last checkpoint: {last})") from None
+    except (FloatingPointError, torch.cuda.OutOfMemoryError) as error:
+        raise ValueError(explained(error, trainer)) from None
     if comm.is_main_process():
         kept.keep(context.out, _kind(cfg), pictures.detections(trainer.checkpointer.model, cfg))
     return trainer._last_eval_results
+
+
+def explained(error, trainer):
+    """Return one line: why training ended early, at which iteration, and what to change."""
+    solver, last = trainer.cfg.SOLVER, trainer.checkpointer.get_checkpoint_file() or "none"
+    found = " ".join(str(error).split())
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return (f"too little memory at iteration {trainer.iter}: {found.split('. ')[0]}; pass SOLVER.ACCUMULATE "
+                f"{2 * solver.ACCUMULATE} (half the images at a time) or share the batch by more --num-gpus")
+    return (f"training diverged at iteration {trainer.iter}: {found}; lower SOLVER.BASE_LR or lengthen "
+            f"SOLVER.WARMUP_ITERS (last checkpoint: {last})")
 
 
 def _test_only(cfg):

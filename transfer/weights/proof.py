@@ -52,11 +52,6 @@ def convert(backbone: Backbone, path, layout: str) -> Report:
                     lambda temporary: prove(backbone, temporary, layout))
 
 
-def convert_to_detectron2(backbone: Backbone, path) -> Report:
-    """`convert` for Detectron2."""
-    return convert(backbone, path, "detectron2")
-
-
 def convert_projector(tensors: dict[str, Tensor], notes: dict, path) -> Report:
     """`convert` for what projector.read gives; there is no network to run it in but the one it comes from."""
     return _publish(tensors, notes, path, "projector",

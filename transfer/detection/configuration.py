@@ -1,0 +1,132 @@
+"""The configuration of a run: a YAML of detection_configs/ with KEY VALUE pairs, checked, rescaled, flat."""
+
+import ast
+import difflib
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from transfer.config import nearest
+
+CONFIGS = Path(__file__).resolve().parent.parent.parent / "detection_configs"
+
+# Keys that the command line owns, with the flag to use instead.
+FLAGS = {"MODEL.WEIGHTS": "--weights", "OUTPUT_DIR": "--output", "SEED": "--seed", "MODEL.DEVICE": "--device",
+         "DATALOADER.NUM_WORKERS": "--workers"}
+# Keys that must not change the number, so that they are no part of a record's config.
+WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EXPECTED_RESULTS"}
+# Keys of Detectron2 that nothing here reads: the record of a run must not claim another value.
+UNREAD = ("DATALOADER.SAMPLER_TRAIN", "TEST.AUG.ENABLED", "CUDNN_BENCHMARK")
+POSITIVE = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "TEST.PRECISE_BN.NUM_ITER")
+REFERENCE_GPUS = 8  # of every published recipe here
+
+
+def defaults():
+    """Return Detectron2's defaults with the two keys of ours."""
+    config = get_cfg()
+    config.SOLVER.ACCUMULATE = 1         # micro-batches of an iteration (accumulation.py)
+    config.MODEL.CHANNELS_LAST = False   # memory layout of the convolutions: speed, and other rounding
+    return config
+
+
+def build(yaml, options=()):
+    """Return the CfgNode of a YAML in detection_configs/, (KEY, VALUE, ...) applied; see Config.override."""
+    path = CONFIGS / yaml
+    if not path.is_file():
+        raise ValueError(f"unknown preset {yaml!r} in detection_configs/; "
+                         f"{nearest(yaml, [file.name for file in CONFIGS.glob('*.yaml')])}")
+    config = defaults()
+    config.merge_from_file(str(path))
+    known = flat(config)
+    for key, text in zip(options[::2], options[1::2]):
+        _set(config, key, text, known)
+    _check(flat(config))
+    return config
+
+
+def _set(config, key, text, known):
+    if key in FLAGS:
+        raise ValueError(f"{key} is set by {FLAGS[key]}; use that flag")
+    if key not in known:
+        near = difflib.get_close_matches(key.upper(), known, n=3, cutoff=0.0)
+        raise ValueError(f"unknown key {key!r}; did you mean {' or '.join(near)}?")
+    *path, leaf = key.split(".")
+    for part in path:
+        config = config[part]
+    config[leaf] = _typed(key, text, config[leaf])
+
+
+def _check(values):
+    for key in POSITIVE:
+        if values[key] < 1:
+            raise ValueError(f"expected {key} of 1 or more, found {values[key]}")
+    if values["SOLVER.REFERENCE_WORLD_SIZE"]:  # Detectron2 would change the recipe behind the record's back
+        raise ValueError("SOLVER.REFERENCE_WORLD_SIZE is set by --rescale; use that flag")
+    usual = flat(defaults())
+    for key in UNREAD:
+        if values[key] != usual[key]:
+            raise ValueError(f"{key}: expected {usual[key]}, found {values[key]}; this suite does not read "
+                             "that key, so leave it away")
+
+
+def rescaled(config, gpus):
+    """Return the KEY VALUE strings by which Detectron2's linear rule takes `config` from 8 GPUs to `gpus`."""
+    from detectron2.engine import DefaultTrainer
+
+    if config.SOLVER.IMS_PER_BATCH % REFERENCE_GPUS:
+        raise ValueError(f"--rescale starts from a batch for {REFERENCE_GPUS} GPUs, found "
+                         f"SOLVER.IMS_PER_BATCH {config.SOLVER.IMS_PER_BATCH}; use a multiple of it")
+    reference = config.clone()
+    reference.SOLVER.REFERENCE_WORLD_SIZE = REFERENCE_GPUS
+    scaled = DefaultTrainer.auto_scale_workers(reference, gpus)
+    scaled.SOLVER.REFERENCE_WORLD_SIZE = 0  # done: to scale it again would be wrong
+    before = flat(config)
+    return [word for key, value in flat(scaled).items() if value != before[key] for word in (key, str(value))]
+
+
+def flat(node, without=(), prefix=""):
+    """Return {"SOLVER.BASE_LR": 0.1, ...} of a CfgNode with tuples as lists, in the order of the keys."""
+    found = {}
+    for key, value in sorted(node.items()):
+        name = prefix + key
+        if isinstance(value, CfgNode):
+            found.update(flat(value, without, f"{name}."))
+        elif name not in without:
+            found[name] = _listed(value)
+    return found
+
+
+def _listed(value):
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _typed(key, text, default):
+    """Return text in the default's type: whole numbers do for floats, one value for a tuple of one."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    kind = type(default)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is str:
+        return text
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind is float and number:
+        return float(value)
+    if kind is int and number and isinstance(value, int):
+        return value
+    if kind in (tuple, list):
+        items = value if isinstance(value, (tuple, list)) else [value]
+        if not default or _words(items) <= _words(default):
+            return kind(items)
+    if default is None:
+        return value
+    raise ValueError(f"{key}: expected {kind.__name__} such as {default!r}, found {text!r}")
+
+
+def _words(value):
+    """Return whether there are words, and whether there are others, in a nested list: a set of bool."""
+    if isinstance(value, (list, tuple)):
+        return set().union(*map(_words, value))
+    return {isinstance(value, str)}
