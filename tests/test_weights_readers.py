@@ -12,7 +12,7 @@ from weights_toys import distinct_backbone, prefixed, small_state
 
 from transfer.weights import readers
 from transfer.weights.backbone import expected
-from transfer.weights.readers import READERS, look, read
+from transfer.weights.readers import READERS, read
 
 pytestmark = pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 
@@ -45,15 +45,6 @@ def test_a_checkpoint_gives_the_backbone(saved):
     for name, tensor in backbone.state.items():
         assert (tensor == small_state()[name]).all(), name
         assert tensor.is_contiguous() and not tensor.requires_grad, name
-
-
-def test_what_else_a_file_holds(saved):
-    contents = look(saved(barlowtwins()))
-    assert (contents.format, contents.epoch, list(contents.encoders)) == ("barlowtwins_checkpoint", 3,
-                                                                          ["backbone"])
-    assert contents.others == {"projector": 1, "bn": 3, "epoch": 0, "optimizer": 0}
-    assert look(saved({"state_dict": small_state(), "meta": {"epoch": 7}})).epoch == 7
-    assert look(saved(small_state())).epoch is None
 
 
 def moco():

@@ -5,6 +5,7 @@ readers.py      `read`: finds the one format that fits, checks what it gives
 formats.py      READERS: one function a checkpoint format
 states.py       the parts of a reader: tensors by name, encoders
 files.py        what a file holds, without running code from it
+inspection.py   what can be said of a file, for describe.py
 naming.py       torchvision names <-> Detectron2 names
 export.py       files for Detectron2, torchvision and timm, and their metadata
 projector.py    the projector of a full Barlow Twins checkpoint

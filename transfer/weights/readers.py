@@ -7,7 +7,6 @@ No code from a file is run (files.py), and nothing is guessed: exactly one reade
 of ResNet-50 must be there in their shapes and no others, and every value must be finite.
 """
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,7 +18,7 @@ from torch import Tensor
 from transfer.weights.backbone import Backbone, expected, resnet50
 from transfer.weights.files import load
 from transfer.weights.formats import NAMED_ONLY, READERS
-from transfer.weights.states import CONTAINERS, flat, has
+from transfer.weights.states import flat, has
 
 RANDOM_SEED = 0  # of the backbone called "random"
 
@@ -30,14 +29,10 @@ class Contents:
 
     format    the one reader that matched
     encoders  name -> its entries under torchvision's names, the default encoder first
-    epoch     that the file says it was saved at, None where it says nothing
-    others    what else there is, such as projector, optimizer -> number of tensors
     sha256    of the file
     """
     format: str
     encoders: dict[str, dict]
-    epoch: int | None
-    others: dict[str, int]
     sha256: str
 
 
@@ -59,15 +54,15 @@ def read(path, format=None, name=None, encoder=None) -> Backbone:
             raise ValueError(f"random is no file and has no {word}; leave --{word} away, or write ./random")
         return random_backbone(name or "random")
     contents = look(path, format)
-    format, sha256, default = contents.format, contents.sha256, next(iter(contents.encoders))
     try:
-        chosen = _chosen(contents, encoder)
-        state = _checked(contents.encoders[chosen], format if chosen == default else f"{format}:{chosen}")
+        chosen = chosen_of(contents, encoder)
+        state = checked(contents, chosen)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if chosen != default:
-        format, sha256 = f"{format}:{chosen}", hashlib.sha256(f"{sha256}:{chosen}".encode()).hexdigest()
-    return Backbone(name or Path(path).stem, format, state, sha256, str(path))
+    sha256 = contents.sha256
+    if chosen != next(iter(contents.encoders)):
+        sha256 = hashlib.sha256(f"{sha256}:{chosen}".encode()).hexdigest()
+    return Backbone(name or Path(path).stem, _label(contents, chosen), state, sha256, str(path))
 
 
 def look(path, format=None) -> Contents:
@@ -75,10 +70,19 @@ def look(path, format=None) -> Contents:
     _require_known(format)
     raw, sha256 = load(path)
     try:
-        format, encoders = _recognise(raw, format)
+        return recognised(raw, sha256, format)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return Contents(format, encoders, _epoch(raw), _others(raw, encoders), sha256)
+
+
+def recognised(raw, sha256: str, format=None) -> Contents:
+    """What was loaded from a file; ValueError (without its path) unless exactly one reader matches."""
+    _require_known(format)
+    return Contents(*_recognise(raw, format), sha256)
+
+
+def _label(contents: Contents, chosen: str) -> str:
+    return contents.format + ("" if chosen == next(iter(contents.encoders)) else f":{chosen}")
 
 
 def _require_known(format: str | None) -> None:
@@ -88,7 +92,8 @@ def _require_known(format: str | None) -> None:
                          + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def _chosen(contents: Contents, encoder: str | None) -> str:
+def chosen_of(contents: Contents, encoder: str | None) -> str:
+    """The encoder's name, by default the first; ValueError where there is none of that name."""
     names = list(contents.encoders)
     if encoder is None:
         return names[0]
@@ -99,27 +104,6 @@ def _chosen(contents: Contents, encoder: str | None) -> str:
         raise ValueError(f"unknown encoder {encoder}, a file of the format {contents.format} has"
                          f" {', '.join(names)}; name one of them")
     return encoder
-
-
-def _epoch(raw) -> int | None:
-    meta = raw.get("meta")  # of MMSelfSup
-    found = [place["epoch"] for place in (raw, meta) if isinstance(place, Mapping) and "epoch" in place]
-    return found[0] if found and type(found[0]) is int else None
-
-
-def _others(raw, encoders: dict) -> dict[str, int]:
-    """Tensors that are no encoder's, counted by the first parts of their names up to a number; and, as no
-    tensors, the keys of the file beside its weights."""
-    used = {id(tensor) for entries in encoders.values() for tensor in entries.values()}
-    counts = Counter()
-    for name, tensor in flat(raw).items():
-        if id(tensor) not in used:
-            parts = name.split(".")
-            end = next((index for index, part in enumerate(parts) if part.isdigit()), max(1, len(parts) - 1))
-            counts[".".join(parts[:end])] += 1
-    beside = {key: 0 for key, value in raw.items() if not isinstance(value, Tensor) and key not in CONTAINERS
-              and not any(name.startswith(f"{key}/") for name in flat(raw))}
-    return dict(counts) | beside
 
 
 def random_backbone(name="random") -> Backbone:
@@ -171,23 +155,30 @@ def _nearest(raw) -> str:
     if not isinstance(raw, Mapping):
         return f"expected a dictionary of tensors, found a {type(raw).__name__}"
     state = flat(raw)
-    # Whatever stands before one of these names may be the prefix; three, in case one of them is missing.
-    # (layer1.0.conv1.weight proposes the prefix layer1.0. too, which then scores low.)
-    anchors = ("conv1.weight", "bn1.weight", "layer4.2.bn3.bias")
-    prefixes = {name.removesuffix(anchor) for name in state for anchor in anchors if name.endswith(anchor)}
-    if not prefixes:
+    where = nearest_prefix(state)
+    if where is None:
         keys = ", ".join(str(key) for key in list(raw)[:4])
         return f"none of the 318 backbone tensors found, the first keys are {keys or 'none: it is empty'}"
-    where = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in expected()))
     missing = [name for name in expected() if where + name not in state]
     lack = (f"{len(missing)} of 318 backbone tensors missing, first {missing[0]}" if missing
             else "all 318 backbone names there")
     return f"nearest is torchvision{f' under {where}*' if where else ''}, {lack}"
 
 
-def _checked(state: Mapping, format: str) -> dict[str, Tensor]:
-    """The 318 tensors in the network's order, copied; ValueError when one is missing, foreign or unusable."""
-    state = _with_counters(state)
+def nearest_prefix(state: Mapping) -> str | None:
+    """The prefix under which most names of the flat state are ResNet-50's; None where no name is."""
+    # Whatever stands before one of these names may be the prefix; three, in case one of them is missing.
+    # (layer1.0.conv1.weight proposes the prefix layer1.0. too, which then scores low.)
+    anchors = ("conv1.weight", "bn1.weight", "layer4.2.bn3.bias")
+    prefixes = {name.removesuffix(anchor) for name in state for anchor in anchors if name.endswith(anchor)}
+    return max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in expected()),
+               default=None)
+
+
+def checked(contents: Contents, chosen: str) -> dict[str, Tensor]:
+    """An encoder's 318 tensors in the network's order, copied; ValueError (without the file's path) when one
+    is missing, foreign or unusable."""
+    state = _with_counters(contents.encoders[chosen])
     faults = []
     if missing := [name for name in expected() if name not in state]:
         faults.append(f"{len(missing)} of 318 backbone tensors missing, first {missing[0]}")
@@ -199,8 +190,8 @@ def _checked(state: Mapping, format: str) -> dict[str, Tensor]:
         faults.append(f"{len(reshaped)} of another shape, first {name}: expected {expected()[name]},"
                       f" found {tuple(state[name].shape)}")
     if faults:
-        raise ValueError(f"read as {format}: expected torchvision's ResNet-50, found {'; '.join(faults)}"
-                         f"{_hint(state)}. Give the weights of a standard ResNet-50")
+        raise ValueError(f"read as {_label(contents, chosen)}: expected torchvision's ResNet-50, found"
+                         f" {'; '.join(faults)}{_hint(state)}. Give the weights of a standard ResNet-50")
     return {name: _usable(name, state[name]) for name in expected()}
 
 

@@ -15,9 +15,9 @@ def flat(raw) -> dict[str, Tensor]:
     as teacher/backbone.conv1.weight. `module.` of a network wrapped for several processes is left away."""
     if not isinstance(raw, Mapping):
         return {}
-    container = next((key for key in CONTAINERS if isinstance(raw.get(key), Mapping)), "")
+    container = next((key for key in CONTAINERS if isinstance(raw.get(key), Mapping)), None)
     beside = {key: value for key, value in raw.items() if key != container}
-    return {**_named(beside, ""), **_named(raw[container] if container else {}, "")}
+    return {**_named(beside, ""), **_named({} if container is None else raw[container], "")}
 
 
 def _named(mapping: Mapping, path: str) -> dict[str, Tensor]:

@@ -1,0 +1,151 @@
+"""What a weights file is and what is in it, for people; no code from the file is run.
+
+    python transfer/describe.py bt.pth
+    python transfer/describe.py moco_v2_800ep_pretrain.pth.tar --encoder key
+
+A file that no reader takes is described as far as it goes, and so is one with NaN. Exit status 0 only if the
+other commands would take the file; else 2, with the reason as one line on stderr.
+"""
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import textwrap
+from collections import Counter
+
+from tabulate import tabulate
+
+from transfer.weights import inspection
+from transfer.weights.backbone import expected
+from transfer.weights.files import load
+from transfer.weights.readers import READERS, Contents, checked, chosen_of, nearest_prefix, recognised
+from transfer.weights.states import flat, under
+
+INDENT = 13
+MOST = 20  # names listed of what else a file holds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Say what a weights file is and what is in it")
+    parser.add_argument("weights", help="checkpoint")
+    parser.add_argument("--format", help=f"layout of the checkpoint, if not recognised: {', '.join(READERS)}")
+    parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
+    options = parser.parse_args(arguments)
+    try:
+        raw, sha256 = load(options.weights)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    contents, chosen, state, reason = _found(raw, sha256, options.format, options.encoder)
+    print(f"{options.weights}\n" + "\n".join(_lines(options.weights, raw, sha256, contents, chosen, state)))
+    if reason is not None:
+        print(f"error: {options.weights}: {reason}", file=sys.stderr)
+    return 0 if reason is None else 2
+
+
+def _found(raw, sha256: str, format, encoder) -> tuple[Contents | None, str | None, dict, Exception | None]:
+    """What a reader recognised, the encoder's name, its entries (or the nearest), and why `read` would
+    refuse the file."""
+    contents = chosen = None
+    try:
+        contents = recognised(raw, sha256, format)
+        chosen = chosen_of(contents, None)
+        chosen = chosen_of(contents, encoder)
+        checked(contents, chosen)
+        reason = None
+    except ValueError as error:
+        reason = error
+    if contents:
+        return contents, chosen, contents.encoders[chosen], reason
+    prefix = nearest_prefix(flat(raw))
+    return None, None, {} if prefix is None else under(flat(raw), prefix), reason
+
+
+def _lines(path, raw, sha256: str, contents: Contents | None, chosen: str | None, state: dict) -> list[str]:
+    rows = _origin(path, raw, sha256, contents, chosen) + _health(raw, state)
+    lines = [line for label, text in rows for line in textwrap.wrap(
+        text, 110, initial_indent=label.ljust(INDENT), subsequent_indent=" " * INDENT)]
+    return lines + _stages(state) + _signs(state)
+
+
+def _origin(path, raw, sha256: str, contents: Contents | None, chosen: str | None) -> list[tuple[str, str]]:
+    notes = inspection.notes(raw, path)
+    if contents:
+        names = ", ".join(f"{name} (described)" if name == chosen and len(contents.encoders) > 1 else name
+                          for name in contents.encoders)
+        writer = notes.get("reader", contents.format)
+        rows = [("reader", contents.format), ("encoders", names),
+                ("method", inspection.METHODS.get(writer, "the file does not say"))]
+    else:
+        prefix = nearest_prefix(flat(raw))
+        near = "nothing like a ResNet in it" if prefix is None else (
+            f"described is what stands under {prefix}*" if prefix else "described are the bare names")
+        rows = [("reader", f"none; {near}")]
+    found = list(inspection.tensors(raw))
+    epoch = inspection.epoch(raw)
+    rows += [("epoch", "the file does not say" if epoch is None else str(epoch)),
+             ("size", f"{Path(path).stat().st_size / 2**20:.1f} MiB, {len(found)} tensors"
+                      f" ({_dtypes(tensor for _, tensor in found)})"), ("sha256", sha256)]
+    beside = [name + (f" ({_counted(count, 'tensor')}{_chain(widths)})" if count else "") for name,
+              (count, widths) in inspection.others(raw, contents.encoders if contents else {}).items()]
+    more = [f"and {len(beside) - MOST} more"] if len(beside) > MOST else []
+    rows.append(("also holds" if contents else "holds", ", ".join(beside[:MOST] + more) or "nothing"))
+    if notes:
+        rows.append(("converted", ", ".join(f"{key} {value}" for key, value in notes.items())))
+    if proof := inspection.proof(path, sha256):
+        rows.append(("proof", proof))
+    return rows
+
+
+def _health(raw, state: dict) -> list[tuple[str, str]]:
+    fit = sum(name in state and tuple(state[name].shape) == shape for name, shape in expected().items())
+    bad = inspection.not_finite(raw)
+    text = "none in any tensor"
+    if bad:
+        name, count, values = bad[0]
+        text = f"in {_counted(len(bad), 'tensor')}, first {name} ({count} of {values} values)"
+    return [("ResNet-50", f"{fit} of {len(expected())} tensors in their shapes ({_dtypes(state.values())})"),
+            ("16 bit", "; ".join(inspection.sixteen_bit(raw, state)) or "no sign of it"),
+            ("NaN or Inf", text)]
+
+
+def _stages(state: dict) -> list[str]:
+    rows = [(stage.name, stage.tensors, stage.blocks or "-", stage.channels or "-", f"{stage.values:,}",
+             f"{stage.rms:.4g}", *(f"{value:.4g}" for value in stage.variance or ())) for stage in
+            inspection.stages(state)]
+    headers = ["stage", "tensors", "blocks", "channels", "values", "weights' RMS", "BN var. min", "max"]
+    right = ("left", *["right"] * (len(headers) - 1))
+    return ["", *tabulate(rows, headers, colalign=right, disable_numparse=True).splitlines()] if rows else []
+
+
+def _signs(state: dict) -> list[str]:
+    """Which signs of no training there are, each with the number of layers that show it."""
+    signs = {sign: counts for sign, counts in inspection.as_initialised(state).items() if counts[1]}
+    if not signs:
+        return []
+    if all(shown == layers for shown, layers in signs.values()):
+        verdict = "yes, all layers as initialised"
+    else:
+        verdict = "in part" if any(shown for shown, _ in signs.values()) else "no sign of it"
+    rows = [(sign, f"{shown} of {layers} layers") for sign, (shown, layers) in signs.items()]
+    return ["", f"untrained?   {verdict}", *tabulate(rows, tablefmt="plain").splitlines()]
+
+
+def _dtypes(tensors) -> str:
+    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
+    return ", ".join(f"{count} {dtype}" for dtype, count in counts.most_common()) or "none"
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def _chain(widths: list[int]) -> str:
+    return f", {'-'.join(str(width) for width in widths)}" if widths else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
