@@ -3,7 +3,7 @@
     python benchmarks/frozen.py [--device cpu|cuda] [--images N] [--rounds N]
 
 Both take the same uint8 images of 224 px to the updated head of 1000 classes. Plain: torchvision's network in
-eval mode, float32, only the head requiring a gradient. Ours: inference mode, folded batch norm, channels_last,
+eval mode, float32, only the head requiring a gradient. Ours: inference mode, folded norms, channels_last,
 in float32 and in bfloat16, which is an option of the tasks and never the paper's row. Exits with 1 when a
 target is missed. Targets are for one thread of a CPU (OMP_NUM_THREADS=1) with nothing beside it: half of what
 is saved is traffic with memory, which other processes slow down. That of bfloat16 is for a CPU that has it.

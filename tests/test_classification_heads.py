@@ -107,3 +107,4 @@ def test_many_classes_have_accuracies_without_a_matrix(tmp_path):
     kept = json.loads((tmp_path / "record" / "per_class.json").read_text())
     assert len(kept) == 101 and kept["0"]["top1"] == pytest.approx(200 / 3)
     assert kept["7"] == {"top1": 100.0} and kept["100"] == {"top1": 0.0}
+    assert kept["3"] == {"top1": None}  # none to be right about

@@ -79,7 +79,7 @@ def keep_predictions(context, classes: tuple[str, ...], truth: torch.Tensor, pre
         return
     hits, totals = (torch.bincount(labels, minlength=len(classes)).tolist()
                     for labels in (truth[truth == predicted], truth))
-    keep(context, "per_class.json", {name: {"top1": 100 * hit / max(1, total)}
+    keep(context, "per_class.json", {name: {"top1": 100 * hit / total if total else None}
                                      for name, hit, total in zip(classes, hits, totals, strict=True)})
 
 
