@@ -65,8 +65,8 @@ def parser():
     parser.add_argument("--show-config", action="store_true",
                         help="print the task's config and where it departs from the paper's, and exit")
     parser.add_argument("--cache", default="output/features", metavar="DIR",
-                        help="frozen features that kNN, SVM and probes share, 8 kB an image; '' for none "
-                             "(default: output/features)")
+                        help="frozen features of kNN, SVM, probes and of linear's validation images, 8 kB an "
+                             "image; '' for none (default: output/features)")
     parser.add_argument("--split-file", metavar="FILE",
                         help="semi-supervised: list of labelled images, as `split FILE`; needs no network")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="config overrides")
