@@ -177,7 +177,7 @@ def test_the_last_override_of_a_key_counts():
     (["SOLVER.STEPS", "late"], "SOLVER.STEPS: expected tuple such as (18000, 22000), found 'late'"),
     (["DATASETS.TRAIN", "5"], "DATASETS.TRAIN: expected tuple"),
     (["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"],
-     "DATALOADER.SAMPLER_TRAIN: expected TrainingSampler, found RepeatFactorTrainingSampler; this suite does"),
+     "SAMPLER_TRAIN: expected TrainingSampler, found RepeatFactorTrainingSampler; this suite does not read"),
     (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED: expected False"),
     (["TEST.PRECISE_BN.NUM_ITER", "0"], "TEST.PRECISE_BN.NUM_ITER of 1 or more"),
     (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER of 1 or more"),

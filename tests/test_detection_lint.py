@@ -14,7 +14,8 @@ from transfer.weights.export import CONVENTIONS, metadata
 NOTES = metadata(distinct_backbone())
 RANDOM = metadata(Backbone("random", "random", {}, "0" * 64, "random"))
 VOC = "pascal_voc_R_50_C4_24k_bt.yaml"
-PRESETS = sorted(path.name for path in configuration.CONFIGS.glob("*_R_50_*.yaml") if not path.stem.endswith("_msra"))
+PRESETS = sorted(path.name for path in configuration.CONFIGS.glob("*_R_50_*.yaml")
+                 if not path.stem.endswith("_msra"))
 
 
 def configured(preset, *pairs):

@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_is_one_line(root, backbone, tmp_path, capsys)
 def test_too_little_memory_is_one_line_with_the_key_that_helps():
     built = SimpleNamespace(iter=7, cfg=configuration.build("coco_R_50_C4_1x_bt.yaml"),
                             checkpointer=SimpleNamespace(get_checkpoint_file=lambda: ""))
-    full = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 15 GiB\nSee docs")
+    full = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has\n15")
     line = trainer.explained(full, built)
     assert line.startswith("too little memory at iteration 7: CUDA out of memory; pass SOLVER.ACCUMULATE 2 ")
     assert "\n" not in line

@@ -1,8 +1,8 @@
 """Early warning: losses and AP of a run beside those that finished runs of ours had at the same iteration.
 
-The bands are data, expected.json: groups of runs that share their settings, each with the source of its figures and
-rows {"iteration", "metric", "weights": "trained" or "random", "low", "high"}. Finished runs give a group by
-their output folders (several seeds at best; after --random, those of runs from random weights):
+The bands are data, expected.json: groups of runs that share their settings, each with the source of its
+figures and rows {"iteration", "metric", "weights": "trained" or "random", "low", "high"}. Finished runs give
+a group by their output folders (several seeds at best; after --random, those of runs from random weights):
 
     python -m transfer.detection.expected output/voc_det/A output/voc_det/B --random output/voc_det/C \\
         --source "results/runs/voc_det/..., seeds 0 and 1"

@@ -164,8 +164,8 @@ def explained(error, trainer):
     solver, last = trainer.cfg.SOLVER, trainer.checkpointer.get_checkpoint_file() or "none"
     found = " ".join(str(error).split())
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return (f"too little memory at iteration {trainer.iter}: {found.split('. ')[0]}; pass SOLVER.ACCUMULATE "
-                f"{2 * solver.ACCUMULATE} (half the images at a time) or share the batch by more --num-gpus")
+        return (f"too little memory at iteration {trainer.iter}: {found.split('. ')[0]}; pass "
+                f"SOLVER.ACCUMULATE {2 * solver.ACCUMULATE} (half the images at a time) or more --num-gpus")
     return (f"training diverged at iteration {trainer.iter}: {found}; lower SOLVER.BASE_LR or lengthen "
             f"SOLVER.WARMUP_ITERS (last checkpoint: {last})")
 
