@@ -136,7 +136,7 @@ def added(draw, state):
                         "layer5.0.conv1.weight", "classify.weight", "layer1.0.se.fc1.weight",
                         "layer4.2.bn3.weight_orig", "conv1.weight_mask", "conv1", ""))
     state[name] = torch.ones(3)
-    return f"1 tensors that ResNet-50 does not have, first {name}"
+    return f"1 foreign to ResNet-50, first {name}"
 
 
 def container(draw, state):

@@ -150,7 +150,7 @@ WRONG = {
     "53 missing": (truncated_names, "53 of 318 backbone tensors missing, first layer4.0.conv1.weight"),
     "one counter missing": (without("bn1.num_batches_tracked"), "1 of 318 .* first bn1.num_batches_tracked"),
     "renamed": (renamed("layer2.0.conv1.weight", "layer2.0.convolution1.weight"),
-                "1 of 318 .* first layer2.0.conv1.weight; 1 tensors that ResNet-50 does not have, first "
+                "1 of 318 .* first layer2.0.conv1.weight; 1 foreign to ResNet-50, first "
                 "layer2.0.convolution1.weight"),
     "reshaped": (replaced("layer1.0.conv1.weight", torch.ones(64, 64)),
                  r"1 of another shape, first layer1.0.conv1.weight: expected \(64, 64, 1, 1\), found \(64,"),
@@ -160,7 +160,7 @@ WRONG = {
                   r"198 of 318 .*layer1.0.conv1.weight: expected \(64, 64, 1, 1\), found \(64, 64, 3, 3\)"
                   ".*ResNet-18"),
     "deeper": (lambda: small_state() | {f"layer3.{k}.conv1.weight": torch.ones(1) for k in range(6, 23)},
-               "17 tensors that ResNet-50 does not have, first layer3.6.conv1.weight .*ResNet-101"),
+               "17 foreign to ResNet-50, first layer3.6.conv1.weight .*ResNet-101"),
     "NaN": (one_bad("layer3.0.bn1.running_mean", float("nan")),
             "layer3.0.bn1.running_mean: expected finite values, found 1 of 256 NaN or infinite"),
     "infinite": (one_bad("conv1.weight", float("inf")), "conv1.weight: expected finite .* found 1 of 9408"),

@@ -183,7 +183,7 @@ def checked(contents: Contents, chosen: str) -> dict[str, Tensor]:
     if missing := [name for name in expected() if name not in state]:
         faults.append(f"{len(missing)} of 318 backbone tensors missing, first {missing[0]}")
     if foreign := [name for name in state if name not in expected()]:
-        faults.append(f"{len(foreign)} tensors that ResNet-50 does not have, first {foreign[0]}")
+        faults.append(f"{len(foreign)} foreign to ResNet-50, first {foreign[0]}")
     if reshaped := [name for name, shape in expected().items()
                     if name in state and tuple(state[name].shape) != shape]:
         name = reshaped[0]
