@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from weights_toys import distinct_backbone
 
-from pretrain import distributed
 from transfer.detection import configuration, d2, hooks, norms, trainer
 from transfer.detection.protocol import Config, run
 from transfer.weights.readers import read
@@ -167,35 +166,6 @@ def test_sync_bn_is_plain_bn_in_one_cpu_process_and_other_norms_stay():
     images = torch.rand(2, 3, 4, 4)
     assert torch.equal(layers[0](images), plain(images))
     assert torch.equal(layers[0].running_var, plain.running_var)
-
-
-def two_processes(backbone, context):
-    """A run of two ranks and what makes them one: norms, weight decay, statistics."""
-    seen = {}
-    before_step = hooks.SeedEachIteration.before_step
-
-    def look(hook):
-        model, optimizer = hook.trainer.checkpointer.model, hook.trainer.optimizer
-        found = [module for module in model.modules() if isinstance(module, norms.CPUSyncBatchNorm2d)]
-        decay = {id(parameter): group["weight_decay"] for group in optimizer.param_groups
-                 for parameter in group["params"]}
-        seen.update(norms=len(found), decay={decay[id(module.weight)] for module in found}, model=model)
-        before_step(hook)
-
-    hooks.SeedEachIteration.before_step = look
-    metrics = run(backbone, VOC.override(["SOLVER.MAX_ITER", "1", "SOLVER.ACCUMULATE", "1"]), context)
-    state = torch.cat([value.double().flatten() for value in seen["model"].state_dict().values()])
-    sums = distributed.all_gather_rows(torch.stack([state.sum(), state.abs().sum()])[None])
-    assert metrics if distributed.rank() == 0 else metrics == {}
-    return metrics, seen["norms"], seen["decay"], sums
-
-
-def test_two_cpu_processes_train_one_model(root, backbone, tmp_path):
-    context = toys.context(root, tmp_path, gpus=2)
-    metrics, found, decay, sums = distributed.launch(two_processes, 2, backbone, context)
-    assert set(metrics) == {"AP50", "AP", "AP75"}
-    assert found == 54 and decay == {0.0}  # 53 of the backbone and the extra norm
-    assert torch.equal(sums[0], sums[1])  # weights and precise-BN statistics are the same on both
 
 
 def test_logs_of_two_runs_do_not_mix(tmp_path, capsys):

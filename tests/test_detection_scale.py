@@ -9,9 +9,10 @@ from torch import nn
 
 from pretrain import distributed
 from transfer import run as command
-from transfer.detection import d2, trainer
+from transfer.detection import d2, hooks, norms, trainer
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.protocol import Config
+from transfer.weights.readers import read
 
 # Every anchor and every region counts, so that nothing is drawn by chance, and each image has three regions.
 ALL = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([
@@ -23,6 +24,7 @@ ALL = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([
 FROZEN = ("MODEL.RESNETS.NORM", "FrozenBN", "SOLVER.IMS_PER_BATCH", "4")
 TRAINED = ("MODEL.RESNETS.NORM", "SyncBN")
 TWO = ("SOLVER.ACCUMULATE", "2")
+RUN = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([*toys.SMALL, "SOLVER.MAX_ITER", "1"])
 
 
 class Exact(trainer.Trainer):
@@ -62,8 +64,30 @@ def sampled(found):
     return {name: values.flatten()[::max(1, values.numel() // 1000)] for name, values in found.items()}
 
 
-def sampled_gradients(context, settings):
-    return [sampled(found) for found in gradients(context, settings)]
+def a_run(backbone, context):
+    """One iteration from beginning to end: metrics, and on each rank what makes the ranks one model."""
+    seen = {}
+    before_step = hooks.SeedEachIteration.before_step
+
+    def look(hook):
+        model, optimizer = hook.trainer.checkpointer.model, hook.trainer.optimizer
+        found = [module for module in model.modules() if isinstance(module, norms.CPUSyncBatchNorm2d)]
+        decay = {id(parameter): group["weight_decay"] for group in optimizer.param_groups
+                 for parameter in group["params"]}
+        seen.update(norms=len(found), decay={decay[id(module.weight)] for module in found}, model=model)
+        before_step(hook)
+
+    hooks.SeedEachIteration.before_step = look
+    metrics = trainer.run(backbone, RUN, context)
+    state = torch.cat([value.double().flatten() for value in seen["model"].state_dict().values()])
+    sums = distributed.all_gather_rows(torch.stack([state.sum(), state.abs().sum()])[None])
+    assert metrics if distributed.rank() == 0 else metrics == {}
+    return metrics, seen["norms"], seen["decay"], sums
+
+
+def two_processes(gradient_context, settings, backbone, run_context):
+    """Both of the above, because to start processes takes long."""
+    return [sampled(found) for found in gradients(gradient_context, settings)], a_run(backbone, run_context)
 
 
 def distance(found, wanted):
@@ -78,11 +102,24 @@ def joint(root, tmp_path_factory):
     return gradients(toys.context(root, tmp_path_factory.mktemp("joint")), [FROZEN, TRAINED])
 
 
-def test_two_processes_have_the_gradient_of_the_joint_batch(root, joint, tmp_path):
-    settings = [FROZEN, TRAINED, (*FROZEN, *TWO)]
-    found = distributed.launch(sampled_gradients, 2, toys.context(root, tmp_path, gpus=2), settings)
-    wanted = map(sampled, (*joint, joint[0]))
-    assert [distance(*pair) < 1e-6 for pair in zip(found, wanted)] == [True, True, True]
+@pytest.fixture(scope="module")
+def two(root, tmp_path_factory):
+    """What two processes return: gradients, and the parts of a run on images of several sizes."""
+    contexts = [toys.context(data, tmp_path_factory.mktemp("two"), gpus=2)
+                for data in (root, toys.write_voc(tmp_path_factory.mktemp("sizes")))]
+    return distributed.launch(two_processes, 2, contexts[0], [(*FROZEN, *TWO), TRAINED], read("random"),
+                              contexts[1])
+
+
+def test_two_processes_have_the_gradient_of_the_joint_batch(joint, two):
+    assert [distance(*pair) < 1e-6 for pair in zip(two[0], map(sampled, joint))] == [True, True]
+
+
+def test_two_processes_train_one_model(two):
+    metrics, found, decay, sums = two[1]
+    assert set(metrics) == {"AP50", "AP", "AP75"}
+    assert found == 54 and decay == {0.0}  # 53 of the backbone and the extra norm
+    assert torch.equal(sums[0], sums[1])  # weights and precise-BN statistics are the same on both
 
 
 def test_micro_batches_have_the_joint_gradient_but_for_trained_batch_norm(root, joint, tmp_path):
