@@ -3,8 +3,8 @@
     python benchmarks/evaluation.py [--images 200]
 
 Both take truth and detections in memory, index, evaluate, accumulate and summarise them; the twelve figures
-must be the same. The detections are synthetic: 7 objects and 100 detections an image of 640 x 480, 80 classes,
-polygons of 24 corners as truth, run lengths as detections, half of them near an object.
+must be the same. The detections are synthetic: 7 objects and 100 detections an image of 640 x 480, 80
+classes, polygons of 24 corners as truth, run lengths as detections, half of them near an object.
 """
 import argparse
 import contextlib

@@ -53,6 +53,7 @@ MISTAKES = {
     "classes": (["MODEL.ROI_HEADS.NUM_CLASSES", 80],
                 "expected 20 .the classes of voc_2007_trainval., found 80; write `NUM_CLASSES: 20` under"
                 " MODEL.ROI_HEADS in the YAML, or pass MODEL.ROI_HEADS.NUM_CLASSES 20"),
+    "masks of VOC": (["MODEL.MASK_ON", True], "MASK_ON: expected False .voc_2007_trainval has boxes only.,"),
     "classes of blood cells": (["DATASETS.TRAIN", ("bccd_trainval",)], "write `NUM_CLASSES: 3`"),
 }
 

@@ -24,7 +24,8 @@ ALL = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([
 FROZEN = ("MODEL.RESNETS.NORM", "FrozenBN", "SOLVER.IMS_PER_BATCH", "4")
 TRAINED = ("MODEL.RESNETS.NORM", "SyncBN")
 TWO = ("SOLVER.ACCUMULATE", "2")
-RUN = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([*toys.SMALL, "SOLVER.MAX_ITER", "1"])
+RUN = Config("pascal_voc_R_50_C4_24k_bt.yaml").override(
+    [*toys.SMALL, "SOLVER.MAX_ITER", "1", "TEST.PRECISE_BN.NUM_ITER", "3"])  # of several image sizes
 
 
 class Exact(trainer.Trainer):

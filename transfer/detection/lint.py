@@ -59,3 +59,4 @@ def _demands(cfg, notes):
         entry = sets.find(name)
         if isinstance(entry, sets.VocSet):  # COCO's classes are in its label file, which protocol.data reads
             yield "MODEL.ROI_HEADS.NUM_CLASSES", (len(entry.classes),), f"the classes of {name}"
+            yield "MODEL.MASK_ON", (False,), f"{name} has boxes only"
