@@ -62,7 +62,8 @@ def gradients(context, settings):
 
 def sampled(found):
     """Return {parameter: about a thousand values of its gradient}: all of them would be slow to send."""
-    return {name: values.flatten()[::max(1, values.numel() // 1000)] for name, values in found.items()}
+    return {name: values.flatten()[::max(1, values.numel() // 1000)].clone()  # a view would send them all
+            for name, values in found.items()}
 
 
 def a_run(backbone, context):
