@@ -52,7 +52,7 @@ def parse(arguments):
     parser.add_argument("--max-skips", type=int, default=10, metavar="K",
                         help="skipped steps in a row (NaN, spikes) that end the run (default: 10)")
     parser.add_argument("--knn-data", type=Path, metavar="FOLDER", help="small labelled set for a kNN "
-                        "accuracy after each epoch: train and val, or classes only")
+                        "accuracy at the start and after each epoch: train and val, or classes only")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout of "
                         "images in the network (default: yes on a GPU, where it is faster in 16 bits)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,

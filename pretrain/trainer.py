@@ -122,6 +122,8 @@ def train(config: PretrainConfig, run: Run) -> Outcome:
         position = checkpoint.resume(run.checkpoint, training.parts, config, training.feed.identity)
         if is_main():
             training.logbook = Logbook(run, position.step)
+        if labelled and position.step == 0:  # of the untrained network, for comparison
+            judge(training, labelled, epoch=0, step=0)
         for epoch in range(position.epoch, config.epochs):
             number = train_epoch(training, epoch, position.start if epoch == position.epoch else 0, labelled)
             if number:
@@ -156,15 +158,20 @@ def train_epoch(training, epoch, start, labelled) -> int:
             save_correlation(run.checkpoint_dir / "correlation.npz", step, seen.correlation.diagonal, seen.z1,
                              seen.z2)
             if labelled:
-                accuracy = labelled.accuracy(training.network, training.device)
-                if training.logbook:
-                    training.logbook.write(dict(epoch=epoch, step=step, knn=accuracy))
+                judge(training, labelled, epoch, step)
             training.save(Position(epoch + 1, 0, step + 1))
         if done < steps and (number or due):
             training.save(Position(epoch, done, step + 1))
         if number:
             return number
     return 0
+
+
+def judge(training, labelled, epoch, step) -> None:
+    """Log the online kNN accuracy. Every process calls it."""
+    accuracy = labelled.accuracy(training.network, training.device)
+    if training.logbook:
+        training.logbook.write(dict(epoch=epoch, step=step, knn=accuracy))
 
 
 @dataclass(frozen=True)

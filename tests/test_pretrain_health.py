@@ -224,12 +224,12 @@ def test_votes_by_hand():
     assert knn.vote(same, differ, same, differ) == 50
 
 
-def test_knn_runs_each_epoch_and_changes_nothing(tmp_path, demo_root):
+def test_knn_runs_before_the_first_and_after_each_epoch_and_changes_nothing(tmp_path, demo_root):
     plain = start(tmp_path, "plain", epochs=2)
     watched = start(tmp_path, "watched", run={"knn_data": demo_root / "imagenet"}, epochs=2)
     found = lines(tmp_path / "watched")
     found = [(line["epoch"], line["step"], line["knn"]) for line in found if "knn" in line]
-    assert [row[:2] for row in found] == [(0, 1), (1, 3)] and all(0 <= row[2] <= 100 for row in found)
+    assert [row[:2] for row in found] == [(0, 0), (0, 1), (1, 3)] and all(0 <= row[2] <= 100 for row in found)
     states = [torch.load(run.files[0], weights_only=True) for run in (plain, watched)]
     assert all(torch.equal(value, states[1]["model"][name]) for name, value in states[0]["model"].items())
     assert torch.equal(states[0]["rng"]["cpu"], states[1]["rng"]["cpu"])
