@@ -1,4 +1,4 @@
-"""Online k-nearest-neighbour accuracy: how far the backbone's features separate known classes, from the start.
+"""Online kNN accuracy: how far the features of the backbone separate known classes, from the start.
 
 A quick look at a run on a small labelled set; the number for a table is transfer's task imagenet_knn.
 Weighted vote exp(similarity / 0.07) of 20 neighbours on l2-normalised features, as there.
