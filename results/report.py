@@ -22,16 +22,20 @@ if not __package__:
 from results import kept, panels, pretraining, store, tables, webpage  # noqa: E402
 from results.cells import backbone_text  # noqa: E402
 
+PRETRAINING = ROOT / "results" / "pretraining"  # may be missing
 TITLE = "Barlow Twins transfer benchmarks: report"
 
 
 def main(argv=None):
     """Parse, write the report, print one line. Returns the exit status: 0, 1 for bad records, 2 an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--runs", type=Path, default=ROOT / "results" / "runs", help="folder of records")
-    parser.add_argument("--pretraining", type=Path, default=ROOT / "results" / "pretraining",
-                        help="folder of pretraining runs, NAME/stats.txt each")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the file (report.html)")
+    parser.add_argument("--runs", type=Path, default=ROOT / "results" / "runs",
+                        help="folder of records (default: results/runs)")
+    parser.add_argument("--pretraining", type=Path, default=PRETRAINING,
+                        help="folder of pretraining runs, NAME/stats.txt each "
+                             "(default: results/pretraining)")
+    parser.add_argument("--out", type=Path, default=Path("report.html"),
+                        help="the file (default: report.html)")
     parser.add_argument("--figures", type=Path, help="folder for each plot as PNG and PDF")
     try:
         return report(parser.parse_args(argv))
@@ -44,6 +48,9 @@ def report(arguments):
     """Write the report that the arguments ask for and return the exit status."""
     if not arguments.runs.is_dir():
         raise FileNotFoundError(f"{arguments.runs}: expected a folder of records, found none; check --runs")
+    if not arguments.pretraining.is_dir() and arguments.pretraining != PRETRAINING:
+        raise FileNotFoundError(f"{arguments.pretraining}: expected a folder of pretraining runs, found "
+                                "none; check --pretraining")
     results, problems = store.load(arguments.runs)
     runs, damaged = pretraining.load(arguments.pretraining)
     problems += damaged
@@ -90,8 +97,8 @@ def summary(results, runs, sheets, problems):
         ("tasks", len({result.task for result in results})),
         ("backbones", len({result.backbone["sha256"] for result in results})),
         ("pretraining runs", len(runs)),
-        ("measured", f"{days[0]} to {days[-1]}, {duration(sum(run.seconds for run in results))} in all"
-         if days else "nothing yet"),
+        ("measured", f"{' to '.join(sorted({days[0], days[-1]}))}, "
+                     f"{duration(sum(run.seconds for run in results))} in all" if days else "nothing yet"),
         ("verdicts", ", ".join(f"{count} {verdict}" for verdict, count in sorted(judged.items()))
          or "none yet; they need records by the paper's protocol"),
     ]

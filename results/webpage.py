@@ -41,9 +41,11 @@ figure svg { display: block; width: 100%; height: auto }
 figure img { display: block; max-width: 100%; max-height: 90vh }
 svg * { stroke-linejoin: round; stroke-linecap: butt } svg text { font-family: system-ui, sans-serif }
 details { border-top: 1px solid var(--line); padding: .35rem 0 } summary { cursor: pointer }
+h2 + details { border-top: 0; padding-top: 0 }
 details:has(:target) > summary { font-weight: 600 }
 .target { scroll-margin-top: 4rem } code, pre { font-size: .8125rem; overflow-wrap: anywhere }
 pre { white-space: pre-wrap; background: var(--soft); padding: .5rem; margin: .4rem 0 }
+@media (min-width: 60rem) { table { width: auto } }
 @media (max-width: 40rem) { th, td { padding: .2rem .4rem } tbody th { max-width: 9rem } }
 @media print { :root { color-scheme: light } body { max-width: none; padding: 0; font-size: 10pt }
   nav { display: none } .wide { overflow: visible } table { font-size: 7pt; width: auto }

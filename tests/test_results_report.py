@@ -94,6 +94,7 @@ def folder(tmp_path_factory):
 
 
 def make(folder, out="report.html", *flags):
+    (folder / "pretraining").mkdir(exist_ok=True)
     status = report.main(["--runs", str(folder / "runs"), "--pretraining", str(folder / "pretraining"),
                           "--out", str(folder / out), *flags])
     return status, (folder / out).read_text(encoding="utf-8")
@@ -172,6 +173,14 @@ def test_missing_parts_are_absent(tmp_path):
     assert re.findall(r'<section id="(\w+)"', text) == ["summary", "tables"]
     store.save(toy(), tmp_path / "runs")
     assert re.findall(r'<section id="(\w+)"', make(tmp_path)[1]) == ["summary", "tables", "cost", "records"]
+
+
+def test_a_pretraining_folder_that_was_named_must_exist(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    words = ["--runs", tmp_path / "runs", "--pretraining", tmp_path / "no", "--out", tmp_path / "out.html"]
+    assert report.main([str(word) for word in words]) == 2 and not (tmp_path / "out.html").exists()
+    assert capsys.readouterr().err.endswith(
+        "no: expected a folder of pretraining runs, found none; check --pretraining\n")
 
 
 def test_the_same_input_gives_the_same_file(folder, text):
