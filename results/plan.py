@@ -21,8 +21,8 @@ def estimate(draft, records):
 def line(drafts, records, rerun):
     """Return (text, seconds to go or None) for one task: drafts of its seeds against the stored records.
 
-    rerun: whether stored ones are run again. seconds is 0 where nothing is to be run and None where no earlier
-    record tells.
+    rerun: whether stored ones are run again. seconds is 0 where nothing is to be run and None where no
+    earlier record tells.
     """
     stored = set() if rerun else {record.place for record in records}
     missing = [draft for draft in drafts if draft.place not in stored]
@@ -39,6 +39,8 @@ def line(drafts, records, rerun):
 def total(seconds):
     """Return a line on the seconds of all tasks; None among them stands for a task of unknown duration."""
     unknown = seconds.count(None)
+    if unknown and unknown == len(seconds):
+        return f"no earlier run tells for how long; tasks: {unknown}"
     text = f"in all about {duration(sum(filter(None, seconds)))}"
     return f"{text}; tasks of unknown time: {unknown}" if unknown else text
 

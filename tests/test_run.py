@@ -125,7 +125,8 @@ def test_all_runs_what_it_can_and_names_the_rest(toy, monkeypatch, capsys):
 
 def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     assert toy("--task", "toy_linear", "--check", "epochs", "7") == 0
-    assert "scaled  epochs: paper 100, here 7" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "scaled  epochs: paper 100, here 7" in text and "learning_rate" not in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
@@ -136,6 +137,7 @@ def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     (("--task", "all", "epochs", "3"), "belong to one task"),
     (("--task", "toy_linear,voc_dat", "--weights", "random"), "unknown task 'voc_dat'"),
     (("--task", "toy_linear", "--rescale"), "--rescale is for detection"),
+    (("--task", "toy_linear", "--eval-only"), "--eval-only is for detection"),
     ((), "expected --task NAME and --weights FILE"),
     (("--task", "toy_linear", "--seeds", "0"), "--seeds: expected 1 or more, found 0"),
     (("--task", "toy_linear", "--seed", "-1"), "--seed: expected 0 or more, found -1"),

@@ -59,7 +59,9 @@ def parser():
                         help="detection: take the config as one for 8 GPUs and scale batch, rate and "
                              "iterations to --num-gpus by the linear rule; recorded as scaled")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds to minutes on a CPU")
-    parser.add_argument("--check", action="store_true", help="check weights, data and config; run nothing")
+    parser.add_argument("--check", action="store_true",
+                        help="check weights, data and config, say where they depart from the paper's; "
+                             "run nothing")
     parser.add_argument("--plan", action="store_true",
                         help="say what is stored, what would run and for how long; run nothing")
     parser.add_argument("--show-config", action="store_true",
@@ -224,6 +226,8 @@ def run_one(task, backbone, seed, arguments):
 
 def evaluate_again(task, backbone, config, draft, context):
     """Print the figures of a detection run's newest checkpoint, proven to be this run's; store nothing."""
+    if not hasattr(config, "rescaled"):
+        raise ValueError(f"--eval-only is for detection; {task.name} evaluates within its run")
     if not (context.out / "last_checkpoint").is_file():
         raise ValueError(f"{context.out}: expected the checkpoint of a detection run, found none; "
                          "run the same command without --eval-only first")
@@ -294,7 +298,6 @@ def describe_plan(draft, record, out):
              f"  weights {backbone['name']} ({backbone['format']}, sha256 {backbone['sha256'][:12]})",
              f"  data    {draft.data['name']} {draft.data['counts']}",
              f"  record  {record}{' (stored)' if record.exists() else ''}", f"  output  {out}"]
-    lines += [f"  config  {key} = {value}" for key, value in draft.config.items()]
     lines += [f"  scaled  {key}: paper {paper}, here {used}" for key, (paper, used) in draft.scaled.items()]
     return "\n".join(lines)
 

@@ -127,7 +127,7 @@ def load(path) -> tuple[object, str]:
     replaced meanwhile. FileNotFoundError, or ValueError with one line, for a file that cannot be read."""
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such weights file; give a checkpoint's path, or the word random")
+        raise FileNotFoundError(f"{path}: no such weights file; check the path")
     if not path.is_file():
         raise ValueError(f"{path}: expected a weights file, found a folder or device; name the file in it")
     with path.open("rb") as file:
