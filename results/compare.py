@@ -35,12 +35,12 @@ def main(argv=None):
         if not 0 < arguments.difference <= 100:
             raise ValueError(f"--difference: expected 0 to 100 points, found {arguments.difference}")
         results, problems = store.load(arguments.runs)
+        for problem in problems:
+            print(f"left out: {problem}", file=sys.stderr)
         text = report(choose(results, arguments.a), choose(results, arguments.b), arguments.difference)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
     print(text)
     return 1 if problems else 0
 
@@ -52,8 +52,8 @@ def choose(results, text):
     names = sorted({backbone_text(run) for run in fitting})
     if len({run.backbone["sha256"] for run in fitting}) != 1:
         known = names or sorted({backbone_text(run) for run in results})
-        raise ValueError(f"{text!r}: expected one backbone, found {len(names)}; "
-                         f"name one of {', '.join(known) or 'none: there are no records'}")
+        raise ValueError(f"{text!r}: expected one backbone, found {len(names)}; " + (
+            f"name one of {', '.join(known)}" if known else "there are no records, check --runs"))
     return fitting
 
 

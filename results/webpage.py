@@ -41,6 +41,7 @@ figure svg { display: block; width: 100%; height: auto }
 figure img { display: block; max-width: 100%; max-height: 90vh }
 svg * { stroke-linejoin: round; stroke-linecap: butt } svg text { font-family: system-ui, sans-serif }
 details { border-top: 1px solid var(--line); padding: .35rem 0 } summary { cursor: pointer }
+sup, sub { line-height: 0 }
 h2 + details { border-top: 0; padding-top: 0 }
 details:has(:target) > summary { font-weight: 600 }
 .target { scroll-margin-top: 4rem } code, pre { font-size: .8125rem; overflow-wrap: anywhere }
