@@ -79,3 +79,5 @@ def test_a_damaged_record_is_named(runs, capsys):
     store.save(toy(seed=11), runs).write_text("{")
     assert compare.main(["bt", "other", "--runs", str(runs)]) == 1
     assert "s11.json: damaged" in capsys.readouterr().err
+    assert compare.main(["bt", "absent", "--runs", str(runs)]) == 2
+    assert "s11.json: damaged" in capsys.readouterr().err

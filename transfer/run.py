@@ -42,7 +42,8 @@ def parser():
     parser.add_argument("--name", help="name of the backbone in tables (default: the file's stem)")
     parser.add_argument("--data", help="data root (default: $DETECTRON2_DATASETS, else datasets/)")
     parser.add_argument("--output", help="folder for logs, checkpoints, pictures (default: output/TASK/...)")
-    parser.add_argument("--results", default=str(ROOT / "results" / "runs"), help="folder of the records")
+    parser.add_argument("--results", default=str(ROOT / "results" / "runs"),
+                        help="folder of the records (default: results/runs)")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs, or CPU processes with --device cpu")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1),
