@@ -45,11 +45,12 @@ def total(seconds):
     return f"{text}; tasks of unknown time: {unknown}" if unknown else text
 
 
-def closing(records, sha256):
-    """Return the tables that hold a figure of one backbone, as text for a terminal."""
+def closing(records, sha256, command):
+    """Return the tables that hold a figure of one backbone, as text for a terminal, and the command that
+    writes them."""
     sheets = [sheet for sheet in tables.build(records)
               if any(run.backbone["sha256"] == sha256 for *_, cell in sheet.facts for run in cell.runs)]
-    return "\n" + "\n".join(map(render.plain, sheets)) + "python results/make.py writes the tables"
+    return "\n" + "\n".join(map(render.plain, sheets)) + f"{command} writes the tables"
 
 
 def duration(seconds):

@@ -53,7 +53,8 @@ def moco():
 
 
 def test_the_encoder_can_be_chosen_and_records_never_mix_them(saved):
-    path = saved(moco())
+    path = saved(moco(), "moco_800.pth.tar")
+    assert read(path).name == "moco_800"
     file = hashlib.sha256(path.read_bytes()).hexdigest()
     query, key = read(path), read(path, encoder="key")
     assert (query.format, query.sha256) == ("moco", file)

@@ -174,7 +174,10 @@ def run_suite(tasks, backbone, seeds, arguments):
             if distributed.is_main():
                 print(f"{task.name}: not run: {one_line(error)}", file=sys.stderr, flush=True)
     if not arguments.check:
-        say(plan.closing(store.load(arguments.results)[0], backbone.sha256))
+        own = arguments.results != parser().get_default("results")
+        command = shlex.join(["python", "results/make.py",
+                              *(["--runs", arguments.results, "--out", "TABLES"] if own else [])])
+        say(plan.closing(store.load(arguments.results)[0], backbone.sha256, command))
     return status
 
 

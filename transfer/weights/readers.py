@@ -41,7 +41,7 @@ def read(path, format=None, name=None, encoder=None) -> Backbone:
 
     path     of the file; or the word "random", see `random_backbone` (a file of that name is "./random")
     format   a name of READERS; by default the one reader that matches
-    name     for tables and paths; by default the stem of the file name
+    name     for tables and paths; by default that of the file without .pth, .pth.tar or the like
     encoder  which one, of a file with several (docs/weights.md); by default the one its project evaluates.
              Another one is part of Backbone.format, as in moco:key, and of Backbone.sha256, that of
              "<sha256 of the file>:<encoder>", so that records never mix the two
@@ -62,7 +62,7 @@ def read(path, format=None, name=None, encoder=None) -> Backbone:
     sha256 = contents.sha256
     if chosen != next(iter(contents.encoders)):
         sha256 = hashlib.sha256(f"{sha256}:{chosen}".encode()).hexdigest()
-    return Backbone(name or Path(path).stem, _label(contents, chosen), state, sha256, str(path))
+    return Backbone(name or Path(str(path).removesuffix(".tar")).stem, _label(contents, chosen), state, sha256, str(path))
 
 
 def look(path, format=None) -> Contents:
