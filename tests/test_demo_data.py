@@ -3,9 +3,11 @@
 import hashlib
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import hypothesis.extra.numpy
 import numpy as np
@@ -17,7 +19,8 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from tools import demo_data, demo_pictures
+from tools import demo, demo_data, demo_pictures
+from transfer.tasks import TASKS
 
 VOC_SPLITS = [("VOC2007", "train", 24), ("VOC2007", "val", 24), ("VOC2007", "trainval", 48),
               ("VOC2007", "test", 40), ("VOC2012", "train", 12), ("VOC2012", "val", 12),
@@ -348,3 +351,9 @@ def test_deck_never_repeats_a_sample():
     assert sorted(deck.draw(4) for _ in range(5)) == [0, 1, 2, 3, 4]
     with pytest.raises(IndexError):
         deck.draw(4)
+
+
+def test_the_demo_names_known_tasks_in_commands_that_can_be_printed():
+    assert set(demo.TASKS) <= set(TASKS)
+    for _, command in demo.steps(Path("build/demo")):
+        assert shlex.split(shlex.join(command)) == command

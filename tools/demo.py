@@ -44,7 +44,7 @@ def steps(folder):
         ("collect the records into tables",
          [python, "results/make.py", "--runs", f"{folder}/runs", "--out", f"{folder}/tables", "--print"]),
         ("and into one page",
-         [python, "results/report.py", "--runs", f"{folder}/runs", "--pretraining", folder,
+         [python, "results/report.py", "--runs", f"{folder}/runs", "--pretraining", f"{folder}",
           "--out", f"{folder}/report.html"]),
     ]
 
