@@ -62,7 +62,8 @@ def read(path, format=None, name=None, encoder=None) -> Backbone:
     sha256 = contents.sha256
     if chosen != next(iter(contents.encoders)):
         sha256 = hashlib.sha256(f"{sha256}:{chosen}".encode()).hexdigest()
-    return Backbone(name or Path(str(path).removesuffix(".tar")).stem, _label(contents, chosen), state, sha256, str(path))
+    name = name or Path(str(path).removesuffix(".tar")).stem
+    return Backbone(name, _label(contents, chosen), state, sha256, str(path))
 
 
 def look(path, format=None) -> Contents:
