@@ -13,20 +13,9 @@ import omegaconf
 import pytest
 import safetensors.torch
 import torch
+from weights_toys import legacy, zipped
 
 from transfer.weights.files import HARMLESS, Inert, load
-
-
-def zipped(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def legacy(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
 
 
 def pickled(content, protocol=2):

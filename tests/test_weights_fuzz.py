@@ -24,7 +24,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from weights_toys import prefixed, small_state
+from weights_toys import legacy, prefixed, small_state, zipped
 
 from transfer.convert import main
 from transfer.weights import readers
@@ -176,18 +176,6 @@ def another_network(draw, _state):
 
 
 # Faults of containers: each answers with a file's bytes and the words.
-
-def zipped(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def legacy(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
-
 
 def arrays(content):
     return pickle.dumps({"model": {name: tensor.numpy() for name, tensor in content.items()}}, 4)

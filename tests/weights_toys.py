@@ -1,4 +1,5 @@
-"""ResNet-50 states for the tests of the weights wing."""
+"""ResNet-50 states, and files of them, for the tests of the weights wing."""
+import io
 from functools import cache
 
 import torch
@@ -40,3 +41,17 @@ def with_state(backbone: Backbone, change) -> Backbone:
     state = dict(backbone.state)
     change(state)
     return Backbone(backbone.name, backbone.format, state, backbone.sha256, backbone.path)
+
+
+def zipped(content):
+    """The bytes of a torch file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def legacy(content):
+    """The bytes of a torch file as torch wrote them before 1.6."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
