@@ -4,8 +4,8 @@
     model = torch.hub.load("PATH OF THIS REPOSITORY", "resnet50", source="local", weights="resnet50.pth")
     features = model(images)  # (N, 3, H, W) float32, ImageNet's mean and deviation -> (N, 2048)
 
-Nothing is downloaded: `weights` is a file, any that `transfer/run.py --weights` takes, such as resnet50.pth or
-checkpoint.pth of this suite and of facebookresearch/barlowtwins.
+Nothing is downloaded: `weights` is a file, any that `transfer/run.py --weights` takes, such as resnet50.pth
+or checkpoint.pth of this suite and of facebookresearch/barlowtwins.
 """
 from transfer.weights import backbone as _backbone
 from transfer.weights import readers as _readers

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 if not __package__:
@@ -19,6 +20,7 @@ from results import render, store, tables
 from results.record import SCHEMA, Result, to_json
 
 SEEDS = 5
+START = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 TASKS = {"imagenet_linear": ("top1", "top5"), "voc_det": ("AP", "AP50", "AP75"), "voc07_svm": ("mAP",),
          "coco_det": ("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75")}
 
@@ -33,13 +35,13 @@ def write_records(root, count):
         result = Result(
             schema=SCHEMA, task=task, version=1,
             backbone={"name": f"net{backbone}", "format": "torchvision", "sha256": f"{backbone:064x}"},
-            metrics={metric: 40 + (number * 7919 % 1000) / 100 for metric in TASKS[task]},
+            metrics={metric: 40 + number * 7919 % 100_003 / 5000 for metric in TASKS[task]},
             config={f"SECTION_{key % 9}.SETTING_{key}": key / 8 for key in range(keys)}, scaled={}, seed=seed,
-            origin="measured", source=f"python transfer/run.py --task {task} --weights net.pth",
+            origin="measured", source=f"python transfer/run.py --task {task} --weights net{backbone}.pth",
             commit="c" * 40, dirty=False, packages={f"package{p}": "1.2.3" for p in range(9)},
             device={"type": "cuda", "name": "GPU", "count": 8},
             data={"name": task, "counts": {"train": 1000, "val": 100}, "fingerprint": "f" * 64},
-            seconds=3600.0, started="2026-01-31T12:00:00+00:00")
+            seconds=3600 + number / 8, started=(START + timedelta(minutes=number)).isoformat())
         path = store.path_of(result, root)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(to_json(result), encoding="utf-8")

@@ -20,10 +20,6 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in a file's name
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UTC = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
                   r"T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?\+00:00")
-_LINES = (("backbone", "name"), ("backbone", "format"), ("data", "name"), ("data", "fingerprint"))
-_KEYS = {"backbone": {"name", "format", "sha256"}, "data": {"name", "counts", "fingerprint"}}
-
-
 @dataclass(frozen=True)
 class Result:
     """One run of one task with one seed.
@@ -59,12 +55,14 @@ class Result:
     started: str
 
     def __post_init__(self):
-        _check_types(self)
+        for name in _TYPES:
+            _check_type(name, getattr(self, name))
         metrics = {name: float(value) if _is_number(value) else value for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", metrics)  # NumPy's numbers become plain ones
         for name in ("backbone", "config", "scaled", "packages", "device", "data"):
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
-        _check(self)
+        for name in _TYPES:
+            _check(name, getattr(self, name))
 
     @property
     def paper_protocol(self):
@@ -110,37 +108,62 @@ def to_json(result):
     return json.dumps({**content, "checksum": checksum}, indent=1, ensure_ascii=False) + "\n"
 
 
-def from_json(text):
-    """Return the Result of a record file's text. Raises ValueError where it is damaged, edited or newer."""
-    try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"damaged: not JSON ({error}); restore the file or run the task again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"damaged: expected a JSON object, found a {type(content).__name__}; run it again")
-    if content.get("schema") != SCHEMA:  # first, for another schema may have other fields and checksums
-        raise ValueError(f"expected schema {SCHEMA}, found {content.get('schema')!r}; "
+def from_json(text, known=None):
+    """Return the Result of a record file's text. Raises ValueError where it is damaged, edited or newer.
+
+    known: a dict, empty at first, for whoever reads many records: fields that an earlier one had in the same
+    words, such as the config of other seeds, are neither read nor checked again, and the records share them.
+    """
+    known = {} if known is None else known
+    values, texts, new = {}, {}, []
+    for field in _fields_of(text):
+        if field not in known:
+            new.append((field, _parsed(*field)))
+        values[field[0]], texts[field[0]] = known[field] if field in known else new[-1][1]
+    if values.get("schema") != SCHEMA:  # first, for another schema may have other fields and checksums
+        raise ValueError(f"expected schema {SCHEMA}, found {values.get('schema')!r}; "
                          "read it with the version of this suite that wrote it")
-    checksum = content.pop("checksum", None)
-    if set(content) != _FIELDS:
-        raise ValueError(f"damaged: fields differ by {', '.join(sorted(_FIELDS ^ set(content)))}; "
+    checksum, _ = values.pop("checksum", None), texts.pop("checksum", None)
+    if set(values) != _FIELDS:
+        raise ValueError(f"damaged: fields differ by {', '.join(sorted(_FIELDS ^ set(values)))}; "
                          "restore the file or run the task again")
-    try:
-        texts = _texts(content)
-    except ValueError:  # NaN, which no record holds
-        texts = {}
     if checksum != _sha256(_object(texts)):
         raise ValueError("edited or damaged: the checksum does not fit the content; "
                          "restore the file or run the task again")
+    for (name, _), (value, _) in new:
+        if name != "checksum":
+            _check_type(name, value)
+            _check(name, value)
+    known.update(new)
     # What came out of JSON is plain and nobody else's: Result's copies would take longer than all the rest.
     result = object.__new__(Result)
-    vars(result).update(content)
-    _check_types(result)
-    _check(result)
+    vars(result).update(values)
     if not result.metrics:
         raise ValueError("damaged: no metrics; run the task again")
     vars(result)["config_hash"] = _hash({name: texts[name] for name in _HASHED})
     return result
+
+
+def _fields_of(text):
+    """Return a list of (field, its value as JSON), the text being a JSON object."""
+    if text.startswith('{\n "') and text.endswith("\n}\n"):  # as to_json writes it
+        return [line.partition('": ')[::2] for line in text[4:-3].split(',\n "')]
+    content = _decoded(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"damaged: expected a JSON object, found a {type(content).__name__}; run it again")
+    return [(name, json.dumps(value)) for name, value in content.items()]
+
+
+def _parsed(name, text):
+    value = _decoded(text)
+    return value, canonical(value)
+
+
+def _decoded(text):
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"damaged: not JSON ({error}); restore the file or run the task again") from None
 
 
 def _texts(content):
@@ -172,44 +195,59 @@ def _is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _check_types(result):
-    for name, kind in _TYPES.items():
-        value = getattr(result, name)
-        fits = _is_number(value) if kind is float else isinstance(value, kind)
-        if not fits or (kind is int and isinstance(value, bool)):
-            raise ValueError(f"{name}: expected {kind.__name__}, found {value!r}")
+def _check_type(name, value):
+    kind = _TYPES[name]
+    fits = _is_number(value) if kind is float else isinstance(value, kind)
+    if not fits or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{name}: expected {kind.__name__}, found {value!r}")
 
 
-def _check(result):
-    """Raise ValueError for the first value of a record that is out of its range."""
-    if result.schema != SCHEMA:
-        raise ValueError(f"schema: expected {SCHEMA}, found {result.schema}")
-    _expect("task", result.task, _NAME.fullmatch(result.task), "a name of letters, digits and _")
-    _expect("version", result.version, result.version >= 1, "1 or more")
-    _expect("seed", result.seed, result.seed >= 0, "0 or more")
-    _expect("origin", result.origin, result.origin == "measured", "'measured'")
-    _expect("seconds", result.seconds, 0 <= result.seconds < math.inf, "0 or more, finite")
-    _expect("started", result.started, _UTC.fullmatch(result.started), "UTC, 2026-01-31T12:00:00+00:00")
-    for name, keys in _KEYS.items():
-        found = getattr(result, name)
-        _expect(name, found, set(found) == keys, f"the keys {', '.join(sorted(keys))}")
-    for part, name in _LINES:
-        text = getattr(result, part)[name]
-        line = isinstance(text, str) and text and text.isprintable()
-        _expect(f"{part} {name}", text, line, "one line of text")
-    sha256 = result.backbone["sha256"]
-    _expect("backbone sha256", sha256, isinstance(sha256, str) and _SHA256.fullmatch(sha256), "64 hex digits")
-    counts = result.data["counts"]
-    counted = isinstance(counts, dict) and all(type(count) is int and count >= 0 for count in counts.values())
-    _expect("data counts", counts, counted, "{split: number of images}")
-    for name, value in result.metrics.items():
-        _expect("metric name", name, isinstance(name, str) and _NAME.fullmatch(name), "letters, digits, _")
-        _expect(f"metric {name}", value, isinstance(value, float) and 0 <= value <= 100, "percent, 0 to 100")
-    for key, pair in result.scaled.items():
-        _expect(f"scaled {key}", pair, isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1],
-                "[paper's value, another value]")
+def _check(name, value):
+    """Raise ValueError where the value of a field, which has the right type, is out of its range."""
+    if name in _RULES:
+        fits, expected = _RULES[name]
+        _expect(name, value, fits(value), expected)
+    elif name == "backbone":
+        _check_lines(name, value, ("name", "format"), "sha256")
+        sha256 = value["sha256"]
+        fits = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
+        _expect("backbone sha256", sha256, fits, "64 hex digits")
+    elif name == "data":
+        _check_lines(name, value, ("name", "fingerprint"), "counts")
+        counts = value["counts"]
+        fits = isinstance(counts, dict) and all(type(number) is int and number >= 0
+                                                for number in counts.values())
+        _expect("data counts", counts, fits, "{split: number of images}")
+    elif name == "metrics":
+        for metric, figure in value.items():
+            _expect("metric name", metric, isinstance(metric, str) and _NAME.fullmatch(metric),
+                    "letters, digits, _")
+            _expect(f"metric {metric}", figure, isinstance(figure, float) and 0 <= figure <= 100,
+                    "percent, 0 to 100")
+    elif name == "scaled":
+        for key, pair in value.items():
+            _expect(f"scaled {key}", pair, isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1],
+                    "[paper's value, another value]")
+
+
+def _check_lines(name, value, lines, other):
+    """Raise ValueError where the keys of a dict are others, or one of `lines` is not a line of text."""
+    _expect(name, value, set(value) == {*lines, other}, f"the keys {', '.join(sorted([*lines, other]))}")
+    for key in lines:
+        text = value[key]
+        fits = isinstance(text, str) and text and text.isprintable()
+        _expect(f"{name} {key}", text, fits, "one line of text")
 
 
 def _expect(name, value, fits, expected):
     if not fits:
         raise ValueError(f"{name}: expected {expected}, found {value!r}")
+
+
+_RULES = {"schema": (lambda schema: schema == SCHEMA, f"{SCHEMA}"),
+          "task": (_NAME.fullmatch, "a name of letters, digits and _"),
+          "version": (lambda version: version >= 1, "1 or more"),
+          "seed": (lambda seed: seed >= 0, "0 or more"),
+          "origin": (lambda origin: origin == "measured", "'measured'"),
+          "seconds": (lambda seconds: 0 <= seconds < math.inf, "0 or more, finite"),
+          "started": (_UTC.fullmatch, "UTC, 2026-01-31T12:00:00+00:00")}

@@ -59,14 +59,14 @@ def load(root):
     file) is left out and named in `problems`. A folder that does not exist holds no records; folders of kept
     files (see `keep`) hold none either.
     """
-    records, problems = [], []
+    records, problems, known = [], [], {}
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.endswith(KEPT))
         for name in sorted(files):
             if name.startswith(".") or not name.endswith(".json"):
                 continue
             try:
-                records.append(read(os.path.join(folder, name), root))
+                records.append(read(os.path.join(folder, name), root, known))
             except (ValueError, OSError) as error:
                 problems.append(str(error))
     return records, problems
@@ -129,12 +129,12 @@ def _link(hidden, path):
         os.replace(hidden, path)
 
 
-def read(path, root):
+def read(path, root, known=None):
     """Return the record in a file under root. Raises ValueError for one that cannot be trusted."""
     with open(path, "rb") as file:
         content = file.read()
     try:
-        result = from_json(content.decode("utf-8"))
+        result = from_json(content.decode("utf-8"), known)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: damaged: not UTF-8 text; restore the file or run the task again") from None
     except ValueError as error:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from transfer import execution
 from transfer import run as command
 
 
@@ -32,4 +33,4 @@ def test_show_config_errors(words, message, capsys):
 @pytest.mark.parametrize("words, cache", [([], Path("output/features")), (["--cache", "x"], Path("x")),
                                           (["--cache", ""], None)])
 def test_cache_reaches_the_context(words, cache):
-    assert command.make_context(0, command.parser().parse_args(words)).cache == cache
+    assert execution.make_context(0, command.parser().parse_args(words)).cache == cache

@@ -22,7 +22,8 @@ def test_a_suite_skips_what_is_stored_and_ends_with_the_tables(toy, capsys):  # 
     assert toy("--task", "all", "--seeds", "3") == 0
     text = capsys.readouterr().out
     assert re.match(r"toy_linear       2 stored, 1 to run, about 0 s \(from 2 earlier\)\n"
-                    r"toy_other        0 stored, 3 to run, time -\nin all about 0 s; tasks of unknown time: 1\n", text)
+                    r"toy_other        0 stored, 3 to run, time -\n"
+                    r"in all about 0 s; tasks of unknown time: 1\n", text)
     assert text.count("stored already") == 2 and len(records()) == 6
     assert "top1 4.0 ± 1.0" in text.partition("without a published figure here")[2]
     assert toy("--task", "all", "--seeds", "3", "--plan") == 0

@@ -20,8 +20,8 @@ if not __package__:
 
 MARK = "demo-folder"  # says that the folder is the demo's own and may be emptied
 # Each protocol once: of the further detection recipes and of the small sets one each.
-TASKS = """imagenet_linear imagenet_semi1 imagenet_semi10 imagenet_knn places205_linear inat18_linear voc07_svm
-    voc07_lowshot voc2007_probe voc_det coco_det voc_det_fpn""".split()
+TASKS = """imagenet_linear imagenet_semi1 imagenet_semi10 imagenet_knn places205_linear inat18_linear
+    voc07_svm voc07_lowshot voc2007_probe voc_det coco_det voc_det_fpn""".split()
 
 
 def steps(folder):

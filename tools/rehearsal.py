@@ -38,7 +38,8 @@ TASKS = {
     "imagenet_linear": [*IMAGES, "epochs", "10"],
     "imagenet_semi10": [*IMAGES, "epochs", "5", "batch_size", "20"],
     "imagenet_knn": IMAGES,
-    "voc07_svm": ["folds", "2"],  # two positives of some classes
+    "voc07_svm": ["folds", "2"],     # two positives of some classes
+    "voc07_lowshot": ["shots", "1"],
     "voc_det": BOXES,
     "coco_det": BOXES,
 }

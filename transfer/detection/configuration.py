@@ -31,12 +31,8 @@ def defaults():
 
 def build(yaml, options=()):
     """Return the CfgNode of a YAML in detection_configs/, (KEY, VALUE, ...) applied; see Config.override."""
-    path = CONFIGS / yaml
-    if not path.is_file():
-        raise ValueError(f"unknown preset {yaml!r} in detection_configs/; "
-                         f"{nearest(yaml, [file.name for file in CONFIGS.glob('*.yaml')])}")
     config = defaults()
-    config.merge_from_file(str(path))
+    config.merge_from_file(str(CONFIGS / yaml))
     known = flat(config)
     for key, text in zip(options[::2], options[1::2]):
         _set(config, key, text, known)
@@ -44,16 +40,44 @@ def build(yaml, options=()):
     return config
 
 
+def check_preset(yaml, own):
+    """ValueError where a task whose YAML is `own` cannot take `yaml` instead: no such file, or other data."""
+    if (CONFIGS / yaml).is_file() and (test := build(yaml).DATASETS.TEST):  # a base of others names no data
+        own_test = build(own).DATASETS.TEST
+        if test != own_test:
+            raise ValueError(f"{yaml} is tested on {', '.join(test)}, {own} on {', '.join(own_test)}; "
+                             "choose the task that belongs to it (--list)")
+    else:
+        raise ValueError(f"unknown preset {yaml!r}; {nearest(yaml, _presets(own))}")
+
+
+def _presets(own):
+    """Return the names of the YAMLs that fit in place of `own`: the same test set, the same order of colours
+    (those for Detectron2's own weights have another)."""
+    kinds = {path.name: (config.DATASETS.TEST, config.INPUT.FORMAT)
+             for path in CONFIGS.glob("*.yaml") for config in [build(path.name)]}
+    return [name for name in kinds if kinds[name] == kinds[own]]
+
+
 def _set(config, key, text, known):
     if key in FLAGS:
         raise ValueError(f"{key} is set by {FLAGS[key]}; use that flag")
     if key not in known:
-        near = difflib.get_close_matches(key.upper(), known, n=3, cutoff=0.0)
-        raise ValueError(f"unknown key {key!r}; did you mean {' or '.join(near)}?")
+        near = _nearest_keys(key.upper(), known)
+        raise ValueError(f"unknown key {key!r}; " + (f"did you mean {' or '.join(near)}?" if near else
+                                                     "--show-config lists them"))
     *path, leaf = key.split(".")
     for part in path:
         config = config[part]
     config[leaf] = _typed(key, text, config[leaf])
+
+
+def _nearest_keys(key, known):
+    """Return up to three known keys that resemble key, as a whole or in their last part; the nearest first."""
+    likeness = {name: max(difflib.SequenceMatcher(None, key, form).ratio()
+                          for form in (name, name.rpartition(".")[2])) for name in known}
+    best = sorted(known, key=likeness.get, reverse=True)[:3]
+    return [name for name in best if likeness[name] > 0.75]
 
 
 def _check(values):

@@ -41,13 +41,10 @@ class Config:
         pairs = [*self.options, *pairs]
         merged = dict(zip(pairs[::2], pairs[1::2]))
         yaml = merged.pop("preset", self.yaml)
+        if yaml != self.yaml:
+            configuration.check_preset(yaml, self.yaml)
         options = tuple(word for pair in merged.items() for word in pair)
         configuration.build(yaml, options)  # checks keys and values
-        if yaml != self.yaml:
-            own, other = (configuration.build(name).DATASETS.TEST for name in (self.yaml, yaml))
-            if own != other:
-                raise ValueError(f"{yaml} is tested on {', '.join(other)}, {self.yaml} on {', '.join(own)}; "
-                                 "choose the task that belongs to it (--list)")
         return dataclasses.replace(self, yaml=yaml, options=options)
 
     def rescaled(self, gpus):

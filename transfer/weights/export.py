@@ -82,8 +82,8 @@ def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
     path = Path(path)
     require_ending(path, layout)
     content = {"__author__": AUTHOR, "matching_heuristics": True, "metadata": notes}
-    # Into an open file: torch.save would put a path's name into its archive, safetensors' save_file would make
-    # the file unreadable for other users.
+    # Into an open file: torch.save would put a path's name into its archive, safetensors' save_file would
+    # make the file unreadable for other users.
     with replacing(path) as temporary, open(temporary, "wb") as file:
         if path.suffix == ".safetensors":  # one text, as the library shuffles the order of several
             file.write(save(tensors, {"metadata": json.dumps(notes)}))
