@@ -113,7 +113,8 @@ def run(arguments):
         if value is not None and not least <= value < 2**31:
             raise ValueError(f"--{flag.replace('_', '-')}: expected {least} or more, found {value}")
     if suite and (arguments.pairs or arguments.split_file is not None):
-        raise ValueError(f"KEY VALUE pairs and --split-file belong to one task, found --task {arguments.task}")
+        raise ValueError("KEY VALUE pairs and --split-file belong to one task, found --task "
+                         f"{arguments.task}")
     backbone = read(arguments.weights, arguments.format, arguments.name, arguments.encoder)
     seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
     if arguments.plan:

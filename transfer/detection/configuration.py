@@ -42,13 +42,13 @@ def build(yaml, options=()):
 
 def check_preset(yaml, own):
     """ValueError where a task whose YAML is `own` cannot take `yaml` instead: no such file, or other data."""
-    if (CONFIGS / yaml).is_file() and (test := build(yaml).DATASETS.TEST):  # a base of others names no data
-        own_test = build(own).DATASETS.TEST
-        if test != own_test:
-            raise ValueError(f"{yaml} is tested on {', '.join(test)}, {own} on {', '.join(own_test)}; "
-                             "choose the task that belongs to it (--list)")
-    else:
+    own_test = build(own).DATASETS.TEST
+    test = build(yaml).DATASETS.TEST if (CONFIGS / yaml).is_file() else ()
+    if not test:  # no such file, or a base of others
         raise ValueError(f"unknown preset {yaml!r}; {nearest(yaml, _presets(own))}")
+    if test != own_test:
+        raise ValueError(f"{yaml} is tested on {', '.join(test)}, {own} on {', '.join(own_test)}; "
+                         "choose the task that belongs to it (--list)")
 
 
 def _presets(own):
@@ -63,7 +63,7 @@ def _set(config, key, text, known):
     if key in FLAGS:
         raise ValueError(f"{key} is set by {FLAGS[key]}; use that flag")
     if key not in known:
-        near = _nearest_keys(key.upper(), known)
+        near = _nearest_keys(key, [*known, "preset"])
         raise ValueError(f"unknown key {key!r}; " + (f"did you mean {' or '.join(near)}?" if near else
                                                      "--show-config lists them"))
     *path, leaf = key.split(".")
@@ -74,7 +74,7 @@ def _set(config, key, text, known):
 
 def _nearest_keys(key, known):
     """Return up to three known keys that resemble key, as a whole or in their last part; the nearest first."""
-    likeness = {name: max(difflib.SequenceMatcher(None, key, form).ratio()
+    likeness = {name: max(difflib.SequenceMatcher(None, key.upper(), form.upper()).ratio()
                           for form in (name, name.rpartition(".")[2])) for name in known}
     best = sorted(known, key=likeness.get, reverse=True)[:3]
     return [name for name in best if likeness[name] > 0.75]

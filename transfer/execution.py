@@ -1,0 +1,161 @@
+"""One run: its config and context, the record it is to become, and then checked, evaluated or carried out.
+
+`arguments` is everywhere the parsed command line of transfer/run.py.
+"""
+
+import dataclasses
+import datetime
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from pretrain import distributed
+from results import store
+from results.record import SCHEMA, Result
+from transfer import workspace
+from transfer.config import Context, data_root, differences, override, resolved
+
+
+def run_one(task, backbone, seed, arguments):
+    """Run one task with one seed and store its record, unless it is stored already and not to be rerun."""
+    config = run_config(task, arguments)
+    context = make_context(seed, arguments)
+    draft = make_draft(task, backbone, config, context)
+    record = store.path_of(draft, arguments.results)
+    context = dataclasses.replace(context, out=output_folder(record, draft, arguments))
+    if arguments.check:
+        return say(check_text(draft, record, context.out))
+    if arguments.eval_only:
+        return evaluate_again(task, backbone, config, draft, context)
+    if not arguments.rerun and (stored := store.find(draft, arguments.results)):
+        return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
+                   f"replaces it)\n  record {record}")
+    if distributed.is_main():
+        workspace.require_writable(record.parent)
+        workspace.claim(context.out, identity(draft), arguments.resume, arguments.rerun)
+    if draft.scaled:
+        say(f"{task.name} seed {seed}: scaled run, not the paper's {', '.join(draft.scaled)}")
+    start = time.time()
+    metrics = distributed.launch(task.run, context.gpus, backbone, config, context)
+    seconds = round(time.time() - start, 1)
+    if distributed.is_main():
+        # Shown first: whatever may go wrong with storing them, the figures of a long run are not lost.
+        say(f"{task.name} seed {seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {context.out}")
+        result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
+        say(f"  record {store.save(result, arguments.results, rerun=arguments.rerun)}")
+        store.keep(result, arguments.results, context.out / "record")
+
+
+def evaluate_again(task, backbone, config, draft, context):
+    """Print the figures of a detection run's newest checkpoint, proven to be this run's; store nothing."""
+    if not hasattr(config, "rescaled"):
+        raise ValueError(f"--eval-only is for detection; {task.name} evaluates within its run")
+    if not (context.out / "last_checkpoint").is_file():
+        raise ValueError(f"{context.out}: expected the checkpoint of a detection run, found none; "
+                         "run the same command without --eval-only first")
+    if distributed.is_main():
+        workspace.claim(context.out, identity(draft), resume=True, rerun=False)
+    metrics = distributed.launch(task.run, context.gpus, backbone, config, context)
+    say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {context.out}")
+
+
+def run_config(task, arguments):
+    """Return the config of a run: the task's, --smoke, the user's KEY VALUE pairs, and then --rescale."""
+    pairs = [*(task.smoke if arguments.smoke else ()), *arguments.pairs]
+    if arguments.split_file is not None:
+        if not hasattr(task.config, "split"):
+            raise ValueError("--split-file is for the semi-supervised tasks (imagenet_semi...), found --task "
+                             f"{task.name}")
+        pairs += ["split", arguments.split_file]
+    config = override(task.config, pairs)
+    if arguments.rescale and hasattr(config, "rescaled"):
+        return config.rescaled(processes(arguments))
+    if arguments.rescale and arguments.task == task.name:
+        raise ValueError(f"--rescale is for detection; {task.name} has the same batch on any number of GPUs")
+    return config
+
+
+def processes(arguments):
+    """Return the number of processes of a run: torchrun's, else --num-gpus."""
+    return int(os.environ.get("WORLD_SIZE", arguments.num_gpus))
+
+
+def make_context(seed, arguments):
+    """Return the Context of a run; its output folder follows from the record and is filled in later."""
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    spawned = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    found = torch.cuda.device_count()
+    meant = device == "cuda" or not arguments.device and arguments.num_gpus > 1
+    if spawned and meant and arguments.num_gpus > found:
+        raise ValueError(f"--num-gpus {arguments.num_gpus}: expected at most the {found} GPUs found here; "
+                         "with --device cpu it counts processes")
+    return Context(out=Path(), data=data_root(arguments.data), workers=arguments.workers, seed=seed,
+                   gpus=processes(arguments), device=device,
+                   resume=arguments.resume, eval_only=arguments.eval_only,
+                   cache=Path(arguments.cache) if arguments.cache else None)
+
+
+def make_draft(task, backbone, config, context):
+    """Return the record to be, with metrics still empty. Reads the data's listing, so bad data stops here."""
+    data = task.data(config, context)
+    used = resolved(config)
+    counts = differences(task.counts, data["counts"])
+    scaled = differences(resolved(task.config), used)
+    scaled.update({f"data.{key}": pair for key, pair in counts.items()})
+    return Result(
+        schema=SCHEMA, task=task.name, version=task.version,
+        backbone={"name": backbone.name, "format": backbone.format, "sha256": backbone.sha256}, metrics={},
+        config=used, scaled=scaled, seed=context.seed, origin="measured",
+        source=shlex.join(["python", "transfer/run.py", *sys.argv[1:]]), **workspace.code_version(),
+        packages=workspace.packages(), device=workspace.describe_device(context.device, context.gpus),
+        data=data, seconds=0.0,
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
+
+
+def output_folder(record, draft, arguments):
+    """Return --output itself for a single run, a folder in it for each of several; else follow the record."""
+    if not arguments.output:
+        return Path("output") / record.relative_to(arguments.results).with_suffix("")
+    single = arguments.task == draft.task and arguments.seeds is None
+    return Path(arguments.output) if single else Path(arguments.output) / f"{draft.task}-s{draft.seed}"
+
+
+def identity(draft):
+    """Return what an output folder must share with the run that continues in it."""
+    return {"task": draft.task, "version": draft.version, "weights": draft.backbone["sha256"],
+            "config": draft.config, "data": draft.data, "seed": draft.seed}
+
+
+def check_text(draft, record, out):
+    """Return the text of --check: what would run, on what, and in what it departs from the paper."""
+    backbone = draft.backbone
+    lines = [f"{draft.task} seed {draft.seed}",
+             f"  weights {backbone['name']} ({backbone['format']}, sha256 {backbone['sha256'][:12]})",
+             f"  data    {draft.data['name']} {draft.data['counts']}",
+             f"  record  {record}{' (stored)' if record.exists() else ''}", f"  output  {out}"]
+    lines += [f"  scaled  {key}: paper {paper}, here {used}" for key, (paper, used) in draft.scaled.items()]
+    return "\n".join(lines)
+
+
+def numbers(task, metrics):
+    """Return a task's metrics as one line; one that could not be measured is a dash. A run without any of
+    them, such as a sweep, shows its own."""
+    known = {name: f"{value:.2f}" for name, value in metrics.items()}
+    names = task.metrics if known.keys() & set(task.metrics) else known
+    return "  ".join(f"{name} {known.get(name, '-')}" for name in names)
+
+
+def one_line(error):
+    """Return an error's own message: one of a data loader's process comes wrapped in its traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].split("Error: ", 1)[-1] if "Original Traceback" in text else text
+
+
+def say(line):
+    """Print a line on the main process."""
+    if distributed.is_main():
+        print(line, flush=True)
