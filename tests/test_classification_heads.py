@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from transfer.classification import heads, layouts, linear, training
+from transfer.classification import heads, journal, layouts, linear
 
 SMALL = linear.Config(epochs=2, batch_size=4, image_size=32, precision="float64", batch_norm=True,
                       momentum=0.8, held_out=0.4)
@@ -102,9 +102,17 @@ def test_the_held_out_part_is_of_each_class_and_follows_the_seed(swept):
 
 def test_many_classes_have_accuracies_without_a_matrix(tmp_path):
     truth, predicted = torch.tensor([0, 0, 0, 7, 100]), torch.tensor([0, 0, 7, 7, 3])
-    training.keep_predictions(toys.context(tmp_path, tmp_path), tuple(map(str, range(101))), truth, predicted)
+    journal.keep_predictions(toys.context(tmp_path, tmp_path), tuple(map(str, range(101))), truth, predicted)
     assert [path.name for path in (tmp_path / "record").iterdir()] == ["per_class.json"]
     kept = json.loads((tmp_path / "record" / "per_class.json").read_text())
     assert len(kept) == 101 and kept["0"]["top1"] == pytest.approx(200 / 3)
     assert kept["7"] == {"top1": 100.0} and kept["100"] == {"top1": 0.0}
     assert kept["3"] == {"top1": None}  # none to be right about
+
+
+def test_up_to_a_hundred_classes_have_a_matrix_and_the_same_accuracies(tmp_path):
+    truth, predicted = torch.tensor([0, 0, 2]), torch.tensor([0, 2, 2])
+    journal.keep_predictions(toys.context(tmp_path, tmp_path), ("a", "b", "c"), truth, predicted)
+    kept = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "record").iterdir()}
+    assert kept == {"per_class": {"a": {"top1": 50.0}, "b": {"top1": None}, "c": {"top1": 100.0}},
+                    "confusion": {"classes": ["a", "b", "c"], "matrix": [[1, 0, 1], [0, 0, 0], [0, 0, 1]]}}

@@ -25,15 +25,14 @@ import torch.distributed
 from torch import nn
 from torch.nn import functional
 
-from pretrain.distributed import convert_sync_batchnorm, local_device, world_size
+from pretrain.distributed import all_gather_rows, convert_sync_batchnorm, local_device, world_size
 from transfer.classification import data as images
 from transfer.classification import layouts, lists
 from transfer.classification.features import BATCH_SIZE, DIMENSIONS, dtype_of, exact_float32
-from transfer.classification.journal import Journal, bar
+from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.classification.metrics import percent, topk_correct
 from transfer.classification.training import (Checkpoint, accuracies, check_training, keep_history,
-                                               keep_predictions, linear_head, mean_losses, schedule_factor,
-                                               sum_gradients)
+                                               linear_head, mean_losses, schedule_factor, sum_gradients)
 from transfer.weights.backbone import build
 
 PAPER = {"backbone_learning_rate": 0.002, "schedule": "step"}  # P B.2; the rate is for the first release
@@ -139,7 +138,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
             history.append({"loss": loss, "top1": top1, "top5": top5})
             # Before the checkpoint, so that one that says it is finished has them.
             keep_history(context, history)
-            keep_predictions(context, train.classes, truth, predicted)
+            keep_predictions(context, train.classes, *map(all_gather_rows, (truth, predicted)))
             checkpoint.save(history)
             journal.line(epoch=epoch + 1, backbone_learning_rate=factor * config.backbone_learning_rate,
                          head_learning_rate=factor * config.head_learning_rate, **history[-1])

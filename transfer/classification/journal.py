@@ -4,9 +4,11 @@ import os
 import sys
 import time
 
+import torch
 from tqdm import tqdm
 
 from pretrain.distributed import is_main
+from transfer.classification.metrics import confusion
 
 
 class Journal:
@@ -44,13 +46,16 @@ def keep(context, name: str, content) -> None:
         os.replace(draft, path)
 
 
-def keep_classes(context, classes: tuple[str, ...], matrix) -> None:
-    """Keep each class's accuracy, and the confusion matrix (rows: truth) of at most 100 classes.
+def keep_predictions(context, classes: tuple[str, ...], truth: torch.Tensor, predicted: torch.Tensor) -> None:
+    """Keep per_class.json, each class's accuracy or None where it has no sample, and of at most 100 classes
+    confusion.json (rows: truth): iNat18's matrix would have 66 million counts.
 
-    matrix (classes, classes) int64, counts over all ranks.
+    truth and predicted (n,): class numbers of all ranks' samples.
     """
-    rows = matrix.tolist()
-    keep(context, "per_class.json", {name: {"top1": 100 * row[label] / max(1, sum(row))}
-                                     for label, (name, row) in enumerate(zip(classes, rows, strict=True))})
+    hits, totals = (torch.bincount(labels, minlength=len(classes)).tolist()
+                    for labels in (truth[truth == predicted], truth))
+    keep(context, "per_class.json", {name: {"top1": 100 * hit / total if total else None}
+                                     for name, hit, total in zip(classes, hits, totals, strict=True)})
     if len(classes) <= 100:
-        keep(context, "confusion.json", {"classes": list(classes), "matrix": rows})
+        keep(context, "confusion.json", {"classes": list(classes),
+                                         "matrix": confusion(truth, predicted, len(classes)).tolist()})

@@ -21,8 +21,7 @@ from pretrain.distributed import all_gather_rows, local_device
 from transfer.classification import layouts
 from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline, exact_float32
-from transfer.classification.journal import Journal, bar, keep_classes
-from transfer.classification.metrics import confusion
+from transfer.classification.journal import Journal, bar, keep_predictions
 
 QUERIES = 512  # validation images compared at once: 512 x 1.28 M similarities are 2.6 GB on one process
 
@@ -81,8 +80,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
                100 * (votes[k, temperature] == truth).sum().item() / len(truth)
                for temperature in config.temperature for k in config.k}
     journal.line(**metrics)
-    first = votes[config.k[0], config.temperature[0]]
-    keep_classes(context, classes, confusion(truth, first, len(classes)))
+    keep_predictions(context, classes, truth, votes[config.k[0], config.temperature[0]])
     return metrics
 
 

@@ -28,16 +28,16 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from pretrain.distributed import local_device
+from pretrain.distributed import all_gather_rows, local_device
 from transfer.classification import data as images
 from transfer.classification import layouts
 from transfer.classification.cache import collect
 from transfer.classification.features import (Pipeline, assert_frozen, dtype_of, exact_float32, features_of,
                                                freeze)
 from transfer.classification.heads import check_sweep, choose, grid, hold_out, is_sweep, make_heads, score
-from transfer.classification.journal import Journal, bar, keep
+from transfer.classification.journal import Journal, bar, keep, keep_predictions
 from transfer.classification.training import (Checkpoint, accuracies, check_training, keep_history,
-                                               keep_predictions, mean_losses, schedule_factor, sum_gradients)
+                                               mean_losses, schedule_factor, sum_gradients)
 
 # What a preset does not name is as in the default of its task; so are features, the 2048-d average pool.
 PRESETS = {
@@ -157,7 +157,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
             history.append(row)
             # Before the checkpoint, so that one that says it is finished has them.
             keep_history(context, history)
-            keep_predictions(context, train.classes, features[0][1], predicted)
+            keep_predictions(context, train.classes, *map(all_gather_rows, (features[0][1], predicted)))
             checkpoint.save(history)
             rate, decay = grid(config)[chosen]
             journal.line(epoch=epoch + 1, learning_rate=factor * rate, weight_decay=decay, **row)

@@ -19,7 +19,7 @@ from transfer.classification import knn, layouts, logistic
 from transfer.classification.cache import collect_all
 from transfer.classification.data import part
 from transfer.classification.features import Pipeline, exact_float32
-from transfer.classification.journal import Journal, keep, keep_classes
+from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.metrics import average_precision, confusion, mean_per_class
 from transfer.classification.small_sets import SMALL_SETS, drawn, read
 
@@ -140,7 +140,7 @@ def score(scores: torch.Tensor, truth: torch.Tensor, metric: str) -> dict[str, f
 def keep_figures(scores, truth, classes, context) -> None:
     """Each class's accuracy or AP, for the record."""
     if truth.ndim == 1:
-        keep_classes(context, classes, confusion(truth, scores.argmax(1), len(classes)))
+        keep_predictions(context, classes, truth, scores.argmax(1))
     else:
         keep(context, "per_class.json", {
             name: {"AP_11point": average_precision(column, wanted, "11point")}

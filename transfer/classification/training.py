@@ -7,9 +7,8 @@ import os
 import torch
 from torch import nn
 
-from pretrain.distributed import all_gather_rows, all_reduce_sum, is_main, world_size
-from transfer.classification.journal import keep, keep_classes
-from transfer.classification.metrics import confusion
+from pretrain.distributed import all_reduce_sum, is_main, world_size
+from transfer.classification.journal import keep
 
 
 def schedule_factor(config, epoch: int) -> float:
@@ -68,19 +67,6 @@ def accuracies(history: list[dict]) -> dict[str, float]:
 def keep_history(context, history: list[dict]) -> None:
     """Keep curve.json: each epoch's figures by name."""
     keep(context, "curve.json", [{"epoch": epoch, **row} for epoch, row in enumerate(history, 1)])
-
-
-def keep_predictions(context, classes: tuple[str, ...], truth: torch.Tensor, predicted: torch.Tensor) -> None:
-    """Keep per_class.json and, for at most 100 classes, confusion.json. truth and predicted (n,): this
-    rank's part. Of many classes no matrix is made: iNat18's would have 66 million counts."""
-    truth, predicted = all_gather_rows(truth), all_gather_rows(predicted)
-    if len(classes) <= 100:
-        keep_classes(context, classes, confusion(truth, predicted, len(classes)))
-        return
-    hits, totals = (torch.bincount(labels, minlength=len(classes)).tolist()
-                    for labels in (truth[truth == predicted], truth))
-    keep(context, "per_class.json", {name: {"top1": 100 * hit / total if total else None}
-                                     for name, hit, total in zip(classes, hits, totals, strict=True)})
 
 
 class Checkpoint:
