@@ -169,9 +169,11 @@ def test_the_last_override_of_a_key_counts():
 
 
 @pytest.mark.parametrize("pairs, message", [
-    (["SOLVER.BASE_LT", "1"], "did you mean SOLVER.BASE_LR"),
-    (["base_lr", "1"], "SOLVER.BASE_LR"),
-    (["SOLVER", "1"], "unknown key 'SOLVER'"),
+    (["SOLVER.BASE_LT", "1"], "unknown key 'SOLVER.BASE_LT'; did you mean SOLVER.BASE_LR?"),
+    (["SOLVER.IMS_PER_BATC", "2"], "unknown key 'SOLVER.IMS_PER_BATC'; did you mean SOLVER.IMS_PER_BATCH?"),
+    (["base_lr", "1"], "did you mean SOLVER.BASE_LR?"),
+    (["presett", "x"], "did you mean preset?"),
+    (["SOLVER", "1"], "unknown key 'SOLVER'; --show-config lists them"),
     (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER: expected int such as 24000, found 'many'"),
     (["SOLVER.MAX_ITER", "1.5"], "expected int"),
     (["MODEL.MASK_ON", "1"], "expected bool"),
@@ -185,6 +187,8 @@ def test_the_last_override_of_a_key_counts():
     (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE of 1 or more"),
     (["SOLVER.REFERENCE_WORLD_SIZE", "8"], "--rescale"),
     (["preset", "pascal_voc_R_50_C4_24k_mocco.yaml"], "did you mean pascal_voc_R_50_C4_24k_moco.yaml"),
+    (["preset", "Base-RCNN-C4-BN.yaml"], "unknown preset 'Base-RCNN-C4-BN.yaml'"),
+    (["preset", ""], "unknown preset ''"),
     (["preset", "coco_R_50_C4_1x_moco.yaml"], "coco_R_50_C4_1x_moco.yaml is tested on coco_2017_val"),
     (["MODEL.WEIGHTS", "x.pkl"], "--weights"),
     (["SEED", "3"], "--seed"),
@@ -196,6 +200,17 @@ def test_a_wrong_override_names_the_way_out(pairs, message):
     with pytest.raises(ValueError) as error:
         VOC.override(pairs)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_preset_lists_those_that_fit_the_task():
+    with pytest.raises(ValueError) as error:
+        VOC.override(["preset", "zzz"])
+    c4 = ("bt", "moco", "random", "supervised", "swav", "vicreg")
+    known = ["pascal_voc07_R_50_C4_12k5.yaml", "pascal_voc_R_50_FPN_24k_bt.yaml",
+             *(f"pascal_voc_R_50_C4_24k_{name}.yaml" for name in c4)]
+    assert str(error.value) == f"unknown preset 'zzz'; known are {', '.join(sorted(known))}"
+    for name in known:  # and they do
+        VOC.override(["preset", name])
 
 
 def test_the_protocol_is_imported_without_detectron2():

@@ -125,13 +125,38 @@ def test_a_loss_that_is_not_finite_is_one_line(root, backbone, tmp_path, capsys)
     assert (tmp_path / "losses.png").exists()  # iteration 0 was finite
 
 
-def test_too_little_memory_is_one_line_with_the_key_that_helps():
-    built = SimpleNamespace(iter=7, cfg=configuration.build("coco_R_50_C4_1x_bt.yaml"),
+FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has\n15")
+
+
+@pytest.mark.parametrize("accumulate, batch, gpus, advice", [
+    ("1", "16", 1, "more --num-gpus keep the protocol; SOLVER.ACCUMULATE 2 keeps batch, rate and iterations, "
+                   "a scaled run only as batch norm sees 8 images; --rescale changes them all"),
+    ("1", "6", 2, "SOLVER.ACCUMULATE 3 keeps batch, rate and iterations, a scaled run only as batch norm "
+                  "sees 2 images"),
+    ("2", "16", 8, "each GPU has one image at a time, so only GPUs with more free memory keep the protocol"),
+])
+def test_too_little_memory_in_training_says_what_keeps_the_protocol(monkeypatch, accumulate, batch, gpus,
+                                                                    advice):
+    pairs = ("SOLVER.ACCUMULATE", accumulate, "SOLVER.IMS_PER_BATCH", batch)
+    built = SimpleNamespace(iter=7, cfg=configuration.build("coco_R_50_C4_1x_bt.yaml", pairs),
                             checkpointer=SimpleNamespace(get_checkpoint_file=lambda: ""))
-    full = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has\n15")
-    line = trainer.explained(full, built)
-    assert line.startswith("too little memory at iteration 7: CUDA out of memory; pass SOLVER.ACCUMULATE 2 ")
-    assert "\n" not in line
+    monkeypatch.setattr(trainer.comm, "get_world_size", lambda: gpus)
+    line = trainer.explained(FULL, built)
+    assert line.startswith("too little GPU memory at iteration 7: CUDA out of memory; ")
+    assert advice in line and "\n" not in line
+
+
+def test_too_little_memory_in_evaluation_is_one_line_of_its_own(root, backbone, tmp_path, monkeypatch):
+    """Within training, where no advice on micro-batches would help."""
+    def full(*_):
+        raise FULL
+
+    monkeypatch.setattr(trainer.DefaultTrainer, "test", full)
+    with pytest.raises(ValueError) as error:
+        run(backbone, VOC.override(["SOLVER.ACCUMULATE", "1"]), toys.context(root, tmp_path))
+    line = str(error.value)
+    assert line.startswith("too little GPU memory in evaluation: CUDA out of memory; it takes one image")
+    assert "INPUT.MAX_SIZE_TEST" in line and "ACCUMULATE" not in line and "\n" not in line
 
 
 def test_the_head_has_an_extra_norm_after_res5_and_gets_the_backbone_s_layer4(root, tmp_path):

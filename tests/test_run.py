@@ -138,6 +138,8 @@ def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     (("--task", "toy_linear,voc_dat", "--weights", "random"), "unknown task 'voc_dat'"),
     (("--task", "toy_linear", "--rescale"), "--rescale is for detection"),
     (("--task", "toy_linear", "--eval-only"), "--eval-only is for detection"),
+    (("--task", "toy_linear", "--split-file", "x"), "--split-file is for the semi-supervised tasks"),
+    (("--task", "all", "--split-file", "x"), "belong to one task"),
     ((), "expected --task NAME and --weights FILE"),
     (("--task", "toy_linear", "--seeds", "0"), "--seeds: expected 1 or more, found 0"),
     (("--task", "toy_linear", "--seed", "-1"), "--seed: expected 0 or more, found -1"),

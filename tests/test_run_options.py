@@ -20,8 +20,16 @@ def test_show_config_of_smoke_gives_way_to_the_users_pairs(capsys):
     assert "image_size = 96   (default: 224)" in capsys.readouterr().out
 
 
+def test_the_split_file_is_the_split_of_a_semi_supervised_task(capsys):
+    assert command.main(["--task", "imagenet_semi10", "--show-config", "--split-file", "mine.txt"]) == 0
+    assert "split = mine.txt   (default: 10percent)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words, message", [
     (["--task", "all", "--show-config"], "--show-config: expected one task, found 'all'"),
+    (["--show-config"], "--show-config: expected one task, found None; --list shows them"),
+    (["--task", "coco_dte", "--show-config"], "unknown task 'coco_dte'; did you mean coco_det"),
+    (["--task", "voc_det", "--show-config", "--split-file", "x"], "found --task voc_det"),
     (["--task", "voc07_svm", "--show-config", "preset", "visl"], "unknown preset 'visl'; did you mean vissl"),
 ])
 def test_show_config_errors(words, message, capsys):

@@ -59,6 +59,18 @@ class Trainer(DefaultTrainer):
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         return COCOFigures(dataset_name, tasks, output_dir=str(inference), use_fast_impl=False)
 
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """Detectron2's, within training and alone; ValueError where the GPU's memory does not suffice."""
+        try:
+            return super().test(cfg, model, evaluators)
+        except torch.cuda.OutOfMemoryError as error:
+            raise ValueError(
+                f"too little GPU memory in evaluation: {_first_sentence(error)}; it takes one image at a "
+                "time, so only a GPU with more free memory keeps the protocol (--resume continues from the "
+                "last checkpoint); a smaller INPUT.MAX_SIZE_TEST or MODEL.RPN.POST_NMS_TOPK_TEST makes a "
+                "scaled run") from None
+
     def build_hooks(self):
         """Detectron2's hooks and ours; runs of less than 400 iterations write their metrics more often."""
         built = [hook for hook in super().build_hooks() if hook is not None]
@@ -162,12 +174,27 @@ def _train_and_test(backbone, cfg, context):
 def explained(error, trainer):
     """Return one line: why training ended early, at which iteration, and what to change."""
     solver, last = trainer.cfg.SOLVER, trainer.checkpointer.get_checkpoint_file() or "none"
-    found = " ".join(str(error).split())
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return (f"too little memory at iteration {trainer.iter}: {found.split('. ')[0]}; pass "
-                f"SOLVER.ACCUMULATE {2 * solver.ACCUMULATE} (half the images at a time) or more --num-gpus")
-    return (f"training diverged at iteration {trainer.iter}: {found}; lower SOLVER.BASE_LR or lengthen "
-            f"SOLVER.WARMUP_ITERS (last checkpoint: {last})")
+        return (f"too little GPU memory at iteration {trainer.iter}: {_first_sentence(error)}; "
+                f"{_smaller(solver, comm.get_world_size())}")
+    return (f"training diverged at iteration {trainer.iter}: {' '.join(str(error).split())}; lower "
+            f"SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS (last checkpoint: {last})")
+
+
+def _smaller(solver, gpus):
+    """Return what lets an iteration fit into memory, beginning with what keeps the protocol."""
+    batch = solver.IMS_PER_BATCH // solver.ACCUMULATE  # the images at a time, of all GPUs
+    parts = next((number for number in range(2, batch // gpus + 1) if batch // gpus % number == 0), None)
+    if parts is None:
+        return ("each GPU has one image at a time, so only GPUs with more free memory keep the protocol; a "
+                "smaller INPUT.MAX_SIZE_TRAIN makes a scaled run")
+    return (f"more --num-gpus keep the protocol; SOLVER.ACCUMULATE {parts * solver.ACCUMULATE} keeps batch, "
+            f"rate and iterations, a scaled run only as batch norm sees {batch // parts} images; --rescale "
+            "changes them all")
+
+
+def _first_sentence(error):
+    return " ".join(str(error).split()).split(". ")[0]
 
 
 def _test_only(cfg):
