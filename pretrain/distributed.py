@@ -4,6 +4,8 @@ Everything here also works in a single process without a process group: the coll
 identity, so callers need no special case. Tensors on a CPU travel through gloo and tensors on a GPU
 through NCCL; both are in the same group, so a run with `--device cpu` works on a GPU machine too.
 """
+import functools
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -277,7 +279,9 @@ def launch(function, processes: int, *args):
         return function(*args)
     adopt_slurm()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        _join("env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        rank_, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        # A prefix for each call: in the same store a second group would meet at the first one's addresses.
+        _join(dist.PrefixStore(f"launch{next(_launches)}", _meeting_point(rank_, size)), rank_, size)
         value, main = function(*args), is_main()
         dist.destroy_process_group()  # not after an error: it could wait for the others
         return value if main else None
@@ -286,12 +290,20 @@ def launch(function, processes: int, *args):
     return _spawn(function, processes, args)
 
 
-def _join(init_method, rank_, size):
+_launches = itertools.count()
+
+
+@functools.cache
+def _meeting_point(rank_, size):
+    """Return the store through which torchrun's processes meet, one for all groups of this process."""
+    return next(dist.rendezvous("env://", rank_, size))[0]
+
+
+def _join(store, rank_, size):
     gpu = torch.cuda.is_available() and int(os.environ.get("LOCAL_RANK", rank_)) < torch.cuda.device_count()
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank_)))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", init_method=init_method, rank=rank_,
-                            world_size=size)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank_, world_size=size)
 
 
 def _spawn(function, processes, args):
@@ -319,7 +331,7 @@ def _worker(function, number, processes, folder, args):
     multiprocessing.set_start_method(None, force=True)
     os.environ["LOCAL_RANK"] = str(number)
     try:
-        _join(f"file://{folder}/store", number, processes)
+        _join(dist.FileStore(f"{folder}/store", processes), number, processes)
         value = function(*args)
         if number == 0:
             (Path(folder) / "value").write_bytes(pickle.dumps(value))

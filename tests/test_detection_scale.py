@@ -1,5 +1,10 @@
 """Detection on other numbers of processes and in micro-batches: which gradients are equal, and to what."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import detection_toys as toys
 import pytest
 import torch
@@ -13,6 +18,8 @@ from transfer.detection import d2, hooks, norms, trainer
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.protocol import Config
 from transfer.weights.readers import read
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # Every anchor and every region counts, so that nothing is drawn by chance, and each image has three regions.
 ALL = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([
@@ -122,6 +129,35 @@ def test_two_processes_train_one_model(two):
     assert set(metrics) == {"AP50", "AP", "AP75"}
     assert found == 54 and decay == {0.0}  # 53 of the backbone and the extra norm
     assert torch.equal(sums[0], sums[1])  # weights and precise-BN statistics are the same on both
+
+
+TWO_RUNS = """
+import sys
+import torch.distributed as dist
+from detectron2.utils import comm
+from pretrain import distributed
+from transfer.detection import d2
+
+start = dist.init_process_group
+dist.init_process_group = lambda backend, **rest: start("cpu:gloo,cuda:gloo", **rest)
+
+def run():
+    d2.join_processes()
+    return comm.all_gather(dist.get_rank()), comm.get_local_rank(), comm.get_local_size()
+
+for seed in range(2):
+    sys.stdout.write(f"rank {distributed.rank()} {distributed.launch(run, 2)}\\n")  # whole lines
+"""
+
+
+def test_detectron2_gathers_in_each_of_two_runs_under_torchrun_with_the_groups_of_gpus():
+    """The group of a machine with GPUs has a backend for each device and neither's name."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*torchrun, "--no-python", sys.executable, "-c", TWO_RUNS], cwd=ROOT,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          timeout=120)
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
+        *2 * ["rank 0 ([0, 1], 0, 2)"], *2 * ["rank 1 None"]], done.stderr
 
 
 def test_micro_batches_have_the_joint_gradient_but_for_trained_batch_norm(root, joint, tmp_path):

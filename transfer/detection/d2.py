@@ -56,12 +56,18 @@ def _register_coco(name, entry, folder):
 # Processes
 
 def join_processes():
-    """Tell Detectron2 which processes share this machine; its own launch() would have done so.
+    """Tell Detectron2 of the processes of this run and which of them share this machine; its own launch()
+    would have done so. Called on every rank, anew in every process group.
 
-    torch.distributed is initialised already, or there is one process. Idempotent, called on every rank.
+    torch.distributed is initialised already, or there is one process. Detectron2 v0.6 gathers objects through
+    a gloo group, which it makes for the backend "nccl" only, once and for all; ours is "cpu:gloo,cuda:nccl",
+    and under torchrun each run has its own.
     """
-    if not dist.is_initialized() or comm._LOCAL_PROCESS_GROUP is not None:
+    if not dist.is_initialized():
         return
+    everybody = dist.new_group(backend="gloo")
+    comm._get_global_gloo_group = lambda: everybody
+    comm._LOCAL_PROCESS_GROUP = None  # that of an earlier run
     size = dist.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))  # torchrun's; our own launch uses one machine
     if hasattr(comm, "create_local_process_group"):  # newer than v0.6
