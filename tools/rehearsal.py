@@ -37,7 +37,11 @@ PRETRAINING = """--epochs 6 --batch-size 100 --image-size 64 --projector 1024-10
     --print-freq 5 --workers 2""".split()
 TASKS = {
     "imagenet_linear": [*IMAGES, "epochs", "10"],
+    "imagenet_semi1": [*IMAGES, "split", "draw:1%", "epochs", "5", "batch_size", "10"],
     "imagenet_semi10": [*IMAGES, "epochs", "5", "batch_size", "20"],
+    # The protocols of these two on the same images: there is no small set of either.
+    "places205_linear": [*IMAGES, "dataset", "imagenet"],
+    "inat18_linear": [*IMAGES, "dataset", "imagenet", "epochs", "8", "drop_epochs", "2,5,7"],
     "imagenet_knn": IMAGES,
     "voc07_svm": ["folds", "2"],     # two positives of some classes
     "voc07_lowshot": ["shots", "1"],
@@ -80,7 +84,7 @@ def steps(folder, results):
                "--checkpoint-dir", f"{folder}/pretrain", *PRETRAINING])]
     for name, file in (("rehearsal", weights), ("random", "random")):
         for task, pairs in TASKS.items():
-            if name == "random" and task in ("imagenet_linear", "imagenet_semi10"):
+            if name == "random" and task in ("imagenet_linear", "imagenet_semi1", "imagenet_semi10"):
                 continue  # unnormalised features of a random network diverge at the protocol's learning rates
             found.append((f"{task}, {name} weights",
                           [sys.executable, "transfer/run.py", "--task", task, "--weights", file,
