@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import dataclass
-
+from itertools import count, product
+from string import ascii_lowercase
 
 # How a table marks the verdict on a figure.
 SIGNS = {"reproduced": "≈", "below": "↓", "above": "↑", "inconclusive": "?"}
@@ -79,10 +80,11 @@ def changes(result):
 
 
 def remarks(sheet):
-    """Return {remark: its letter} over the entries of a sheet, in order."""
+    """Return {remark: its mark} over the entries of a sheet, in order: a, b, ... z, aa, ab, ..."""
     noted = [entry.note for section in sheet.body for row in section for entry in row
              if isinstance(entry, (Cell, Noted)) and entry.note]
-    return {note: chr(ord("a") + number) for number, note in enumerate(dict.fromkeys(noted))}
+    marks = ("".join(letters) for length in count(1) for letters in product(ascii_lowercase, repeat=length))
+    return dict(zip(dict.fromkeys(noted), marks))
 
 
 def provenance(cell):

@@ -46,11 +46,14 @@ def main(argv=None):
 
 
 def choose(results, text):
-    """Return the records of one backbone. Raises ValueError where a text fits none, or several."""
+    """Return the records of one backbone. Raises ValueError where a text fits none, or several.
+
+    Weights that are stored under two names are two backbones: their runs may be the same ones.
+    """
     fitting = ([run for run in results if text in (run.backbone["name"], backbone_text(run))]
                or [run for run in results if run.backbone["sha256"].startswith(text)])
     names = sorted({backbone_text(run) for run in fitting})
-    if len({run.backbone["sha256"] for run in fitting}) != 1:
+    if len({(run.backbone["name"], run.backbone["sha256"]) for run in fitting}) != 1:
         known = names or sorted({backbone_text(run) for run in results})
         raise ValueError(f"{text!r}: expected one backbone, found {len(names)}; " + (
             f"name one of {', '.join(known)}" if known else "there are no records, check --runs"))
@@ -61,12 +64,12 @@ def report(a, b, difference):
     """Return the comparison of two backbones' records. Raises ValueError where no two runs pair up."""
     if a[0].backbone["sha256"] == b[0].backbone["sha256"]:
         raise ValueError(f"expected two backbones, found {backbone_text(a[0])} twice")
-    rows, means = [], []
+    rows, means = [], {True: defaultdict(list), False: defaultdict(list)}  # by protocol, then by task
     for (task, _, metric), pairs in paired(a, b).items():
         values = [(x.metrics[metric], y.metrics[metric]) for x, y in pairs]
         mean, std = verdicts.mean_std([x - y for x, y in values])
-        means.append(mean)
         paper = pairs[0][0].paper_protocol
+        means[paper][task].append(mean)
         rows.append((task, metric, "paper" if paper else "scaled", len(values),
                      *(f"{verdicts.mean_std(side)[0]:.2f}" for side in zip(*values)), f"{mean:+.2f}",
                      between(verdicts.interval(mean, std, len(values))),
@@ -79,10 +82,12 @@ def report(a, b, difference):
             f"seeds needed: pairs that show a difference of {difference:g} points in a two-sided paired t\n"
             f"test at {verdicts.ALPHA} with power {verdicts.POWER}, from the spread of the pairs or, marked ~,\n"
             "from the task's known one\n")
-    ahead = sum(mean > 0 for mean in means)
-    mean, std = verdicts.mean_std(means)
-    return text + (f"over {len(means)} tasks: A ahead in {ahead}, mean difference {mean:+.2f}, 95% interval "
-                   f"{between(verdicts.interval(mean, std, len(means)))} (the tasks as the sample)")
+    tasks = [verdicts.mean_std(same)[0] for same in (means[True] or means[False]).values()]
+    ahead = sum(mean > 0 for mean in tasks)
+    mean, std = verdicts.mean_std(tasks)
+    which = f"{len(tasks)} tasks, {'paper' if means[True] else 'scaled'} protocol"
+    return text + (f"over {which}: A ahead in {ahead}, mean difference {mean:+.2f}, 95% interval "
+                   f"{between(verdicts.interval(mean, std, len(tasks)))} (the tasks as the sample)")
 
 
 def paired(a, b):
@@ -103,11 +108,17 @@ def between(interval):
 
 
 def needed(difference, std, known):
-    """Return the number of seeds as text; from the task's known spread where there is one pair only."""
-    if std is None and known is None:
+    """Return the number of seeds as text, with ~ from the task's known spread over seeds.
+
+    That one counts unless the differences of the pairs spread more than twice as much as it makes them: a few
+    pairs may agree by luck. Where none is known and the pairs do not differ at all, nothing follows: a dash.
+    """
+    if known and (std is None or std <= 2 * known * 2 ** 0.5):
+        return "~" + needed(difference, known * 2 ** 0.5, None)
+    if not std:
         return "-"
-    count = verdicts.seeds_needed(difference, std if std is not None else known * 2 ** 0.5)
-    return ("~" if std is None else "") + (f"{count}" if count else f"over {verdicts.MOST_SEEDS}")
+    count = verdicts.seeds_needed(difference, std)
+    return f"{count}" if count else f"over {verdicts.MOST_SEEDS}"
 
 
 if __name__ == "__main__":

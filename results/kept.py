@@ -55,6 +55,10 @@ def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_percent(value):
+    return value is None or _is_number(value) and 0 <= round(value, 6) <= 100  # a mean may miss by a bit
+
+
 def _is_curve(rows):
     return isinstance(rows, list) and all(
         isinstance(row, dict) and ("epoch" in row or "iteration" in row)
@@ -63,8 +67,7 @@ def _is_curve(rows):
 
 def _is_per_class(classes):
     return isinstance(classes, dict) and all(
-        isinstance(metrics, dict) and all(value is None or _is_number(value) for value in metrics.values())
-        for metrics in classes.values())
+        isinstance(metrics, dict) and all(map(_is_percent, metrics.values())) for metrics in classes.values())
 
 
 def _is_confusion(value):

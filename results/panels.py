@@ -149,7 +149,8 @@ def classes(groups, files, draw):
                               f"{len(names)} classes, {100 * right / max(1, total):.1f} % on the diagonal"))
         if kept.picture:
             picture = webpage.photograph(kept.picture, f"Images with what was detected in them: {name}")
-            parts.append(webpage.figure_of(picture, "Pictures.", "drawn by the task itself"))
+            parts.append(webpage.figure_of(picture, "Pictures.",
+                                            "left: ground truth, right: strongest detections"))
         if parts:
             html += f"<h3>{escape(name)}</h3>\n{webpage.figures(parts)}"
     return html

@@ -8,11 +8,12 @@ from results import render, tables
 def estimate(draft, records):
     """Return (seconds of a run, the median of earlier ones; number of those), (None, 0) without any.
 
-    Only records of the same task, version, configuration and devices count: a rehearsal says nothing about a
-    run of the paper's protocol.
+    Only records of the same task, version, configuration, number of images and devices count: a rehearsal
+    says nothing about a run of the paper's protocol.
     """
     def kind(run):
-        return run.task, run.version, run.config, run.device.get("type"), run.device.get("count")
+        device = run.device.get("type"), run.device.get("count")
+        return run.task, run.version, run.config, run.data["counts"], device
 
     seconds = [run.seconds for run in records if kind(run) == kind(draft)]
     return (statistics.median(seconds), len(seconds)) if seconds else (None, 0)
@@ -37,7 +38,9 @@ def line(drafts, records, rerun):
 
 
 def total(seconds):
-    """Return a line on the seconds of all tasks; None among them stands for a task of unknown duration."""
+    """Return a line on the seconds of the tasks that can run; None among them: one of unknown duration."""
+    if not seconds:
+        return "nothing can run"
     unknown = seconds.count(None)
     if unknown and unknown == len(seconds):
         return f"no earlier run tells for how long; tasks: {unknown}"

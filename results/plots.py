@@ -36,6 +36,8 @@ def curves(series, x_label, y_label, log=False):
                       linestyle=DASHES[number % len(DASHES)],
                       marker="o" if len(kept) < 15 else "", markersize=3)
         axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log else "linear")
+        if len({place for x, _ in series.values() for place in x}) == 1:
+            axes.set_xlim(left=0)  # around a single place matplotlib shows 5 % of it on both sides
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         if len(series) > 1:

@@ -52,7 +52,8 @@ pre { white-space: pre-wrap; background: var(--soft); padding: .5rem; margin: .4
   nav { display: none } .wide { overflow: visible } table { font-size: 7pt; width: auto }
   th, td { padding: 1pt 3pt } a { color: inherit; text-decoration: none } tr { break-inside: avoid }
   .notes { font-size: 8pt } h2, h3, .caption { break-after: avoid }
-  .figures { grid-template-columns: repeat(3, 1fr) } }
+  .figures { grid-template-columns: repeat(3, 1fr) }
+  details::details-content { content-visibility: visible; display: block } }
 """.strip()
 
 

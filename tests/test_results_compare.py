@@ -30,9 +30,39 @@ def test_pairs_differences_and_seeds(runs, capsys):
     text = capsys.readouterr().out
     # differences 1, 1.5, 2: mean 1.5, std 0.5, interval 1.5 ± 4.3027 * 0.5 / sqrt 3
     assert rows(text) == {
-        "voc_det": ["AP", "paper", "3", "57.50", "56.00", "+1.50", "+0.26", "to", "+2.74", "10"],
+        "voc_det": ["AP", "paper", "3", "57.50", "56.00", "+1.50", "+0.26", "to", "+2.74", "~5"],
         "coco_det": ["box_AP", "paper", "1", "39.00", "39.50", "-0.50", "-", "-"]}
-    assert "over 2 tasks: A ahead in 1, mean difference +0.50, 95% interval -12.21 to +13.21" in text
+    assert ("over 2 tasks, paper protocol: A ahead in 1, mean difference +0.50, 95% interval -12.21 to +13.21"
+            in text)
+
+
+def test_a_task_counts_once_and_scaled_runs_only_where_there_are_no_others(runs, tmp_path, capsys):
+    scaled = tmp_path / "scaled"
+    for name, sha256, values in (("bt", "1a2b3c4d" * 8, (30.0, 10.0)), ("other", OTHER, (20.0, 12.0))):
+        for steps, value in enumerate(values, 1):  # two configs of one task: differences 10 and -2
+            for root in (runs, scaled):
+                store.save(toy(name=name, sha256=sha256, metrics={"AP": value}, config={"steps": steps},
+                               scaled={"steps": [24000, steps]}), root)
+    compare.main(["bt", "other", "--runs", str(runs)])
+    assert "over 2 tasks, paper protocol: A ahead in 1, mean difference +0.50" in capsys.readouterr().out
+    compare.main(["bt", "other", "--runs", str(scaled)])
+    assert "over 1 tasks, scaled protocol: A ahead in 1, mean difference +4.00, 95% interval -" in (
+        capsys.readouterr().out)
+
+
+def test_weights_under_two_names_are_not_paired_twice(runs, capsys):
+    store.save(toy(name="copy", metrics={"AP": 57.0}), runs)
+    assert compare.main(["1a2b", "other", "--runs", str(runs)]) == 2
+    assert "'1a2b': expected one backbone, found 2; name one of bt [1a2b3c4d], copy [1a2b3c4d]" in (
+        capsys.readouterr().err)
+    assert compare.main(["bt", "other", "--runs", str(runs)]) == 0
+
+
+@pytest.mark.parametrize("std, known, seeds", [
+    (0.0, 0.2, "~5"), (0.5, 0.2, "~5"),  # 0.2 * sqrt 2 = 0.283 counts up to twice that, 0.566
+    (0.6, 0.2, "14"), (0.5, None, "10"), (None, 0.2, "~5"), (0.0, None, "-"), (None, None, "-")])
+def test_seeds_needed_by_the_known_spread(std, known, seeds):
+    assert compare.needed(0.5, std, known) == seeds
 
 
 def test_the_other_way_round_changes_the_signs_only(runs, capsys):
@@ -40,8 +70,8 @@ def test_the_other_way_round_changes_the_signs_only(runs, capsys):
     first = rows(capsys.readouterr().out)
     compare.main(["other", "bt", "--runs", str(runs), "--difference", "1"])
     second = rows(capsys.readouterr().out)
-    assert first["voc_det"][5:] == ["+1.50", "+0.26", "to", "+2.74", "5"]
-    assert second["voc_det"][5:] == ["-1.50", "-2.74", "to", "-0.26", "5"]
+    assert first["voc_det"][5:] == ["+1.50", "+0.26", "to", "+2.74", "~3"]
+    assert second["voc_det"][5:] == ["-1.50", "-2.74", "to", "-0.26", "~3"]
 
 
 def test_one_pair_of_a_task_with_a_known_spread(tmp_path, capsys):

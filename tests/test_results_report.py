@@ -116,7 +116,8 @@ def test_it_is_one_well_formed_file_that_fetches_nothing(text):
             assert re.match(r"#|data:image/(png|jpeg);base64,", attributes[name]), attributes[name][:60]
     style = text[text.index("<style>"):text.index("</style>")]
     assert "@import" not in style and set(re.findall(r"url\(.", text)) == {"url(#"}
-    assert "@media print" in style and "light dark" in style
+    assert "light dark" in style
+    assert "details::details-content { content-visibility: visible" in style.partition("@media print")[2]
     assert len(text.encode()) < 500_000
 
 
@@ -136,6 +137,7 @@ def test_pictures_are_described(text):
     drawings = page.all("svg")
     assert len(drawings) == 11 and len(page.all("figcaption")) == 12
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawings)
+    assert "left: ground truth, right: strongest detections" in text
     assert all("svg" not in parents or tag != "svg" for tag, _, parents in page.elements)
 
 
@@ -200,9 +202,11 @@ def test_plots_for_papers(folder, text):
     ("curve", "[{", "curve.json: expected what results/kept.py says"),
     ("curve", [{"epoch": 1, "loss": "<b>"}], "curve.json"),
     ("per_class", {"cat": 3}, "per_class.json"),
+    ("per_class", {"cat": {"AP": 990.0}}, "per_class.json"),
+    ("per_class", {"cat": {"AP": -1}}, "per_class.json"),
     ("confusion", {"classes": ["a"], "matrix": [[1, 2]]}, "confusion.json"),
     ("confusion", {"classes": 2, "matrix": [[1, 2]]}, "confusion.json"),
-], ids=["torn", "words", "flat", "not square", "no list"])
+], ids=["torn", "words", "flat", "above 100", "below 0", "not square", "no list"])
 def test_damaged_kept_files_are_named_and_left_out(tmp_path, capsys, name, content, left):
     result = toy()
     store.save(result, tmp_path / "runs")
@@ -238,6 +242,11 @@ def test_a_long_line_is_thinned_and_keeps_its_ends():
     found = axes.lines[0].get_xdata()
     assert len(found) <= plots.POINTS + 1 and found[0] == 0 and found[-1] == 9_999
     assert np.isnan(axes.lines[0].get_ydata()[-1])
+
+
+def test_a_single_point_stands_on_an_axis_from_zero():
+    left, right = plots.curves({"loss": ([160], [2.0])}, "iteration", "loss").axes[0].get_xlim()
+    assert left == 0 and right > 160
 
 
 def test_each_line_has_a_colour_and_dashes_of_its_own():
