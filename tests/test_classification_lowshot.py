@@ -1,6 +1,7 @@
 """Low-shot VOC07 against a plain loop; the draws keep VISSL's counts."""
 import dataclasses
 import json
+import multiprocessing
 
 import classification_toys as toys
 import numpy as np
@@ -64,6 +65,9 @@ def test_run_on_a_voc_tree(tmp_path):
     metrics = lowshot.run(toys.backbone(), SMALL, context)
     assert list(metrics) == ["mAP_n1", "mAP_n3", "std_n1", "std_n3", "best_mAP_n1", "best_mAP_n3"]
     assert all(metrics[f"best_mAP_n{n}"] >= metrics[f"mAP_n{n}"] - 1e-9 for n in (1, 3))
+    again = lowshot.run(toys.backbone(), SMALL, dataclasses.replace(context, workers=2))
+    assert again == pytest.approx(metrics, abs=1e-9)
+    assert not multiprocessing.active_children()  # a rank would wait for them
     assert 0 < metrics["mAP_n3"] <= 100 and lowshot.data(SMALL, context)["counts"] == {"train": 18, "test": 9}
 
 

@@ -24,7 +24,7 @@ from transfer.classification.cache import collect_all
 from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep
 from transfer.classification.metrics import average_precision
-from transfer.classification.svm_solver import SOLVERS, Settings, fit_costs, gram, normalised
+from transfer.classification.svm_solver import SOLVERS, Settings, fit_costs, gram, normalised, pool
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     own = images.part(range(len(trainval.classes)))
     jobs = [(column, place, draw) for column in own for place in range(len(config.shots))
             for draw in range(config.draws)]
-    with joblib.Parallel(n_jobs=max(1, context.workers)) as parallel:
+    with pool(max(1, context.workers)) as parallel:
         answers = parallel(joblib.delayed(precisions)(
             train, kernel, labels[:, column], held_out, truth[:, column],
             drawn(labels, column, config.shots[place], (context.seed, draw, column, place)), settings)

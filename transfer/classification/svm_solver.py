@@ -8,11 +8,13 @@ the bias, which liblinear regularises too, is computed once for all classes, cos
 
 Imports no torch, so that the processes which share the fits start fast and stay small.
 """
+import contextlib
 import warnings
 from typing import NamedTuple
 
 import joblib
 import numpy as np
+from joblib.externals import loky
 from scipy import linalg
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
@@ -50,6 +52,18 @@ def gram(features: np.ndarray) -> np.ndarray:
     return kernel
 
 
+@contextlib.contextmanager
+def pool(processes: int):
+    """A joblib.Parallel whose processes end with the block. joblib would keep them for 300 s, and a process
+    of pretrain.distributed, which waits for its children when it ends, would wait for that."""
+    try:
+        with joblib.Parallel(n_jobs=processes) as parallel:
+            yield parallel
+    finally:
+        if processes > 1:
+            loky.get_reusable_executor(reuse=True).shutdown()
+
+
 def solve(train, labels, test, settings: Settings, workers: int) -> list[tuple[float, np.ndarray, int]]:
     """For each column of labels (n, classes): chosen cost, scores of the test rows, fits at max_iterations.
 
@@ -61,7 +75,7 @@ def solve(train, labels, test, settings: Settings, workers: int) -> list[tuple[f
     processes = max(1, workers) if fits * train.size > SERIAL_WORK else 1
     columns = [np.where(column == 1, 1, -1) for column in labels.T]  # difficult and absent alike: negative
     kernel = gram(train) if settings.solver == "mixed" else None
-    with joblib.Parallel(n_jobs=processes) as parallel:
+    with pool(processes) as parallel:
         jobs = [(column, fold) for column in range(len(columns)) for fold in range(settings.folds)]
         answers = parallel(joblib.delayed(fold_scores)(train, kernel, columns[column], fold, settings)
                            for column, fold in jobs)
