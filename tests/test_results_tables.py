@@ -279,6 +279,14 @@ def test_runs_without_a_published_figure_have_a_table():
     assert (task, scaled, seeds, result) == ("voc07_lowshot", None, "2", "mAP_1 46.5 ± 0.7, mAP_4 60.0 ± 0.0")
 
 
+def test_low_shot_shows_each_number_of_positives_with_its_spread():
+    counts = (1, 2, 4, 8, 16, 32, 64, 96)
+    metrics = {f"{name}_n{count}": 40.0 + count / 4 for name in ("mAP", "std", "best_mAP") for count in counts}
+    (row,) = sheet_named("others", [toy("voc07_lowshot", metrics)]).body[0]
+    names = [part.split()[0] for part in row[5].split(", ")]
+    assert names == [f"{name}_n{count}" for count in counts for name in ("mAP", "std")]
+
+
 # Text
 
 @pytest.mark.parametrize("name", golden_texts())
