@@ -126,7 +126,7 @@ def test_all_runs_what_it_can_and_names_the_rest(toy, monkeypatch, capsys):
 def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     assert toy("--task", "toy_linear", "--check", "epochs", "7") == 0
     text = capsys.readouterr().out
-    assert "scaled  epochs: paper 100, here 7" in text and "learning_rate" not in text
+    assert "scaled  epochs: default 100, here 7" in text and "learning_rate" not in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 

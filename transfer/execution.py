@@ -38,7 +38,7 @@ def run_one(task, backbone, seed, arguments):
         workspace.require_writable(record.parent)
         workspace.claim(context.out, identity(draft), arguments.resume, arguments.rerun)
     if draft.scaled:
-        say(f"{task.name} seed {seed}: scaled run, not the paper's {', '.join(draft.scaled)}")
+        say(f"{task.name} seed {seed}: scaled run, not the default protocol's {', '.join(draft.scaled)}")
     start = time.time()
     metrics = distributed.launch(task.run, context.gpus, backbone, config, context)
     seconds = round(time.time() - start, 1)
@@ -131,13 +131,13 @@ def identity(draft):
 
 
 def check_text(draft, record, out):
-    """Return the text of --check: what would run, on what, and in what it departs from the paper."""
+    """Return the text of --check: what would run, on what, and in what it departs from the task's default."""
     backbone = draft.backbone
     lines = [f"{draft.task} seed {draft.seed}",
              f"  weights {backbone['name']} ({backbone['format']}, sha256 {backbone['sha256'][:12]})",
              f"  data    {draft.data['name']} {draft.data['counts']}",
              f"  record  {record}{' (stored)' if record.exists() else ''}", f"  output  {out}"]
-    lines += [f"  scaled  {key}: paper {paper}, here {used}" for key, (paper, used) in draft.scaled.items()]
+    lines += [f"  scaled  {key}: default {usual}, here {used}" for key, (usual, used) in draft.scaled.items()]
     return "\n".join(lines)
 
 
