@@ -15,7 +15,7 @@ class Cell:
 
     n: number of seeds, None where published. origin: "published", "measured" or "scaled". source: where it
     was printed, or the places of the records it is the mean of. mark: "best", "second" or "". note: a remark
-    printed below. epochs: of pretraining, of a published figure that says so. runs: the records themselves.
+    printed below. epochs, settings: of pretraining, of a published figure that says so. runs: the records.
     low, high: 95 % interval of the mean, None for one seed. verdict: on a measured figure, "" without a
     published one; reference: that one's value, row and table.
     """
@@ -33,6 +33,7 @@ class Cell:
     high: float | None = None
     verdict: str = ""
     reference: tuple = ()
+    settings: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 An entry: id, paper, table, row (label as it is shown), method, backbone, task, metric, value (percent, null
 where the source prints none), epochs of pretraining (null where not said), competes (whether the row may be
-marked best), settings, note (a footnote), source.
+marked best), settings (of pretraining), note (a footnote), source.
 """
 
 import json
@@ -40,5 +40,6 @@ def published_rows(table, entries):
 def _cell(entry):
     if entry is None or entry["value"] is None:
         return None
+    settings = ", ".join(f"{name} {value}" for name, value in entry["settings"].items())
     return Cell(entry["value"], None, None, "published", entry["source"], note=entry["note"],
-                epochs=entry["epochs"])
+                epochs=entry["epochs"], settings=settings)

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -53,9 +54,13 @@ def plain(sheet):
 
 
 def latex(sheet):
-    """Return the table as a LaTeX float that needs the package booktabs and no other."""
+    """Return the table as a LaTeX float that needs the packages booktabs and graphicx.
+
+    What does not fit a column stands across the page, shrunk where it is wider than that.
+    """
     style = LATEX
-    float_name = "table*" if len(sheet.columns) > 5 else "table"
+    wide = _points(sheet) > COLUMN
+    float_name, fit, fitted = ("table*", SHRUNK, "}") if wide else ("table", "", "")
     ends = " \\tabularnewline\n"
     groups = [(group, len(list(same))) for group, same in groupby(column.group for column in sheet.columns)]
     head = ""
@@ -67,9 +72,9 @@ def latex(sheet):
     notes = "".join(f"\\par {note}\n" for note in _notes(sheet, style))
     return (f"\\begin{{{float_name}}}[t]\n\\centering\n\\footnotesize\n\\setlength{{\\tabcolsep}}{{4pt}}\n"
             f"\\caption{{{style.escape(sheet.title)}.}}\n\\label{{tab:{sheet.name}}}\n"
-            f"\\begin{{tabular}}{{{''.join(column.align for column in sheet.columns)}}}\n"
+            f"{fit}\\begin{{tabular}}{{{''.join(column.align for column in sheet.columns)}}}\n"
             f"\\toprule\n{head}\\midrule\n" + "\\midrule\n".join(sections)
-            + f"\\bottomrule\n\\end{{tabular}}\n{notes}\\end{{{float_name}}}\n")
+            + f"\\bottomrule\n\\end{{tabular}}{fitted}\n{notes}\\end{{{float_name}}}\n")
 
 
 def tidy_csv(sheet):
@@ -84,7 +89,8 @@ def tidy_csv(sheet):
         published = dict(zip(("published", "published_row"), cell.reference))
         writer.writerow({"table": sheet.name, "row": row, "task": task, "metric": metric, **numbers,
                          "origin": cell.origin, "n": cell.n, "verdict": cell.verdict, **published,
-                         "epochs": cell.epochs, "source": cell.source, "note": cell.note, **provenance(cell)})
+                         "epochs": cell.epochs, "settings": cell.settings, "source": cell.source,
+                         "note": cell.note, **provenance(cell)})
     return text.getvalue()
 
 
@@ -94,10 +100,13 @@ def html(sheet):
     return text.encode("ascii", "xmlcharrefreplace").decode()
 
 
-# Columns of the CSV. low, high: 95 % interval of the mean. epochs: of pretraining, where a source says so.
+# Columns of the CSV. low, high: 95 % interval of the mean. epochs, settings: of pretraining, where a source
+# says so.
 FACTS = ("table", "row", "task", "metric", "origin", "mean", "std", "n", "low", "high", "verdict",
-         "published", "published_row", "epochs", "source", "note", "weights", "data", "config", "scaled",
-         "commits", "devices", "seconds")
+         "published", "published_row", "epochs", "settings", "source", "note", "weights", "data", "config",
+         "scaled", "commits", "devices", "seconds")
+COLUMN = 229  # points, of article's two columns; those of conferences are a little wider
+SHRUNK = "\\resizebox{\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi}{!}{"
 FORMATS = {"md": markdown, "tex": latex, "csv": tidy_csv, "html": html}
 
 
@@ -139,6 +148,18 @@ def _header(text, style):
     patterns = {"_": style.low, "^": style.high}
     return "".join(patterns[part[0]].format(part[1:]) if part[:1] in patterns else style.escape(part)
                    for part in parts)
+
+
+def _points(sheet):
+    """Return about how wide a sheet is in LaTeX, in points at \\footnotesize."""
+    rows = [row for section in _texts(sheet, PLAIN) for row in section]
+    spans = Counter(column.group for column in sheet.columns)
+    total = 0
+    for column, *texts in zip(sheet.columns, *rows):
+        length = max(len(column.header), len(column.group) / spans[column.group], *map(len, texts))
+        width = re.match(r"p\{(\d+)mm", column.align)
+        total += 8 + (2.85 * int(width[1]) if width else 4.1 * length)  # 4 pt on both sides; 4.1 pt a letter
+    return total
 
 
 def _rules(groups):

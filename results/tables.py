@@ -15,7 +15,8 @@ from results.catalogue import SPREADS, TABLES, Column
 from results.cells import Cell, Noted, Sheet, backbone_text, changes, figure
 from results.published import published_rows, read_published
 
-REFERENCE = "Barlow Twins"  # the row that verdicts compare with, unless a row has the backbone's own name
+# The row of Barlow Twins, and the other name and the format of weights by which a backbone is known as that.
+REFERENCE, SHORT, FORMAT = "Barlow Twins", "bt", "barlowtwins_checkpoint"
 RUNS = (Column("Task", align="l"), Column("Backbone", align="p{24mm}"), Column("Data", align="p{30mm}"),
         Column("Scaled", align="p{30mm}"), Column("Seeds"), Column("Result", align="p{46mm}"))
 VERDICTS = (Column("Task", align="l"), Column("Metric", align="l"), Column("Backbone", align="p{24mm}"),
@@ -87,7 +88,10 @@ def fill(table, groups, published):
     """Return the Sheet of a paper's table: published rows, then a row for each backbone that was measured."""
     theirs, competing = published_rows(table, published)
     ours, older = _measured_rows(table, groups, {_key(row[0]): row for row in theirs})
-    rows = mark_best(theirs + ours, competing + [True] * len(ours))
+    # A name does not compete that does not in its published row, be it in another table.
+    outside = {_key(entry["row"].partition(" (")[0]) for entry in published if not entry["competes"]}
+    competing += [_key(_backbone(row)["name"]) not in outside for row in ours]
+    rows = mark_best(theirs + ours, competing)
     notes = list(table.notes)
     if ours:
         notes.append("ours: measured with this suite by the paper's protocol; in brackets the weights' "
@@ -120,14 +124,16 @@ def mark_best(rows, competing):
 def verdict_sheet(sheets):
     """Return the Sheet with a row for each measured figure that has a published one.
 
-    Where several tables have it, that of a row with the backbone's own name counts, else the first table's.
+    Where several tables have it, the first row with the backbone's own name counts, else the first table's.
     """
-    facts = {}
+    facts, own = {}, set()
     for label, task, metric, cell in (fact for sheet in sheets for fact in sheet.facts if fact[3].verdict):
         key = backbone_text(cell.runs[0]), task, metric
-        own = _key(cell.reference[1].partition(";")[0]) == _key(cell.runs[0].backbone["name"])
-        if key not in facts or own:
+        named = _key(cell.reference[1].partition(";")[0]) == _key(cell.runs[0].backbone["name"])
+        if key not in facts or named and key not in own:
             facts[key] = replace(cell, mark="")
+        if named:
+            own.add(key)
     body = [(task, metric, backbone, str(cell.n), figure(cell),
              None if cell.low is None else f"{cell.low:.1f} to {cell.high:.1f}",
              f"{cell.reference[0]:.1f} ({cell.reference[1]})", cell.verdict)
@@ -174,7 +180,7 @@ def _measured_rows(table, groups, theirs):
     rows = []
     for name, sha256 in sorted(backbones):
         runs = backbones[name, sha256]
-        label, *published = theirs.get(_key(name)) or theirs.get(_key(REFERENCE)) or [""]
+        label, *published = _compared(next(iter(runs.values()))[0].backbone, theirs)
         cells = [average(runs[column.task], column.metric) if column.task in runs else None
                  for column in table.columns]
         cells = [_judged(cell, column, f"{label}; {table.rows[0]}", other) if cell and other else cell
@@ -185,6 +191,19 @@ def _measured_rows(table, groups, theirs):
             label = backbone_text(next(iter(runs.values()))[0])
             rows.append([f"ours: {label}, n = {seeds}", *cells])
     return rows, older
+
+
+def _backbone(row):
+    """Return the backbone of a measured row."""
+    return next(cell for cell in row[1:] if cell).runs[0].backbone
+
+
+def _compared(backbone, theirs):
+    """Return the published row that a backbone is judged against, [""] for none: see verdicts.RULE."""
+    key = _key(backbone["name"])
+    if key not in theirs and (key == SHORT or backbone["format"] == FORMAT):
+        key = _key(REFERENCE)
+    return theirs.get(key) or [""]
 
 
 def _judged(cell, column, where, published):

@@ -6,8 +6,12 @@ where none is known or our seeds spread more than twice as much, our own, with S
 in place of 1.96. Half of the last printed digit, 0.05, comes on top.
 - above, below: the means differ by more than that.
 - reproduced: they do not, and that bound is at most one point.
-- inconclusive: n = 1, or the bound is wider than a point, so that agreement within it would say nothing.
-A published figure counts as one run, since papers rarely say how many there were.
+- inconclusive: n = 1, or the bound is wider than a point, so that agreement within it would say nothing. So
+  it is, too, where no spread is known, ours prints as 0.0, and the means differ by more than the bound but
+  at most one point: a task without chance in it, or seeds that agree by luck, do not tell what chance does.
+A published figure counts as one run, since papers rarely say how many there were. It is that of the row of
+the backbone's own name; bt, and what is read from Barlow Twins' checkpoint.pth, is Barlow Twins. A backbone
+of another name gets no verdict: against another method's figure it would say nothing.
 """
 
 import math
@@ -19,7 +23,11 @@ MOST_SEEDS = 1000
 RULE = ("reproduced: the means differ by no more than chance explains, 1.96 s sqrt(1/n + 1) + 0.05, with s "
         "the task's known standard deviation over seeds, or t s sqrt(1/n + 1) + 0.05 with our own where none is "
         "known or ours is more than twice as large; and that is at most 1 point. above, below: they differ by "
-        "more. inconclusive: n = 1, or chance explains more than 1 point. A published figure counts as one run")
+        "more. inconclusive: n = 1, or chance explains more than 1 point, or no spread is known, ours prints "
+        "as 0.0, and they differ by more than chance, but at most 1 point. A published figure counts as one "
+        "run. A backbone is judged against the published row of its own name (--name of "
+        "transfer/run.py); one that is named bt, or read from Barlow Twins' checkpoint.pth, against Barlow "
+        "Twins; one of another name gets no verdict")
 
 
 # scipy.special is imported where it is needed: it takes as long as most tables. scipy.stats takes twice that.
@@ -60,6 +68,8 @@ def verdict(mean, std, count, published, known=None):
         return "inconclusive"
     difference, chance = mean - published, bound(std, count, known)
     if abs(difference) > chance:
+        if not known and std < ROUNDING and abs(difference) <= RESOLUTION:
+            return "inconclusive"
         return "above" if difference > 0 else "below"
     return "reproduced" if chance <= RESOLUTION else "inconclusive"
 

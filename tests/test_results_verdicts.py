@@ -35,11 +35,15 @@ def test_one_figure_has_neither_spread_nor_interval():
     (56.33, 0.01, 5, 0.2, "reproduced"),  # seeds that happen to agree do not make the bound narrower
     # own spread, Student's t 2.776 for 4 degrees: 2.776 * 0.2 * sqrt(1.2) + 0.05 = 0.658
     (57.45, 0.2, 5, None, "reproduced"), (57.47, 0.2, 5, None, "above"),
-    # twice the known spread is believed; more is not: 2.776 * 0.41 * sqrt(1.2) + 0.05 = 1.297, above one point
+    # twice the known spread is believed; more is not: 2.776 * 0.41 * sqrt(1.2) + 0.05 = 1.297, over one point
     (56.33, 0.4, 5, 0.2, "reproduced"), (56.33, 0.41, 5, 0.2, "inconclusive"), (55.4, 0.41, 5, 0.2, "below"),
     # two seeds, t 12.706: 12.706 * 0.1 * sqrt(1.5) + 0.05 = 1.606
     (56.8, 0.1, 2, None, "inconclusive"), (58.5, 0.1, 2, None, "above"),
-    (56.84, 0.0, 2, None, "reproduced"), (56.9, 0.0, 2, None, "above"),
+    # no spread at all, and none known: chance is not known either, but a point or more is no chance
+    (56.84, 0.0, 2, None, "reproduced"), (56.9, 0.0, 5, None, "inconclusive"),
+    (56.1, 0.0, 5, None, "inconclusive"), (56.9, 0.04, 5, None, "reproduced"),
+    (57.3, 0.04, 5, None, "inconclusive"), (57.3, 0.05, 5, None, "above"), (57.9, 0.0, 5, None, "above"),
+    (55.7, 0.0, 5, None, "below"), (57.4, 0.0, 5, 0.2, "above"),
     (56.8, None, 1, 0.2, "inconclusive"), (10.0, None, 1, 0.2, "inconclusive"),
 ])
 def test_verdict(mean, std, count, known, expected):
