@@ -8,7 +8,8 @@ from pathlib import Path
 import detection_toys as toys
 import pytest
 
-from transfer.detection.configuration import CONFIGS
+from transfer.config import differences
+from transfer.detection.configuration import CONFIGS, build, flat
 from transfer.detection.protocol import Config, data
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml")
@@ -27,7 +28,7 @@ ALL = {
     "SOLVER.NESTEROV": False, "SOLVER.WEIGHT_DECAY": 1e-4, "SOLVER.WEIGHT_DECAY_NORM": 0.0,
     "SOLVER.BIAS_LR_FACTOR": 1.0, "SOLVER.GAMMA": 0.1, "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
     "SOLVER.WARMUP_METHOD": "linear", "SOLVER.AMP.ENABLED": False, "SOLVER.ACCUMULATE": 1,
-    "MODEL.CHANNELS_LAST": False,
+    "SOLVER.TF32": False, "MODEL.CHANNELS_LAST": False,
     "SOLVER.CLIP_GRADIENTS.ENABLED": False, "TEST.PRECISE_BN.ENABLED": True, "TEST.PRECISE_BN.NUM_ITER": 200,
     "TEST.EVAL_PERIOD": 0, "TEST.AUG.ENABLED": False,
 }
@@ -97,7 +98,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_yaml_is_the_protocol(name):
-    values = Config(f"{name}.yaml").resolved()
+    values = flat(build(f"{name}.yaml"))
     assert {key: values.get(key) for key in GOLDEN[name]} == GOLDEN[name]
 
 
@@ -117,7 +118,8 @@ def test_rescale_is_the_linear_rule_from_eight_gpus():
     one = VOC.override(["TEST.EVAL_PERIOD", "8000"]).rescaled(2)
     changed = {key: value for key, value in one.resolved().items() if value != PAPER[key]}
     assert changed == {"SOLVER.IMS_PER_BATCH": 4, "SOLVER.BASE_LR": 0.025, "SOLVER.MAX_ITER": 96000,
-                       "SOLVER.STEPS": [72000, 88000], "SOLVER.WARMUP_ITERS": 4000, "TEST.EVAL_PERIOD": 32000}
+                       "SOLVER.STEPS": [72000, 88000], "SOLVER.WARMUP_ITERS": 4000, "batch_norm_images": 4}
+    assert build(one.yaml, one.options).TEST.EVAL_PERIOD == 32000
     assert VOC.rescaled(8) == VOC
     assert VOC.rescaled(3).resolved()["SOLVER.IMS_PER_BATCH"] == 6
     with pytest.raises(ValueError, match="for 8 GPUs, found SOLVER.IMS_PER_BATCH 4; use a multiple"):
@@ -139,8 +141,17 @@ def test_resolved_holds_what_may_change_the_number_as_json():
     values = VOC.resolved()
     assert json.loads(json.dumps(values)) == values
     owned = {"MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"}
-    assert not owned & values.keys()
+    assert not {*owned, "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD"} & values.keys()
     assert {"DATALOADER.ASPECT_RATIO_GROUPING", "preset"} < values.keys()
+
+
+def test_the_record_says_how_many_images_batch_norm_sees():
+    assert PAPER["batch_norm_images"] == 16
+    parts = VOC.override(["SOLVER.ACCUMULATE", "4"]).resolved()
+    assert differences(PAPER, parts) == {"SOLVER.ACCUMULATE": [1, 4], "batch_norm_images": [16, 4]}
+    for norm in ("FrozenBN", "BN", "GN"):  # no statistics, or those of one GPU's images
+        alone = VOC.override(["MODEL.RESNETS.NORM", norm]).resolved()
+        assert differences(PAPER, alone)["batch_norm_images"] == [16, None]
 
 
 @pytest.mark.parametrize("key, text, value", [

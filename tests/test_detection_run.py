@@ -102,6 +102,34 @@ def test_a_finished_run_is_only_evaluated_again(backbone, voc_run):
     assert run(backbone, VOC, dataclasses.replace(context, resume=True)) == metrics
 
 
+def test_looking_at_ap_during_training_changes_neither_weights_nor_figures(root, backbone, voc_run, tmp_path):
+    metrics = run(backbone, VOC.override(["TEST.EVAL_PERIOD", "0"]), toys.context(root, tmp_path))
+    assert metrics == voc_run[1]
+    looked, unseen = (torch.load(out / "model_final.pth", weights_only=True)["model"]
+                      for out in (voc_run[0].out, tmp_path))
+    assert looked.keys() == unseen.keys()
+    for name, tensor in looked.items():
+        assert torch.equal(tensor, unseen[name]) or name.endswith("num_batches_tracked"), name
+
+
+@pytest.mark.parametrize("pairs, rounded", [([], False), (["SOLVER.TF32", "True"], True)])
+def test_float32_is_rounded_to_tf32_only_where_asked_and_only_inside_a_run(root, backbone, tmp_path,
+                                                                           monkeypatch, pairs, rounded):
+    def flags(*_):
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    def look(*_):
+        seen.append(flags())
+        raise KeyboardInterrupt
+
+    seen = []
+    monkeypatch.setattr(trainer, "_train_and_test", look)
+    with d2.tf32(not rounded):
+        with pytest.raises(KeyboardInterrupt):
+            run(backbone, VOC.override(pairs), toys.context(root, tmp_path))
+        assert seen == [(rounded, rounded)] and flags() == (not rounded, not rounded)
+
+
 def test_a_config_for_msra_weights_is_refused_before_a_model_is_built(root, backbone, tmp_path):
     msra = VOC.override(["preset", "pascal_voc_R_50_C4_24k_supervised_msra.yaml"])
     with pytest.raises(ValueError, match="INPUT.FORMAT: expected RGB"):

@@ -14,7 +14,8 @@ CONFIGS = Path(__file__).resolve().parent.parent.parent / "detection_configs"
 FLAGS = {"MODEL.WEIGHTS": "--weights", "OUTPUT_DIR": "--output", "SEED": "--seed", "MODEL.DEVICE": "--device",
          "DATALOADER.NUM_WORKERS": "--workers"}
 # Keys that must not change the number, so that they are no part of a record's config.
-WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EXPECTED_RESULTS"}
+WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
+                  "TEST.EXPECTED_RESULTS"}
 # Keys of Detectron2 that nothing here reads: the record of a run must not claim another value.
 UNREAD = ("DATALOADER.SAMPLER_TRAIN", "TEST.AUG.ENABLED", "CUDNN_BENCHMARK")
 POSITIVE = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "TEST.PRECISE_BN.NUM_ITER")
@@ -22,9 +23,10 @@ REFERENCE_GPUS = 8  # of every published recipe here
 
 
 def defaults():
-    """Return Detectron2's defaults with the two keys of ours."""
+    """Return Detectron2's defaults with the three keys of ours."""
     config = get_cfg()
     config.SOLVER.ACCUMULATE = 1         # micro-batches of an iteration (accumulation.py)
+    config.SOLVER.TF32 = False           # let a GPU round float32 to 10 bits; the papers' V100s could not
     config.MODEL.CHANNELS_LAST = False   # memory layout of the convolutions: speed, and other rounding
     return config
 

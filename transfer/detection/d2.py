@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, load_voc_instances
 from detectron2.utils import comm
@@ -77,6 +77,23 @@ def join_processes():
         group = dist.new_group(list(range(first, first + local)))
         if first <= dist.get_rank() < first + local:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+# Rounding
+
+@contextlib.contextmanager
+def tf32(allowed):
+    """Inside, convolutions and matrix products of float32 on a GPU round to TF32 (10 bits) where `allowed`,
+    and are exact float32 otherwise: left alone, torch lets convolutions round."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = allowed
+        yield
+    finally:
+        for backend, value in zip(backends, before):
+            backend.allow_tf32 = value
 
 
 # Log

@@ -30,8 +30,8 @@ FILE = Path(__file__).with_name("expected.json")
 CHECKS = (200, 500, 1000, 2000)  # iterations after which losses are looked at
 WINDOW = 100                     # iterations before a check
 PRECISIONS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")  # Detectron2's names in metrics.json
-# How long a run is and how often it is tested changes neither its losses nor its AP at an iteration.
-WITHOUT_EFFECT = {*configuration.WITHOUT_EFFECT, "SOLVER.MAX_ITER", "TEST.EVAL_PERIOD"}
+# How long a run is changes neither its losses nor its AP at an iteration.
+WITHOUT_EFFECT = {*configuration.WITHOUT_EFFECT, "SOLVER.MAX_ITER"}
 
 
 def settings(cfg):

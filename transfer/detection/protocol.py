@@ -58,11 +58,18 @@ class Config:
         return self.override(configuration.rescaled(configuration.build(self.yaml, self.options), gpus))
 
     def resolved(self):
-        """Return {"preset": YAML, "SOLVER.BASE_LR": 0.1, ...}: every value that may change the number."""
+        """Return {"preset": YAML, "SOLVER.BASE_LR": 0.1, ...}: every value that may change the number.
+
+        Where batch norm is joint over the GPUs, so is `batch_norm_images`, the images that it sees at once:
+        the batch, or a micro-batch of SOLVER.ACCUMULATE.
+        """
         from transfer.detection import configuration
 
         cfg = configuration.build(self.yaml, self.options)
-        return {"preset": self.yaml, **configuration.flat(cfg, configuration.WITHOUT_EFFECT)}
+        values = {"preset": self.yaml}
+        if "Sync" in cfg.MODEL.RESNETS.NORM:
+            values["batch_norm_images"] = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
+        return {**values, **configuration.flat(cfg, configuration.WITHOUT_EFFECT)}
 
 
 def data(config, context):

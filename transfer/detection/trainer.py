@@ -128,7 +128,7 @@ def run(backbone, config, context):
         context.out.mkdir(parents=True, exist_ok=True)
         (context.out / "config.yaml").write_text(cfg.dump())
     distributed.barrier()
-    with d2.log_to(context.out):
+    with d2.log_to(context.out), d2.tf32(cfg.SOLVER.TF32):
         results = _test_only(cfg) if context.eval_only else _train_and_test(backbone, cfg, context)
     distributed.barrier()
     return figures(results, cfg) if comm.is_main_process() else {}
