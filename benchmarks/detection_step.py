@@ -1,0 +1,101 @@
+"""One training iteration of both papers' detectors on one GPU: exact float32, TF32 and mixed precision.
+
+    python benchmarks/detection_step.py [--images N] [--rounds N]
+
+The YAML files of the Barlow Twins rows, as a run builds them (model, optimiser, AccumulatingTrainer), on
+random pictures of the largest size that they train on, with eight random objects each. Speeds are ratios to
+float32 of the same process; memory is the most that a fresh process allocates, with weights and momenta.
+Default: 2 images, one GPU's part of the paper's 16 on 8. Needs a GPU, else exits with 2; so it is no part of
+`make bench`.
+"""
+import argparse
+import itertools
+import statistics
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+
+from benchmarks import common
+from transfer.detection import configuration, d2
+from transfer.detection.accumulation import AccumulatingTrainer
+from transfer.detection.trainer import Trainer
+
+YAMLS = ("pascal_voc_R_50_C4_24k_bt.yaml", "coco_R_50_C4_1x_bt.yaml")
+PRECISIONS = {"float32": (), "tf32": ("SOLVER.TF32", "True"), "amp": ("SOLVER.AMP.ENABLED", "True")}
+OBJECTS = 8
+
+
+def batch(cfg, images):
+    """Detectron2's dicts: uint8 pictures (3, H, W), boxes within, classes and, for Mask R-CNN, polygons."""
+    draw = torch.Generator().manual_seed(0)
+    size = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
+    pictures = []
+    for _ in range(images):
+        x0, y0 = (torch.rand(2, OBJECTS, generator=draw) * torch.tensor(size[::-1])[:, None] / 2)
+        x1, y1 = x0 + size[1] / 4, y0 + size[0] / 4
+        classes = torch.randint(cfg.MODEL.ROI_HEADS.NUM_CLASSES, (OBJECTS,), generator=draw)
+        objects = Instances(size, gt_boxes=Boxes(torch.stack([x0, y0, x1, y1], 1)), gt_classes=classes)
+        if cfg.MODEL.MASK_ON:
+            corners = torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], 1).double().numpy()
+            objects.gt_masks = PolygonMasks([[polygon] for polygon in corners])
+        pixels = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=draw)
+        pictures.append({"image": pixels, "instances": objects, "height": size[0], "width": size[1]})
+    return pictures
+
+
+def step_of(yaml, pairs, images, device):
+    """A function that makes one iteration; the rate is 0, so that random pictures cannot make it diverge."""
+    cfg = configuration.build(yaml, ("SOLVER.BASE_LR", "0", *pairs))
+    cfg.MODEL.DEVICE = device
+    model = Trainer.build_model(cfg)
+    model.train()
+    stepper = AccumulatingTrainer(model, itertools.repeat(batch(cfg, images)),
+                                  Trainer.build_optimizer(cfg, model), parts=1, amp=cfg.SOLVER.AMP.ENABLED)
+
+    def step():
+        with d2.tf32(cfg.SOLVER.TF32), EventStorage():
+            stepper.run_step()
+
+    return step
+
+
+def peak(yaml, pairs, images):
+    """Most bytes on the GPU, from before the network is built to the end of its second iteration."""
+    def build_and_step():
+        step = step_of(yaml, pairs, images, "cuda")
+        step()
+        step()
+
+    return common.peak_bytes(build_and_step, torch.device("cuda"))
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=2, help="images in an iteration (default: 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
+    args = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("error: expected a GPU, found none; run benchmarks/detection_step.py where PyTorch finds one",
+              file=sys.stderr)
+        return 2
+    print(f"{args.images} images an iteration on one {torch.cuda.get_device_name()}")
+    for yaml in YAMLS:
+        mib = {name: common.in_fresh_process(peak, yaml, pairs, args.images) / common.MIB
+               for name, pairs in PRECISIONS.items()}
+        steps = {name: step_of(yaml, pairs, args.images, "cuda") for name, pairs in PRECISIONS.items()}
+        seconds = common.compare(steps, args.rounds, 1.0, torch.cuda.synchronize)
+        print(f"{yaml}: float32's seconds over these, with the spread over rounds")
+        for name, own in seconds.items():
+            print(f"{name:>8}  {common.ratio(seconds['float32'], own)!s:>18}  "
+                  f"{1 / statistics.median(own):6.2f} iterations/s  {mib[name]:7.0f} MiB", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
