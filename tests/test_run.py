@@ -13,6 +13,7 @@ import torch
 
 from results import store
 from transfer import run as command
+from transfer import workspace
 from transfer.tasks import TASKS, Task
 from transfer.weights.backbone import Backbone
 
@@ -145,13 +146,32 @@ def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     (("--task", "toy_linear", "--seed", "-1"), "--seed: expected 0 or more, found -1"),
     (("--task", "toy_linear", "--num-gpus", "0"), "--num-gpus: expected 1 or more, found 0"),
     (("--task", "toy_linear", "--workers", "-1"), "--workers: expected 0 or more, found -1"),
-    (("--task", "toy_linear", "--device", "cuda", "--num-gpus", "99"), "--num-gpus 99: expected at most the"),
+    (("--task", "toy_linear", "--seed", "3000000000"), "--seed: expected less than 2**31, found 3000000000"),
+    (("--task", "toy_linear", "--device", "cuda", "--num-gpus", "99"), "expected 99 GPUs (--num-gpus), "),
 ])
 def test_bad_input_is_one_line_and_status_2(toy, capsys, words, message):
     assert toy(*words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--smok"], "unrecognized arguments: --smok; --help shows the flags"),
+    (["--seeds", "x"], "argument --seeds: invalid int value: 'x'; --help"),
+    (["--seed", "1", "--seeds", "2"], "not allowed with argument --seed"),
+])
+def test_a_wrong_flag_is_one_line_and_status_2(toy, capsys, words, message):
+    with pytest.raises(SystemExit) as end:
+        toy("--task", "toy_linear", *words)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_flags_may_stand_between_the_pairs(toy):
+    assert toy("epochs", "7", "--task", "toy_linear", "learning_rate", "0.2", "--seed", "1") == 0
+    (result,) = records()
+    assert result.config == {"epochs": 7, "learning_rate": 0.2} and result.seed == 1
 
 
 def test_foreign_output_folder_is_left_alone(toy, tmp_path, capsys):
@@ -187,6 +207,14 @@ def test_records_that_cannot_be_written_stop_the_run_before_it_begins(toy, tmp_p
     assert toy("--task", "toy_linear", "--output", "out") == 2
     assert "choose another --results" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["--plan"], []])
+def test_records_that_cannot_be_read_do_not_count_as_none(toy, tmp_path, capsys, monkeypatch, words):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(workspace.os, "access", lambda path, mode: False)
+    assert toy("--task", "all", *words) == 2
+    assert "runs: expected a folder that can be read, found one without permission" in capsys.readouterr().err
 
 
 def test_every_task_keeps_the_contract():

@@ -39,6 +39,8 @@ def test_value_takes_the_type_of_the_default(pairs, field, value):
     (["nesterov", "1"], "nesterov: expected bool such as true or false, found '1'"),
     (["milestones", "a,b"], "milestones: expected tuple such as 1,2"),
     (["epochs"], "found 'epochs' left over"),
+    (["epochs=3"], "found 'epochs=3'; write a space instead of the ="),
+    (["epochs", "3", "schedule=step", "nesterov=true"], "found 'schedule=step'; write a space"),
 ])
 def test_bad_pairs_are_one_clear_line(pairs, message):
     with pytest.raises(ValueError) as error:

@@ -42,6 +42,9 @@ def override(config, pairs):
     ValueError for an odd count, an unknown key or preset (naming the nearest), a value that does not parse.
     """
     pairs = list(pairs)
+    joined = [word for word in pairs[::2] if "=" in word]
+    if joined:
+        raise ValueError(f"expected KEY VALUE pairs, found {joined[0]!r}; write a space instead of the =")
     if len(pairs) % 2:
         raise ValueError(f"expected KEY VALUE pairs, found {pairs[-1]!r} left over; give every key a value")
     if hasattr(config, "override"):

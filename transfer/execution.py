@@ -91,8 +91,8 @@ def make_context(seed, arguments):
     found = torch.cuda.device_count()
     meant = device == "cuda" or not arguments.device and arguments.num_gpus > 1
     if spawned and meant and arguments.num_gpus > found:
-        raise ValueError(f"--num-gpus {arguments.num_gpus}: expected at most the {found} GPUs found here; "
-                         "with --device cpu it counts processes")
+        raise ValueError(f"expected {arguments.num_gpus} GPUs (--num-gpus), found {found}; pass --device "
+                         "cpu, with which that is a number of processes")
     return Context(out=Path(), data=data_root(arguments.data), workers=arguments.workers, seed=seed,
                    gpus=processes(arguments), device=device,
                    resume=arguments.resume, eval_only=arguments.eval_only,

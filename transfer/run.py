@@ -15,6 +15,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from transfer import workspace  # noqa: E402
 from transfer.config import differences, nearest, resolved  # noqa: E402
 from transfer.execution import one_line, run_config, run_one  # noqa: E402
 from transfer.suite import RUNS, run_suite, show_plan  # noqa: E402
@@ -27,6 +28,7 @@ def parser():
     parser = argparse.ArgumentParser(
         description="Run transfer tasks on a ResNet-50 backbone.", allow_abbrev=False,
         epilog="KEY VALUE pairs change the task's config; such a run is recorded as scaled.")
+    parser.error = lambda message: parser.exit(2, f"error: {message}; --help shows the flags\n")  # one line
     parser.add_argument("--list", action="store_true", help="list the tasks and exit")
     parser.add_argument("--task", help="a task's name, several with commas between, or 'all'")
     parser.add_argument("--weights", help="checkpoint of a ResNet-50, or 'random' for random initialisation")
@@ -70,7 +72,7 @@ def parser():
 
 def main(argv=None):
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)  # flags may stand between the pairs
     try:
         if arguments.list:
             return list_tasks()
@@ -111,10 +113,12 @@ def run(arguments):
     for flag, least in (("seed", 0), ("seeds", 1), ("num_gpus", 1), ("workers", 0)):
         value = getattr(arguments, flag)
         if value is not None and not least <= value < 2**31:
-            raise ValueError(f"--{flag.replace('_', '-')}: expected {least} or more, found {value}")
+            limit = f"{least} or more" if value < least else "less than 2**31"
+            raise ValueError(f"--{flag.replace('_', '-')}: expected {limit}, found {value}")
     if suite and (arguments.pairs or arguments.split_file is not None):
         raise ValueError("KEY VALUE pairs and --split-file belong to one task, found --task "
                          f"{arguments.task}")
+    workspace.require_records(Path(arguments.results))
     backbone = read(arguments.weights, arguments.format, arguments.name, arguments.encoder)
     seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
     if arguments.plan:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -50,6 +51,14 @@ def _difference(key, found, wanted):
         return key
     pairs = list(differences(found, wanted).items())[:3]
     return f"{key} ({', '.join(f'{name} {before}, here {now}' for name, (before, now) in pairs)})"
+
+
+def require_records(folder):
+    """ValueError where what is at `folder` cannot be read: its records would count as not there."""
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
+        found = "one without permission" if folder.is_dir() else "a file"
+        raise ValueError(f"{folder}: expected a folder that can be read, found {found}; choose another "
+                         "--results")
 
 
 def require_writable(folder):
