@@ -75,7 +75,7 @@ def _set(config, key, text, known):
 
 
 def _nearest_keys(key, known):
-    """Return up to three known keys that resemble key, as a whole or in their last part; the nearest first."""
+    """Return up to three known keys that resemble key, whole or in their last part; the nearest first."""
     likeness = {name: max(difflib.SequenceMatcher(None, key.upper(), form.upper()).ratio()
                           for form in (name, name.rpartition(".")[2])) for name in known}
     best = sorted(known, key=likeness.get, reverse=True)[:3]
