@@ -10,7 +10,7 @@ import math
 import numbers
 import re
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 SCHEMA = 1
 
@@ -84,7 +84,6 @@ class Result:
 
 _TYPES = {field.name: field.type for field in fields(Result)}
 _FIELDS = set(_TYPES)
-_HASHED = ("version", "config", "data")
 
 
 def config_hash(version, config, data):
@@ -93,7 +92,7 @@ def config_hash(version, config, data):
     Two runs share it only where their numbers may be averaged: another data set (name, counts or fingerprint)
     or another version of the protocol gives another hash. Independent of the order of keys.
     """
-    return _hash(_texts({"version": version, "config": config, "data": data}))
+    return _hash(_item("config", config), _item("data", data), _item("version", version))
 
 
 def canonical(value):
@@ -104,83 +103,92 @@ def canonical(value):
 def to_json(result):
     """Return the text of the record file, checksum included."""
     content = {field.name: getattr(result, field.name) for field in fields(result)}
-    checksum = _sha256(canonical(content))
-    return json.dumps({**content, "checksum": checksum}, indent=1, ensure_ascii=False) + "\n"
+    return _laid_out({**content, "checksum": _sha256(_item(*pair) for pair in content.items())})
 
 
 def from_json(text, known=None):
     """Return the Result of a record file's text. Raises ValueError where it is damaged, edited or newer.
 
-    known: a dict, empty at first, for whoever reads many records: fields that an earlier one had in the same
-    words, such as the config of other seeds, are neither read nor checked again, and the records share them.
+    known: a dict, empty at first, for whoever reads many records. What an earlier record says in the same
+    words, as the config of another seed, is then neither parsed nor checked again, and both hold one object.
     """
     known = {} if known is None else known
-    values, texts, new = {}, {}, []
-    for field in _fields_of(text):
-        if field not in known:
-            new.append((field, _parsed(*field)))
-        values[field[0]], texts[field[0]] = known[field] if field in known else new[-1][1]
+    try:
+        found, new = _items(text, known)
+    except (ValueError, RecursionError):  # damaged, or laid out by somebody else
+        found, new = _items(_relaid(text), known)
+    values = {name: value for name, value, _ in found}
     if values.get("schema") != SCHEMA:  # first, for another schema may have other fields and checksums
         raise ValueError(f"expected schema {SCHEMA}, found {values.get('schema')!r}; "
                          "read it with the version of this suite that wrote it")
-    checksum, _ = values.pop("checksum", None), texts.pop("checksum", None)
+    checksum = values.pop("checksum", None)
     if set(values) != _FIELDS:
         raise ValueError(f"damaged: fields differ by {', '.join(sorted(_FIELDS ^ set(values)))}; "
                          "restore the file or run the task again")
-    if checksum != _sha256(_object(texts)):
+    items = {name: item for name, _, item in found if name != "checksum"}
+    if checksum != _sha256(items.values()):
         raise ValueError("edited or damaged: the checksum does not fit the content; "
                          "restore the file or run the task again")
-    for (name, _), (value, _) in new:
+    for name, value, _ in new.values():
         if name != "checksum":
             _check_type(name, value)
             _check(name, value)
-    known.update(new)
+    if not values["metrics"]:
+        raise ValueError("damaged: no metrics; run the task again")
+    known.update(new)  # only now: what is known has been checked
     # What came out of JSON is plain and nobody else's: Result's copies would take longer than all the rest.
     result = object.__new__(Result)
-    vars(result).update(values)
-    if not result.metrics:
-        raise ValueError("damaged: no metrics; run the task again")
-    vars(result)["config_hash"] = _hash({name: texts[name] for name in _HASHED})
+    vars(result).update(values, config_hash=_hash(items["config"], items["data"], items["version"]))
     return result
 
 
-def _fields_of(text):
-    """Return a list of (field, its value as JSON), the text being a JSON object."""
-    if text.startswith('{\n "') and text.endswith("\n}\n"):  # as to_json writes it
-        return [line.partition('": ')[::2] for line in text[4:-3].split(',\n "')]
-    content = _decoded(text)
-    if not isinstance(content, dict):
-        raise ValueError(f"damaged: expected a JSON object, found a {type(content).__name__}; run it again")
-    return [(name, json.dumps(value)) for name, value in content.items()]
+def _items(text, known):
+    """Return ([(name, value, canonical item)], {line: those that are not known}) of a text as `to_json` has it.
+
+    A field begins a line, after one blank, which nothing else does: strings hold no raw line ends, and what
+    is inside of a field stands deeper. ValueError for another layout.
+    """
+    if not (text.startswith('{\n "') and text.endswith("\n}\n")):
+        raise ValueError("another layout")
+    lines = text[4:-3].split(',\n "')
+    new = {line: _parsed(line) for line in lines if line not in known}
+    return [known[line] if line in known else new[line] for line in lines], new
 
 
-def _parsed(name, text):
-    value = _decoded(text)
-    return value, canonical(value)
+def _parsed(line):
+    name, _, text = line.partition('": ')
+    value = json.loads(text)
+    return name, value, _item(name, value)
 
 
-def _decoded(text):
+def _relaid(text):
+    """Return a JSON object's text as `to_json` lays it out. Raises ValueError where it is none."""
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"damaged: not JSON ({error}); restore the file or run the task again") from None
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"found a {type(content).__name__}")
+        return _laid_out({"schema": None, **content})
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"damaged: not JSON of a record ({error}); "
+                         "restore the file or run the task again") from None
 
 
-def _texts(content):
-    return {name: canonical(value) for name, value in content.items()}
+def _laid_out(content):
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _object(texts):
-    """Return the canonical text of an object whose values are canonical texts already."""
-    return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+def _item(name, value):
+    return f'"{name}":{canonical(value)}'
 
 
-def _sha256(text):
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sha256(items):
+    """Return the sha256 of the canonical text of the object that has these items."""
+    return hashlib.sha256(("{" + ",".join(sorted(items)) + "}").encode()).hexdigest()
 
 
-def _hash(texts):
-    return _sha256(_object(texts))[:12]
+@lru_cache(64)  # seeds of one config lie side by side
+def _hash(*items):
+    return _sha256(items)[:12]
 
 
 def _plain(name, value):

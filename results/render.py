@@ -176,16 +176,18 @@ def _aligned(sheet):
 
 
 def _escape_latex(text):
-    return re.sub(r"[&%$#_{}~^\\<>|±≈↓↑]", lambda match: _LATEX[match[0]], text)
+    return _LATEX_SIGNS.sub(lambda match: _LATEX[match[0]], text)
 
 
 _LATEX = {**{sign: "\\" + sign for sign in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
           "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
           "±": r"$\pm$", "≈": r"$\approx$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+_LATEX_SIGNS = re.compile(r"[&%$#_{}~^\\<>|±≈↓↑]")
+_MARKDOWN_SIGNS = re.compile(r"([\\|*<>`])")
 _LEGEND = "{}: best, {}: second best of the rows that compare; supervised rows do not compete"
 VERDICT_LEGEND = ("≈ reproduced, ↓ below, ↑ above the published figure, ? inconclusive; the table of "
                   "verdicts has the rule")
-MARKDOWN = Style(lambda text: re.sub(r"([\\|*<>`])", r"\\\1", text), best="**{}**", second="<u>{}</u>",
+MARKDOWN = Style(lambda text: _MARKDOWN_SIGNS.sub(r"\\\1", text), best="**{}**", second="<u>{}</u>",
                  low="<sub>{}</sub>", high="<sup>{}</sup>", dash="-",
                  legend=_LEGEND.format("**bold**", "<u>underlined</u>"))
 LATEX = Style(_escape_latex, best=r"\textbf{{{}}}", second=r"\underline{{{}}}", low=r"\textsubscript{{{}}}",

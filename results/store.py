@@ -130,8 +130,11 @@ def _link(hidden, path):
 
 
 def read(path, root, known=None):
-    """Return the record in a file under root. Raises ValueError for one that cannot be trusted."""
-    with open(path, "rb") as file:
+    """Return the record in a file under root. Raises ValueError for one that cannot be trusted.
+
+    known: as in `record.from_json`.
+    """
+    with open(path, "rb", buffering=0) as file:
         content = file.read()
     try:
         result = from_json(content.decode("utf-8"), known)

@@ -117,7 +117,8 @@ def mark_best(rows, competing):
         printed = sorted({round(cell.mean, 1) for cell in cells.values()}, reverse=True)
         marks = dict(zip(printed, ("best", "second"))) if len(cells) > 1 else {}
         for index, cell in cells.items():
-            rows[index][column] = replace(cell, mark=marks.get(round(cell.mean, 1), ""))
+            if round(cell.mean, 1) in marks:
+                rows[index][column] = replace(cell, mark=marks[round(cell.mean, 1)])
     return tuple(map(tuple, rows))
 
 
@@ -131,7 +132,7 @@ def verdict_sheet(sheets):
         key = backbone_text(cell.runs[0]), task, metric
         named = _key(cell.reference[1].partition(";")[0]) == _key(cell.runs[0].backbone["name"])
         if key not in facts or named and key not in own:
-            facts[key] = replace(cell, mark="")
+            facts[key] = replace(cell, mark="") if cell.mark else cell
         if named:
             own.add(key)
     body = [(task, metric, backbone, str(cell.n), figure(cell),

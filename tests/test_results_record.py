@@ -1,8 +1,10 @@
 """The record: what it accepts, its hash, and that a changed file is noticed (results/record.py)."""
 
 import dataclasses
+import hashlib
 import json
 import math
+import re
 
 import numpy
 import pytest
@@ -126,11 +128,11 @@ def edited(change):
 @pytest.mark.parametrize("text, message", [
     ("", "not JSON"),
     (to_json(toy())[:-20], "not JSON"),
-    ("[]", "JSON object"),
+    ("[]", "not JSON of a record .found a list"),
     (edited(lambda record: record["metrics"].update(AP=57.0)), "edited or damaged"),
     (edited(lambda record: record.update(seed=1)), "edited or damaged"),
     (edited(lambda record: record.pop("checksum")), "edited or damaged"),
-    (edited(lambda record: record["metrics"].update(AP=math.nan)), "edited or damaged"),
+    (edited(lambda record: record["metrics"].update(AP=math.nan)), "not JSON of a record"),
     (edited(lambda record: record.pop("commit")), "fields differ by commit"),
     (edited(lambda record: record.update(extra=1)), "fields differ by extra"),
     (edited(lambda record: record.update(schema=2)), "expected schema 1, found 2"),
@@ -141,6 +143,56 @@ def edited(change):
 def test_a_file_that_cannot_be_trusted_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         from_json(text)
+
+
+def forged(**changes):
+    """Return the file of a record with values that `Result` refuses, but with the checksum that fits them."""
+    content = {**vars(toy()), **changes}
+    rest = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**content, "checksum": hashlib.sha256(rest.encode()).hexdigest()}, indent=1) + "\n"
+
+
+def test_values_out_of_range_are_refused_however_often_they_are_met():
+    known = {}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="seconds: expected 0 or more"):
+            from_json(forged(seconds=-1.0), known)
+    assert from_json(forged(seconds=1.0), known) == toy(seconds=1.0)
+
+
+@pytest.mark.parametrize("text", [
+    to_json(toy()), edited(lambda record: None), json.dumps(json.loads(to_json(toy())), indent=4),
+    re.sub("\n +", "\n ", to_json(toy())), to_json(toy()).replace("\n", "\r\n"),
+    json.dumps(dict(reversed(json.loads(to_json(toy())).items())), indent=1) + "\n",
+], ids=["ours", "one line", "deep", "flat", "windows", "reversed"])
+def test_the_layout_of_a_file_does_not_matter(text):
+    known = {}
+    assert from_json(text, known) == from_json(text, known) == toy()
+
+
+def refusal(text, known):
+    try:
+        return from_json(text, known)
+    except ValueError as error:
+        return str(error)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_an_edited_file_is_noticed_also_where_most_of_it_is_known(data):
+    text = to_json(toy(config={"rate": 0.5, "steps": [1, 2], "name": "x"}))
+    place, length = data.draw(st.integers(0, len(text) - 1)), data.draw(st.integers(0, 3))
+    signs = ["", "0", "1", '"', ",", "\n", ' "', ',\n "', "{", "}", "\\", "NaN"]
+    inserted = data.draw(st.sampled_from(signs))
+    other = text[:place] + inserted + text[place + length:]
+    known = {}
+    result = from_json(text, known)
+    assert refusal(other, known) == refusal(other, {})
+    try:
+        same = json.loads(other) == json.loads(text)
+    except ValueError:
+        same = False
+    assert (refusal(other, known) == result) is same
 
 
 json_values = st.recursive(
