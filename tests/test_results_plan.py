@@ -1,4 +1,4 @@
-"""What a plan says of runs to come (results/plan.py)."""
+"""Whose times a plan goes by (results/plan.py); what it says is in test_results_show.py."""
 
 import pytest
 
@@ -19,11 +19,3 @@ def test_time_is_estimated_from_runs_of_one_kind_only(changes):
     assert plan.estimate(same, [other]) == (None, 0)
     moved = toy(**{**known, "data": {**WHOLE, "fingerprint": "copied"}}, seconds=20.0)
     assert plan.estimate(same, [other, moved, same]) == (16.25, 2)
-
-
-@pytest.mark.parametrize("seconds, text", [
-    ([], "nothing can run"), ([0.0], "in all about 0 s"),
-    ([None], "no earlier run tells for how long; tasks: 1"),
-    ([60.0, 30.0, None], "in all about 2 min; tasks of unknown time: 1")])
-def test_the_sum(seconds, text):
-    assert plan.total(seconds) == text

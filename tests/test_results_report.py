@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from results import kept, plots, pretraining, report, store
-from tests.test_results_record import toy
+from tests.test_results_record import SHA256, toy
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = 'bt <b>&"x"'
+BACKBONE = {"name": NAME, "format": "barlowtwins_checkpoint", "sha256": SHA256}
 VOID = {"meta", "img", "br", "input"}
 SCALED = {"config": {"SOLVER.MAX_ITER": 30}, "scaled": {"SOLVER.MAX_ITER": [24000, 30]}}
 FETCHING = ("src", "srcset", "href", "xlink:href", "data", "action", "poster")
@@ -71,8 +72,9 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     runs = root / "runs"
     for seed in range(3):
-        store.save(toy(name=NAME, seed=seed, metrics={"AP": 56.8 + seed / 10, "AP50": 82.6}), runs)
-    scaled = toy(name=NAME, metrics={"AP": 1.5, "AP50": 4.0}, source="python run.py '<script>'", **SCALED)
+        store.save(toy(backbone=BACKBONE, seed=seed, metrics={"AP": 56.8 + seed / 10, "AP50": 82.6}), runs)
+    scaled = toy(backbone=BACKBONE, metrics={"AP": 1.5, "AP50": 4.0}, source="python run.py '<script>'",
+                 **SCALED)
     store.save(scaled, runs)
     photograph = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(photograph, "JPEG")
