@@ -61,7 +61,7 @@ FEATURES = (Column("Top-1", "places205_linear", "top1", "Places-205"),
             Column("mAP", "voc07_svm", "mAP", "VOC07"), Column("Top-1", "inat18_linear", "top1", "iNat18"))
 KNN = (Column("20-NN", "imagenet_knn", "top1_k20"), Column("200-NN", "imagenet_knn", "top1_k200"))
 COLLAPSE = "a dash: the training collapsed"
-DEFAULTS = "ours, by default: the recipes of Barlow Twins, not VICReg's own"
+DEFAULTS = "this suite's default: the recipes of Barlow Twins, not VICReg's own"
 HUNDRED = "linear evaluation on ImageNet after 100 epochs of pretraining: top-1 accuracy (%)"
 
 TABLES = (
@@ -69,13 +69,14 @@ TABLES = (
           f"{BARLOW_TWINS}, Table 1", ("Barlow Twins, Table 1",), LINEAR),
     Table("semi", "Semi-supervised learning on ImageNet, 1% and 10% of the labels: accuracy (%), ResNet-50",
           f"{BARLOW_TWINS}, Table 2", ("Barlow Twins, Table 2",), SEMI,
-          notes=("ours, by default: the released code's backbone learning rate 0.005 and cosine; the paper "
-                 "prints 0.002 and a factor 0.2 after epochs 12 and 16 (preset paper)",)),
+          notes=("this suite's default: the released code's backbone learning rate 0.005 and cosine; the "
+                 "paper prints 0.002 and a factor 0.2 after epochs 12 and 16 (preset paper)",)),
     Table("transfer", "Transfer: image classification on fixed features (%), ResNet-50",
           f"{BARLOW_TWINS}, Table 3", ("Barlow Twins, Table 3",), FEATURES,
-          notes=("ours, by default, on Places-205 and iNat18: VISSL's three drops of the learning rate and "
-                 "Nesterov; the paper prints two drops, equally spaced. VOC07: the paper names neither "
-                 "layer nor crop nor costs; ours are the average pool, 256 and centre crop 224, VISSL's",)),
+          notes=("this suite's default on Places-205 and iNat18: VISSL's three drops of the learning rate "
+                 "and Nesterov; the paper prints two drops, equally spaced",
+                 "VOC07: the paper names neither layer nor crop nor costs; here they are the average pool, "
+                 "256 and centre crop 224, VISSL's")),
     Table("detection", "Transfer: object detection and instance segmentation (%), fine-tuned ResNet-50 C4",
           f"{BARLOW_TWINS}, Table 4", ("Barlow Twins, Table 4",),
           (*_detection("VOC07+12 det", "voc_det"), *_detection("COCO det", "coco_det", "box_", "^bb"),
