@@ -11,6 +11,7 @@ trusted are named, left out, and make the exit status 1; the tables of the other
 """
 
 import argparse
+import difflib
 import re
 import sys
 from pathlib import Path
@@ -114,22 +115,35 @@ def fill_blocks(text, sheets, name):
 
 
 def selected(results, filters):
-    """Return the records that fit every KEY=VALUE. Raises ValueError for an unknown key."""
+    """Return the records that fit every KEY=VALUE. Raises ValueError for an unknown key or task."""
+    tasks = dict.fromkeys([*tables.TASKS, *(result.task for result in results)])
     for text in filters:
         key, equals, value = text.partition("=")
         if not equals or key not in FILTERS:
-            raise ValueError(f"{text}: expected KEY=VALUE with a key of {', '.join(FILTERS)}")
+            raise ValueError(f"{text}: expected KEY=VALUE with a key of {', '.join(FILTERS)}"
+                             + _nearest(key, FILTERS))
+        if key == "task" and value not in tasks:
+            raise ValueError(f"{text}: expected a known task{_nearest(value, tasks)}")
         results = [result for result in results if FILTERS[key](result) == value]
     return results
 
 
+def _nearest(text, known):
+    close = difflib.get_close_matches(text, known, n=1)
+    return f"; the nearest is {close[0]}" if close else ""
+
+
 def listing(results):
-    """Return the records as text: place (task, backbone, config and seed), protocol, date, metrics."""
-    rows = [[result.place, _protocol(result), result.started[:10],
-             " ".join(f"{name} {value:.2f}" for name, value in list(result.metrics.items())[:6])]
+    """Return the records as text: place (task, backbone, config and seed), protocol, date, first metrics."""
+    rows = [[result.place, _protocol(result), result.started[:10], _first_metrics(result.metrics)]
             for result in results]
     headers = ["record", "protocol", "date", "metrics"]
     return tabulate.tabulate(rows, headers, disable_numparse=True) if rows else "no records"
+
+
+def _first_metrics(metrics, shown=4):
+    figures = [f"{name} {value:.2f}" for name, value in metrics.items()]
+    return " ".join(figures[:shown]) + (f" and {len(figures) - shown} more" if len(figures) > shown else "")
 
 
 if __name__ == "__main__":

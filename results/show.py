@@ -1,11 +1,13 @@
 """What stands behind a figure: how a record was made and how to make it again.
 
     python results/show.py RECORD ...    # files, or places as --list and the tables' CSV files give them
+    python results/show.py --config RECORD    # with its whole configuration, not only what was scaled
 """
 
 import argparse
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 
 if not __package__:
@@ -24,10 +26,12 @@ def main(argv=None):
     """Print each record asked for. Returns the exit status: 2 for one that is missing or damaged."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("records", nargs="+", metavar="RECORD", help="a record's file or place")
+    parser.add_argument("--config", action="store_true", help="show the whole configuration, too")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of records (default: results/runs)")
     arguments = parser.parse_args(argv)
     try:
-        print("\n\n".join(describe(*find(record, arguments.runs)) for record in arguments.records))
+        print("\n\n".join(describe(*find(record, arguments.runs), arguments.config)
+                          for record in arguments.records))
         return 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,8 +50,8 @@ def find(record, runs):
     return store.read(path, root), root
 
 
-def describe(result, root):
-    """Return what a record says, a line each, the command first."""
+def describe(result, root, config=False):
+    """Return what a record says, a line each, the command first; with `config` the whole configuration."""
     backbone, data, device = result.backbone, result.data, result.device
     counts = ", ".join(f"{split} {count}" for split, count in data["counts"].items())
     files = store.files_of(result, root)
@@ -67,11 +71,13 @@ def describe(result, root):
         *(("", change) for change in changes(result)),
         *(("", f"{key} {used} images ({paper})") for key, (paper, used) in result.scaled.items()
           if key.startswith("data.")),
-        ("config", "" if result.config else "empty"),
-        *(("", f"{key} = {value}") for key, value in result.config.items()),
+        ("config", f"{len(result.config)} settings" + ("" if config else "; --config shows them")),
+        *(("", f"{key} = {value}") for key, value in result.config.items() if config),
     ]
-    metrics = "  ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
-    head = f"{result.task}, {backbone_text(result)}, seed {result.seed}\n  {metrics}\n"
+    figures = "  ".join(f"{name}\0{value:.2f}" for name, value in result.metrics.items())
+    metrics = textwrap.fill(figures, 100, initial_indent="  ", subsequent_indent="  ",
+                            break_long_words=False).replace("\0", " ")
+    head = f"{result.task}, {backbone_text(result)}, seed {result.seed}\n{metrics}\n"
     return head + "\n".join(f"  {name:9} {text}".rstrip() for name, text in lines)
 
 

@@ -24,7 +24,13 @@ VERDICTS = (Column("Task", align="l"), Column("Metric", align="l"), Column("Back
             Column("Verdict", align="l"))
 KNOWN = "known spreads: " + ", ".join(f"{task} {metric} {std}" for (task, metric), std in SPREADS.items())
 
+# What `transfer` can run, for it cannot be asked: it needs torch. Those that no table has a column for:
+OTHERS = ("voc07_lowshot", "food101_probe", "cifar10_probe", "cifar100_probe", "sun397_probe", "cars_probe",
+          "aircraft_probe", "dtd_probe", "pets_probe", "caltech101_probe", "flowers102_probe",
+          "voc2007_probe", "voc07_det", "voc_det_fpn", "coco_det_2x")
+
 _ORDER = list(dict.fromkeys(column.task for table in TABLES for column in table.columns))
+TASKS = (*_ORDER, *OTHERS)
 
 
 @store.collector_off()

@@ -1,4 +1,4 @@
-"""The benchmark of the tables: its records are valid, and both ways read all of them (benchmarks/tables.py)."""
+"""The tables' benchmark: its records are valid, and both ways read all of them (benchmarks/tables.py)."""
 
 from benchmarks import tables
 

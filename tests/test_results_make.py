@@ -108,6 +108,25 @@ def test_list_with_filters(folder, capsys, filters, tasks):
     assert [line[0].split("/")[0] for line in listed(folder, capsys, *filters)] == tasks
 
 
+@pytest.mark.parametrize("text, nearest", [("task=voc_dte", "voc_det"), ("taks=voc_det", "task"),
+                                           ("task=pets_prob", "pets_probe")])
+def test_a_slip_in_a_filter_names_the_nearest(folder, capsys, text, nearest):
+    assert run(folder, "--list", text) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"the nearest is {nearest}")
+
+
+def test_a_known_task_without_records_is_no_error(folder, capsys):
+    from transfer.tasks import TASKS
+    for task in TASKS:
+        assert run(folder, "--list", f"task={task}") == 0, task
+
+
+def test_a_long_row_of_metrics_is_cut(folder, capsys):
+    store.save(toy("voc07_lowshot", {f"mAP_{k}": 10.0 for k in range(16)}), folder / "runs")
+    lines = listed(folder, capsys, "task=voc07_lowshot")
+    assert lines[0][-3:] == ["and", "12", "more"] and "mAP_3" in lines[0] and "mAP_4" not in lines[0]
+
+
 def test_print_shows_every_table(folder, capsys):
     assert run(folder, "--print") == 0
     out = capsys.readouterr().out

@@ -23,9 +23,19 @@ def test_everything_about_a_record_is_shown(tmp_path, capsys):
     for fact in ("voc_det, bt [1a2b3c4d], seed 3", "AP 56.00", "c" * 40 + ", with changes",
                  result.backbone["sha256"], "fingerprint f00d", "torch 2.14.1", "1 x x86_64 (cpu)",
                  "2 h 0 min, started 2026-01-31T12:00:00", "curve.json", result.config_hash, "epochs 1 (100)",
-                 "data.train 5 images (10)", "rate = 0.3", "python transfer/run.py --task voc_det --seed 3 "
+                 "data.train 5 images (10)", "config    2 settings; --config",
+                 "python transfer/run.py --task voc_det --seed 3 "
                  "--rerun --weights 'my nets/bt.pth' --num-gpus 8 --data /data\n"):
         assert fact in text, fact
+    assert "rate = 0.3" not in text
+    assert show.main([result.place, "--config", "--runs", str(tmp_path / "runs")]) == 0
+    assert "  rate = 0.3" in capsys.readouterr().out
+
+
+def test_many_metrics_are_wrapped_between_figures():
+    result = toy("voc07_lowshot", {f"mAP_of_{k}_images": 10.0 for k in range(16)})
+    lines = show.describe(result, "nowhere").split("\n  rerun")[0].splitlines()[1:]
+    assert len(lines) > 2 and all(len(line) <= 100 and line.endswith("10.00") for line in lines)
 
 
 def test_overrides_stay_behind_the_flags():
