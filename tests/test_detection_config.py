@@ -64,6 +64,8 @@ TWICE = {"SOLVER.STEPS": [120000, 160000], "SOLVER.MAX_ITER": 180000}
 VOC07 = {"DATASETS.TRAIN": ["voc_2007_trainval"], "SOLVER.STEPS": [9500], "SOLVER.MAX_ITER": 12500}
 MSRA = {"MODEL.PIXEL_MEAN": [103.530, 116.280, 123.675], "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
         "MODEL.RESNETS.STRIDE_IN_1X1": True, "INPUT.FORMAT": "BGR"}
+PIRL = {"MODEL.RESNETS.NORM": "FrozenBN", "MODEL.BACKBONE.FREEZE_AT": 2, "TEST.PRECISE_BN.ENABLED": False,
+        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads", "SOLVER.STEPS": [17000], "SOLVER.MAX_ITER": 25000}
 
 
 def rate(value, warmup, factor):
@@ -80,6 +82,7 @@ GOLDEN = {
     "pascal_voc_R_50_C4_24k_random": C4 | VOC_SETS | MOCO_VOC,
     "pascal_voc_R_50_C4_24k_supervised": C4 | VOC_SETS | MOCO_VOC,
     "pascal_voc_R_50_C4_24k_supervised_msra": C4 | VOC_SETS | MOCO_VOC | MSRA,
+    "pascal_voc_R_50_C4_25k_pirl": C4 | VOC_SETS | rate(0.003, 1000, 0.333) | PIRL,
     "pascal_voc07_R_50_C4_12k5": C4 | VOC_SETS | MOCO_VOC | VOC07,
     "pascal_voc_R_50_FPN_24k_bt": FPN | VOC_SETS | BT_VOC,
     "coco_R_50_FPN_1x_vicreg": FPN | COCO_SETS | rate(0.04, 50, 0.001),
@@ -217,7 +220,8 @@ def test_an_unknown_preset_lists_those_that_fit_the_task():
     with pytest.raises(ValueError) as error:
         VOC.override(["preset", "zzz"])
     c4 = ("bt", "moco", "random", "supervised", "swav", "vicreg")
-    known = ["pascal_voc07_R_50_C4_12k5.yaml", "pascal_voc_R_50_FPN_24k_bt.yaml",
+    known = ["pascal_voc07_R_50_C4_12k5.yaml", "pascal_voc_R_50_C4_25k_pirl.yaml",
+             "pascal_voc_R_50_FPN_24k_bt.yaml",
              *(f"pascal_voc_R_50_C4_24k_{name}.yaml" for name in c4)]
     assert str(error.value) == f"unknown preset 'zzz'; known are {', '.join(sorted(known))}"
     for name in known:  # and they do
