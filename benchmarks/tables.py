@@ -4,7 +4,8 @@
 
 A plain json.load of the files checks nothing and makes no table: it is what any reader has to pay. Target:
 about two seconds in all. As in a real folder, the records of a task share their config, which is read once;
-metrics, times and checksums are each record's own. Half of the records are of classification (2 kB), half of detection (8 kB).
+metrics, times and checksums are each record's own. Half of the records are of classification (2 kB), half
+of detection (8 kB).
 """
 import argparse
 import json

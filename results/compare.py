@@ -80,7 +80,8 @@ def report(a, b, difference):
     text = (f"A: {backbone_text(a[0])}   B: {backbone_text(b[0])}\n\n"
             f"{tabulate.tabulate(rows, HEADERS, disable_numparse=True)}\n\n"
             f"seeds needed: pairs that show a difference of {difference:g} points in a two-sided paired t\n"
-            f"test at {verdicts.ALPHA} with power {verdicts.POWER}, from the spread of the pairs or, marked ~,\n"
+            f"test at {verdicts.ALPHA} with power {verdicts.POWER}, "
+            "from the spread of the pairs or, marked ~,\n"
             "from the task's known one\n")
     tasks = [verdicts.mean_std(same)[0] for same in (means[True] or means[False]).values()]
     ahead = sum(mean > 0 for mean in tasks)

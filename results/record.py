@@ -143,7 +143,7 @@ def from_json(text, known=None):
 
 
 def _items(text, known):
-    """Return ([(name, value, canonical item)], {line: those that are not known}) of a text as `to_json` has it.
+    """Return ([(name, value, canonical item)], {line: those not known yet}) of a text as `to_json` has it.
 
     A field begins a line, after one blank, which nothing else does: strings hold no raw line ends, and what
     is inside of a field stands deeper. ValueError for another layout.

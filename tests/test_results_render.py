@@ -1,4 +1,4 @@
-"""The formats of a table: structure, escapes, what a program reads; LaTeX through LaTeX itself (render.py)."""
+"""Formats of a table: structure, escapes, what a program reads; LaTeX through LaTeX itself (render.py)."""
 
 import csv
 import re

@@ -202,7 +202,8 @@ def test_files_are_kept_beside_the_record_and_are_no_records(tmp_path):
     path = store.save(toy(), runs)
     store.keep(toy(), runs, out)
     place = store.files_of(toy(), runs)
-    assert place == path.with_suffix(".files") and kept(place) == {"curve.json": b"[]", "picture.jpg": b"jpeg"}
+    assert place == path.with_suffix(".files")
+    assert kept(place) == {"curve.json": b"[]", "picture.jpg": b"jpeg"}
     assert store.load(runs) == ([toy()], [])
     assert sorted(os.listdir(path.parent)) == sorted([path.name, place.name])
 

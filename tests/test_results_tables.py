@@ -1,4 +1,4 @@
-"""The tables: published figures, means, marks, verdicts, and golden text (results/tables.py, catalogue.py)."""
+"""Tables: published figures, means, marks, verdicts, and golden text (results/tables.py, catalogue.py)."""
 
 import random
 import statistics
@@ -54,7 +54,8 @@ def sheet_named(name, results=()):
 def golden_texts():
     """Return {file name: text}: every table of the fixed records in Markdown, some in LaTeX and CSV."""
     sheets = tables.build(store_of_records())
-    return {f"{sheet.name}.{suffix}": form(sheet) for sheet in sheets for suffix, form in render.FORMATS.items()
+    return {f"{sheet.name}.{suffix}": form(sheet) for sheet in sheets
+            for suffix, form in render.FORMATS.items()
             if suffix == "md" or (suffix != "html" and sheet.name in ("detection", "verdicts", "rehearsal"))}
 
 
@@ -266,7 +267,7 @@ def test_the_verdict_is_against_the_row_of_that_name():
     assert facts["barlow_twins", "voc_det", "AP50"].verdict == "reproduced"
     assert facts["barlow_twins", "voc_det", "AP50"].reference[1] == "Barlow Twins; Barlow Twins, Table 4"
     assert facts["barlow_twins", "voc_det", "AP75"].verdict == "below"
-    assert facts["(a) stop gradient", "imagenet_linear", "top1"].reference[0] == 70.5  # not the 73.2 of Table 1
+    assert facts["(a) stop gradient", "imagenet_linear", "top1"].reference[0] == 70.5  # not 73.2 of Table 1
 
 
 @pytest.mark.parametrize("name, format, row", [
@@ -284,7 +285,7 @@ def test_scaled_figures_get_no_verdict_and_their_interval_is_that_of_their_mean(
     assert all(cell.verdict == "" for *_, cell in sheet.facts)
     cell = next(cell for label, *_, cell in sheet_named("detection", store_of_records()).facts
                 if label.startswith("ours: bt"))
-    assert (cell.mean, round(cell.low, 3), round(cell.high, 3)) == (57.0, 54.516, 59.484)  # ± 4.3027 / sqrt 3
+    assert (cell.mean, round(cell.low, 3), round(cell.high, 3)) == (57.0, 54.516, 59.484)  # 4.3027 / sqrt 3
 
 
 def test_a_backbone_enters_an_ablation_only_under_the_name_of_a_row():
@@ -296,12 +297,14 @@ def test_a_backbone_enters_an_ablation_only_under_the_name_of_a_row():
 
 def test_runs_without_a_published_figure_have_a_table():
     ((task, backbone, data, scaled, seeds, result),) = sheet_named("others", store_of_records()).body[0]
-    assert (task, scaled, seeds, result) == ("voc07_lowshot", None, "2", "mAP_1 46.5 ± 0.7, mAP_4 60.0 ± 0.0")
+    assert (task, scaled, seeds) == ("voc07_lowshot", None, "2")
+    assert result == "mAP_1 46.5 ± 0.7, mAP_4 60.0 ± 0.0"
 
 
 def test_low_shot_shows_each_number_of_positives_with_its_spread():
     counts = (1, 2, 4, 8, 16, 32, 64, 96)
-    metrics = {f"{name}_n{count}": 40.0 + count / 4 for name in ("mAP", "std", "best_mAP") for count in counts}
+    metrics = {f"{name}_n{count}": 40.0 + count / 4
+               for name in ("mAP", "std", "best_mAP") for count in counts}
     (row,) = sheet_named("others", [toy("voc07_lowshot", metrics)]).body[0]
     names = [part.split()[0] for part in row[5].split(", ")]
     assert names == [f"{name}_n{count}" for count in counts for name in ("mAP", "std")]
