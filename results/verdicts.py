@@ -20,14 +20,14 @@ ALPHA, POWER = 0.05, 0.8
 ROUNDING = 0.05
 RESOLUTION = 1.0
 MOST_SEEDS = 1000
-RULE = ("reproduced: the means differ by no more than chance explains, 1.96 s sqrt(1/n + 1) + 0.05, with s "
-        "the task's known standard deviation over seeds, or t s sqrt(1/n + 1) + 0.05 with our own where none "
-        "is known or ours is more than twice as large; and that is at most 1 point. above, below: they "
-        "differ by more. inconclusive: n = 1, or chance explains more than 1 point, or no spread is known, ours "
-        "prints as 0.0, and they differ by more than chance, but at most 1 point. A published figure counts as one "
-        "run. A backbone is judged against the published row of its own name (--name of "
-        "transfer/run.py); one that is named bt, or read from Barlow Twins' checkpoint.pth, against Barlow "
-        "Twins; one of another name gets no verdict")
+RULE = ("reproduced: the means differ by no more than chance explains, 1.96 s sqrt(1/n + 1) + 0.05, with "
+        "s the task's known standard deviation over seeds, or t s sqrt(1/n + 1) + 0.05 with our own where"
+        " none is known or ours is more than twice as large; and that is at most 1 point. above, below: "
+        "they differ by more. inconclusive: n = 1, or chance explains more than 1 point, or no spread is "
+        "known, ours prints as 0.0, and they differ by more than chance, but at most 1 point. A published"
+        " figure counts as one run. A backbone is judged against the published row of its own name "
+        "(--name of transfer/run.py); one that is named bt, or read from Barlow Twins' checkpoint.pth, "
+        "against Barlow Twins; one of another name gets no verdict")
 
 
 # scipy.special is imported where it is needed: it takes as long as most tables. scipy.stats takes twice that.
