@@ -32,7 +32,8 @@ def root(tmp_path):
 @pytest.mark.parametrize("schedule", ["cosine", "step"])
 def test_two_epochs_equal_a_plain_loop(root, tmp_path, schedule):
     """The protocol step by step: everything in train mode, two rates, torch's optimiser and scheduler."""
-    config = dataclasses.replace(SMALL, epochs=2, schedule=schedule, drop_epochs=(1,))
+    crop_scale = {"cosine": (0.08, 1.0), "step": (0.5, 0.6)}[schedule]
+    config = dataclasses.replace(SMALL, epochs=2, schedule=schedule, drop_epochs=(1,), crop_scale=crop_scale)
     context = toys.context(root, tmp_path / "out")
     metrics = finetune.run(toys.backbone(), config, context)
     saved = torch.load(context.out / "checkpoint.pth", weights_only=True)
@@ -48,7 +49,8 @@ def test_two_epochs_equal_a_plain_loop(root, tmp_path, schedule):
     index_of = {train.path(index).name: index for index in range(len(train))}
     labelled = train.subset(sorted(index_of[name] for name in LISTED), "")
     batches = data.TrainBatches(9, 5, seed=0)
-    loader = data.loader(data.Images(labelled, 64, augment=True, seed=0), batches, context)
+    crops = data.Images(labelled, 64, augment=True, seed=0, crop_scale=crop_scale)
+    loader = data.loader(crops, batches, context)
     for batches.epoch in range(2):
         network.train()
         for images, labels, _ in data.read(loader):
@@ -97,10 +99,10 @@ def test_data_tells_lists_apart(root, tmp_path):
     context = toys.context(root, tmp_path / "out")
     found = finetune.data(SMALL, context)
     sha256 = hashlib.sha256((root / "imagenet" / "1percent.txt").read_bytes()).hexdigest()
-    assert found["name"] == f"imagenet list {sha256[:12]}" and found["counts"] == {"train": 9, "val": 8}
+    assert found["name"] == f"imagenet list {sha256[:12]}" and len(found["counts"]) == 3
     (tmp_path / "mine.txt").write_text("\n".join(LISTED[::-1]))
     other = finetune.data(dataclasses.replace(SMALL, split=str(tmp_path / "mine.txt")), context)
-    assert other["counts"] == found["counts"] and other["fingerprint"] != found["fingerprint"]
+    assert other["counts"] == {"train": 9, "val": 8} and other["fingerprint"] != found["fingerprint"]
     (root / "imagenet" / "1percent.txt").unlink()
     packed = root / "imagenet" / "1percent.txt.gz"
     packed.write_bytes(gzip.compress("\n".join([*LISTED, ""]).encode()))
@@ -108,6 +110,31 @@ def test_data_tells_lists_apart(root, tmp_path):
     packed.write_bytes(b"no gzip")
     with pytest.raises(ValueError, match="1percent.txt.gz: not a gzip file"):
         finetune.data(SMALL, context)
+
+
+def test_an_altered_list_under_an_official_name_makes_a_scaled_run(root, tmp_path, monkeypatch):
+    """Even one that is as long as the official list."""
+    context, sizes = toys.context(root, tmp_path / "out"), {"train": 9, "val": 8}
+    altered = finetune.data(SMALL, context)["counts"]
+    assert differences(sizes, altered) == {"unofficial list": [None, 9]}
+    content = (root / "imagenet" / "1percent.txt").read_bytes()
+    monkeypatch.setitem(lists.OFFICIAL, "1percent", hashlib.sha256(content).hexdigest())
+    assert finetune.data(SMALL, context)["counts"] == sizes
+
+
+def test_other_ranks_wait_for_the_list_that_rank_zero_fetches(root, tmp_path, monkeypatch):
+    """Without a process group, as under torchrun before the run is launched."""
+    path, fetched = root / "imagenet" / "1percent.txt", []
+    content = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(lists, "_fetch", lambda *_: (b"fetched", fetched.append(1)))
+    assert lists.split_list("1percent", root / "imagenet", None)[0] == b"fetched"  # rank 0: at once
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(lists.time, "sleep", lambda _: path.write_bytes(content))  # rank 0 has it meanwhile
+    assert lists.split_list("1percent", root / "imagenet", None) == (content, str(path)) and len(fetched) == 1
+    path.unlink()
+    monkeypatch.setattr(lists, "WAIT_SECONDS", 0)
+    assert lists.split_list("1percent", root / "imagenet", None)[0] == b"fetched"  # no file ever came
 
 
 def test_the_official_list_is_fetched_once_and_checked(root, tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ top-5 with 1 %; 69.7 top-1, 89.3 top-5 with 10 %.
 A list is looked for as DATA/imagenet/1percent.txt (or .txt.gz), else the official one is fetched, checked
 against its sha256 and kept there, or in --cache where the data cannot be written. `draw:P%` takes P % of
 each class, drawn by the seed: so several seeds are several draws, as PIRL has them (arXiv 1912.01991, 3.3).
+A preset's rates are those of the task's own list: `preset swav split draw:1%` has SwAV's rates for 1 % in
+imagenet_semi1, and those for 10 % in imagenet_semi10.
 The last epoch is the number; the best one stands beside it, labelled.
 """
 import hashlib
@@ -85,10 +87,11 @@ ONE_PERCENT, TEN_PERCENT = Config(), Config(split="10percent")
 
 
 def data(config: Config, context) -> dict:
-    """Name, counts of labelled and validation images, fingerprint (the list's sha256 in it). An
-    unofficial list is named by its sha256, so that its records are told from the paper's even when the
-    counts agree. Of `draw:P%` the fingerprint is that of all images, since the seed, which is recorded by
-    itself, makes the draw: the records of several draws are one row."""
+    """Name, counts of labelled and validation images, fingerprint (the list's sha256 in it). A list is named
+    by its sha256 where it is not the official one. Found under an official name, it is counted as "unofficial
+    list" besides, so that its run is a scaled one even if it is as long as the official list. Of `draw:P%`
+    the fingerprint is that of all images, since the seed, which is recorded by itself, makes the draw: the
+    records of several draws are one row."""
     root = context.data / config.dataset
     if not root.is_dir():  # before a list is fetched for it
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
@@ -101,8 +104,11 @@ def data(config: Config, context) -> dict:
     train, val = lists.labelled_pair(content, source, root)
     sha256 = hashlib.sha256(content).hexdigest()
     official = lists.OFFICIAL.get(config.split) == sha256
+    counts = {"train": len(train), "val": len(val)}
+    if config.split in lists.OFFICIAL and not official:
+        counts["unofficial list"] = len(train)
     return {"name": f"{config.dataset} {config.split if official else f'list {sha256[:12]}'}",
-            "counts": {"train": len(train), "val": len(val)},
+            "counts": counts,
             "fingerprint": layouts.fingerprint(train, val, also=sha256)}
 
 

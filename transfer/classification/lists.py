@@ -6,12 +6,13 @@ import gzip
 import hashlib
 import os
 import re
+import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 
-from pretrain.distributed import barrier, is_main
+from pretrain.distributed import is_main
 from transfer.classification import layouts
 from transfer.classification.small_sets import drawn
 
@@ -19,6 +20,7 @@ LIST_URL = "https://raw.githubusercontent.com/google-research/simclr/master/imag
 OFFICIAL = {  # sha256 of the unpacked lists: 12,811 and 128,116 names
     "1percent": "71e82a48ba78252683ae334c4d019ebd5c6e855b9599c1389fbe83eb9549cf17",
     "10percent": "6d09de11e7bdaf5b1f3b1f249b6183695f97310cdd20f0c03e7235b6b9392091"}
+WAIT_SECONDS = 90  # of other processes for the list that the main one fetches
 DRAW = re.compile(r"draw:(\d+(?:\.\d+)?)%")
 
 
@@ -41,26 +43,30 @@ def chosen_pair(split: str, root: Path, context) -> tuple[layouts.Samples, layou
         train, val = layouts.split_pair(root)
         rows = np.flatnonzero(draw(train, split, context.seed))
         return train.subset(rows, f"{train.source}, {split}"), val
-    if is_main():
-        split_list(split, root, context.cache)  # fetched once, not by every rank
-    barrier()
     return labelled_pair(*split_list(split, root, context.cache), root)
 
 
 def split_list(split: str, root: Path, fallback: Path | None) -> tuple[bytes, str]:
     """The list's unpacked bytes and where they are from. A named list is looked for in `root` and, since data
-    roots are often read-only, in `fallback`; the official one is fetched to the first that can be written."""
+    roots are often read-only, in `fallback`; the official one is fetched to the first that can be written.
+
+    The main process fetches, at once. Others wait for its file, not for itself, since there may be no process
+    group yet; on a machine of their own, where no file appears, they fetch, too."""
     if split not in OFFICIAL:
         if not Path(split).is_file():
             raise FileNotFoundError(f"split: expected {', '.join(OFFICIAL)}, draw:P% or the path of a list, "
                                     f"found {split!r}")
         return _unpacked(Path(split)), split
     folders = [folder for folder in (root, fallback) if folder]
-    for folder in folders:
-        for path in (folder / f"{split}.txt", folder / f"{split}.txt.gz"):
-            if path.is_file():
-                return _unpacked(path), str(path)
-    return _fetch(split, folders)
+    deadline = time.monotonic() + (0 if is_main() else WAIT_SECONDS)
+    while True:
+        for folder in folders:
+            for path in (folder / f"{split}.txt", folder / f"{split}.txt.gz"):
+                if path.is_file():
+                    return _unpacked(path), str(path)
+        if time.monotonic() >= deadline:
+            return _fetch(split, folders)
+        time.sleep(0.2)
 
 
 def _fetch(split, folders):
