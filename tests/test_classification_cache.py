@@ -43,6 +43,20 @@ def test_the_second_time_no_network_runs(train, context, monkeypatch):
     assert [path.suffix for path in context.cache.rglob("*") if path.is_file()] == [".npy"]
 
 
+def test_a_backbone_that_changes_meanwhile_is_an_error_and_nothing_is_kept(train, context, monkeypatch):
+    extract = cache.extract
+
+    def tamper(network, *others):
+        found = extract(network, *others)
+        next(network.parameters()).data[0] += 1e-3
+        return found
+
+    monkeypatch.setattr(cache, "extract", tamper)
+    with pytest.raises(RuntimeError, match="frozen backbone changed during the run"):
+        features(train, context)
+    assert not context.cache.exists()
+
+
 def test_labels_are_not_part_of_it(train, context, monkeypatch):
     first = features(train, context)
     monkeypatch.setattr(cache, "freeze", no_network)

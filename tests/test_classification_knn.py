@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from transfer.classification import data, knn, layouts
+from transfer.config import override
 
 SMALL = knn.Config(k=(1, 3), image_size=32, precision="float64")
 
@@ -88,3 +89,12 @@ def test_errors(tmp_path, changes, message):
 def test_defaults():
     """Golden: VICReg's two k, mmselfsup's temperature."""
     assert knn.Config() == knn.Config("imagenet", (20, 200), (0.07,), 224, "float32", "default")
+
+
+@pytest.mark.parametrize("preset, ks, temperatures", [
+    ("mmselfsup", (10, 20, 100, 200), (0.07,)), ("lightly", (200,), (0.1,)), ("mixed_bt", (200,), (0.5,)),
+    ("solo", (20,), (0.07, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0))])
+def test_presets(preset, ks, temperatures):
+    """Golden: the sources that knn.Config.PRESETS names. The first temperature is that of top1_k<k>."""
+    config = override(knn.Config(), ["preset", preset])
+    assert config == knn.Config(k=ks, temperature=temperatures, preset=preset)

@@ -31,8 +31,8 @@ def root(tmp_path_factory):
 @pytest.mark.parametrize("config", [
     SMALL,
     dataclasses.replace(SMALL, schedule="step", drop_epochs=(1,), drop_factor=0.1, nesterov=True,
-                        weight_decay=0.1, batch_norm=True),
-], ids=["cosine", "steps, batch norm"])
+                        weight_decay=0.1, batch_norm=True, crop_scale=(0.5, 0.6)),
+], ids=["cosine", "steps, batch norm, crops"])
 def test_head_equals_a_plain_loop(root, tmp_path, config):
     """The protocol written down step by step: unfolded eval-mode network, torch's optimiser and scheduler."""
     context = toys.context(root, tmp_path)
@@ -48,7 +48,8 @@ def test_head_equals_a_plain_loop(root, tmp_path, config):
     scheduler = (torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2) if config.schedule == "cosine" else
                  torch.optim.lr_scheduler.MultiStepLR(optimizer, [1], 0.1))
     batches = data.TrainBatches(len(train), 4, seed=0)
-    loader = data.loader(data.Images(train, 32, augment=True, seed=0), batches, context)
+    crops = data.Images(train, 32, augment=True, seed=0, crop_scale=config.crop_scale)
+    loader = data.loader(crops, batches, context)
     for batches.epoch in range(2):
         plain.train()
         for images, labels, _ in data.read(loader):
@@ -129,11 +130,24 @@ def test_a_changed_backbone_is_noticed():
         features.assert_frozen(network, toys.backbone(), "float32")
 
 
+def test_a_backbone_that_changes_in_a_run_is_an_error(root, tmp_path, monkeypatch):
+    train_epoch = linear.train_epoch
+
+    def tamper(network, *others):
+        losses = train_epoch(network, *others)
+        next(network.parameters()).data[0] += 1e-6
+        return losses
+
+    monkeypatch.setattr(linear, "train_epoch", tamper)
+    with pytest.raises(RuntimeError, match="frozen backbone changed during the run"):
+        linear.run(toys.backbone(), dataclasses.replace(SMALL, epochs=1), toys.context(root, tmp_path))
+
+
 def test_defaults_are_the_papers():
     """Golden: P B.1 with evaluate.py; P C.1 with VISSL's schedule."""
     assert linear.IMAGENET == linear.Config(
         "imagenet", 100, 256, 0.3, 0.9, False, 1e-6, "cosine", (60, 80), 0.1, False, 0.01, 224, (0.08, 1.0),
-        "float32", (), (), 0.1, "paper")
+        "float32", (), (), 0.1, "default")
     for config, name, epochs, drops in ((linear.PLACES205, "places205", 14, (4, 8, 12)),
                                         (linear.INAT18, "inat18", 84, (24, 48, 72))):
         assert config == linear.Config(name, epochs, 256, 0.01, 0.9, True, 5e-4, "step", drops, 0.1, True)
@@ -163,11 +177,22 @@ def test_defaults_are_the_papers():
     (linear.INAT18, "vicreg", {"learning_rate": 0.005, "weight_decay": 1e-4, "nesterov": False}),
     (linear.INAT18, "mmselfsup", {"weight_decay": 1e-4}),
     (linear.INAT18, "vissl_caffe2", {"weight_decay": 1e-4}),
+    (linear.PLACES205, "vissl_caffe2", {"weight_decay": 1e-4}),
+    (linear.PLACES205, "paper", {"drop_epochs": [5, 9], "nesterov": False}),
+    (linear.INAT18, "paper", {"drop_epochs": [28, 56], "nesterov": False}),
 ])
 def test_presets(config, preset, changes):
     """Golden: the sources that linear.PRESETS names."""
     found = differences(resolved(config), resolved(override(config, ["preset", preset])))
     assert {key: used for key, (_, used) in found.items()} == {**changes, "preset": preset}
+
+
+@pytest.mark.parametrize("config, names", [
+    (linear.IMAGENET, ["default", "paper", "swav", "mmselfsup"]), (linear.PLACES205, ["default", "vissl"]),
+    (linear.INAT18, ["default", "vissl"])])
+def test_other_names_of_a_default_make_its_row(config, names):
+    assert all(override(config, ["preset", name]) == config for name in names)
+    assert override(config, ["preset", names[-1], "epochs", "7"]) == dataclasses.replace(config, epochs=7)
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -191,7 +191,7 @@ def test_defaults_are_vissls():
     """Golden: eval_resnet_8gpu_transfer_voc07_svm.yaml and svm_trainer.py."""
     costs = (0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100, 1000)
     assert svm.Config() == svm.Config("VOC2007", costs, 3, 2.0, 1e-4, 2000, 1e-5, 224, "float32", "crop",
-                                      "average", "mixed", "paper")
+                                      "average", "mixed", "default")
 
 
 @pytest.mark.parametrize("name, resize, count, ends", [

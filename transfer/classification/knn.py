@@ -3,7 +3,8 @@
 Not in the Barlow Twins paper; reported for its checkpoint by VICReg (arXiv 2105.04906, appendix D.3, Table
 11) and mmselfsup. Features: L2-normalised 2048-d average pool, resize 256 and centre crop 224 on both sets;
 vote weight exp(cosine similarity / 0.07) (mmselfsup test_knn.py, DINO's rule). Expected for Barlow Twins,
-1000 epochs, by VICReg's table: 64.8 with k = 20 and 62.9 with k = 200.
+1000 epochs, by VICReg's table: 64.8 with k = 20 and 62.9 with k = 200. VISSL's kNN is no preset: by default
+it leaves the features unnormalised.
 
     python transfer/run.py --task imagenet_knn --weights bt.pth --data /data
     python transfer/run.py --task imagenet_knn --weights bt.pth k 10,20,100 temperature 0.07,0.1
@@ -40,7 +41,10 @@ class Config:
         "default": {},
         "mmselfsup": {"k": (10, 20, 100, 200)},                # test_knn.py:48-57
         "lightly": {"k": (200,), "temperature": (0.1,)},       # benchmarks/imagenet/resnet50/knn_eval.py
-        "solo": {"k": (20,), "temperature": (0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)},  # knn.py:30-34
+        # knn.py:30-34, its default temperature first
+        "solo": {"k": (20,), "temperature": (0.07, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)},
+        # main.py:148-149 of wgcban/mix-bt, as in yaohungt/Barlow-Twins-HSIC
+        "mixed_bt": {"k": (200,), "temperature": (0.5,)},
     }
 
     @property

@@ -45,10 +45,10 @@ class Config:
     pooling: str = "average"            # of res5; "res5": 6 x 6 windows, 8192 values
     # "mixed" is exact; "liblinear", VISSL's, may stop at max_iterations at high costs (told in the log).
     solver: str = "mixed"
-    preset: str = "paper"
+    preset: str = "default"
 
     PRESETS: ClassVar[dict] = {
-        "paper": {},
+        "default": {},
         "vissl": {"resize": "squash", "pooling": "res5"},  # eval_resnet_8gpu_transfer_voc07_svm.yaml
         # The grid of fair_self_supervision_benchmark (GETTING_STARTED.md), Goyal et al., arXiv 1905.01235.
         "goyal": {"costs": (*(10.0 ** power for power in range(-7, 3)), *HALVINGS)},
