@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 from types import SimpleNamespace
 
 import detection_toys as toys
@@ -15,7 +16,7 @@ from transfer.detection.protocol import Config, run
 from transfer.weights.readers import read
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override(
-    [*toys.SMALL, "SOLVER.MAX_ITER", "3", "SOLVER.ACCUMULATE", "2", "TEST.EVAL_PERIOD", "1"])
+    [*toys.SMALL, "SOLVER.MAX_ITER", "4", "SOLVER.ACCUMULATE", "2", "TEST.EVAL_PERIOD", "2"])
 COCO = [*toys.SMALL, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.NUM_CLASSES", "3"]
 
 
@@ -31,7 +32,7 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def voc_run(root, backbone, tmp_path_factory):
-    """An uninterrupted VOC run of 3 iterations: (context, metrics)."""
+    """An uninterrupted VOC run of 4 iterations: (context, metrics)."""
     context = toys.context(root, tmp_path_factory.mktemp("voc_run"))
     return context, run(backbone, VOC, context)
 
@@ -44,14 +45,14 @@ def test_voc_run_has_figures_and_detectron2_s_files(voc_run):
     context, metrics = voc_run
     assert list(metrics) == ["AP50", "AP", "AP75"] and all(0 <= value <= 100 for value in metrics.values())
     written = lines(context.out)
-    assert [line["iteration"] for line in written if "total_loss" in line] == [0, 1, 2]
+    assert [line["iteration"] for line in written if "total_loss" in line] == [0, 1, 2, 3]
     assert written[-1]["bbox/AP50"] == metrics["AP50"]
     for name in ("config.yaml", "log.txt", "model_final.pth", "inference/per_class.json"):
         assert (context.out / name).stat().st_size
     for name in ("detections.jpg", "losses.png", "precision.png", "per_class.png", "record/picture.jpg"):
         assert Image.open(context.out / name).size > (100, 100)
     log = (context.out / "log.txt").read_text()
-    assert "C4 network: 318 of 318 tensors in place" in log and "iter: 2" in log
+    assert "C4 network: 318 of 318 tensors in place" in log and "iter: 3" in log
     (network,) = json.loads((context.out / "proof.json").read_text())["networks"]
     assert network["in_place"] == 318 and max(network["differences"].values()) < 1e-4
     assert "SOLVER.ACCUMULATE 2: the gradient of 2 images is averaged over micro-batches of 1" in log
@@ -72,9 +73,12 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_other_workers(root,
     context = toys.context(root, tmp_path)
     often = VOC.override(["SOLVER.CHECKPOINT_PERIOD", "1"])  # no part of the identity
     before_step = hooks.SeedEachIteration.before_step
+    draw = random.Random(0)
+    cut = draw.randrange(2, 4)
+    saved = draw.randrange(cut - 1)  # the last whole checkpoint, as if cut while the next was written
 
     def power_cut(hook):
-        if hook.trainer.iter == 2:
+        if hook.trainer.iter == cut:
             raise KeyboardInterrupt
         before_step(hook)
 
@@ -82,10 +86,10 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_other_workers(root,
     with pytest.raises(KeyboardInterrupt):
         run(backbone, often, context)
     monkeypatch.undo()
-    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")  # as if cut while the second was written
+    (tmp_path / "last_checkpoint").write_text(f"model_{saved:07d}.pth")
     metrics = run(backbone, often, dataclasses.replace(context, workers=1, resume=True))
     assert metrics == voc_run[1]
-    assert [line["iteration"] for line in lines(tmp_path) if "total_loss" in line] == [0, 1, 2]
+    assert [line["iteration"] for line in lines(tmp_path) if "total_loss" in line] == [0, 1, 2, 3]
     whole, parts = (torch.load(out / "model_final.pth", weights_only=True)
                     for out in (voc_run[0].out, tmp_path))
     assert whole["model"].keys() == parts["model"].keys()
@@ -151,6 +155,13 @@ def test_a_loss_that_is_not_finite_is_one_line(root, backbone, tmp_path, capsys)
     assert "\n" not in str(error.value)
     assert "Traceback" not in capsys.readouterr().out
     assert (tmp_path / "losses.png").exists()  # iteration 0 was finite
+
+
+def test_a_folder_that_other_machines_do_not_see_is_refused(root, backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.comm, "is_main_process", lambda: False)  # on the machine that is not rank 0's
+    with pytest.raises(ValueError, match="expected a folder that all machines share, found none on 1 of 1 "
+                                         "processes; name one with --output"):
+        run(backbone, VOC, toys.context(root, tmp_path / "run"))
 
 
 FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has\n15")

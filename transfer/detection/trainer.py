@@ -128,10 +128,19 @@ def run(backbone, config, context):
         context.out.mkdir(parents=True, exist_ok=True)
         (context.out / "config.yaml").write_text(cfg.dump())
     distributed.barrier()
+    _require_shared(context.out)
     with d2.log_to(context.out), d2.tf32(cfg.SOLVER.TF32):
         results = _test_only(cfg) if context.eval_only else _train_and_test(backbone, cfg, context)
     distributed.barrier()
     return figures(results, cfg) if comm.is_main_process() else {}
+
+
+def _require_shared(out):
+    """ValueError on every rank where one of them does not see what the main one wrote into `out`."""
+    blind = distributed.all_reduce_sum(torch.tensor(0.0 if (out / "config.yaml").is_file() else 1.0))
+    if blind:
+        raise ValueError(f"{out}: expected a folder that all machines share, found none on {int(blind)} of "
+                         f"{distributed.world_size()} processes; name one with --output")
 
 
 def prepare(config, context):
