@@ -74,6 +74,7 @@ def make(arguments):
     readme = arguments.readme or (README if standard else None)
     texts = wanted(sheets, arguments.out or OUT, readme)
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
+    orphans = sorted(path for path in OUT.glob("*.*") if path not in texts) if standard else []
     if arguments.show:
         print("\n\n".join(render.plain(sheet).rstrip() for sheet in sheets))
     for path in stale:
@@ -81,9 +82,11 @@ def make(arguments):
             print(f"stale: {path}; python results/make.py rewrites it", file=sys.stderr)
         else:
             store.write_atomic(path, texts[path])
+    for path in orphans:
+        print(f"stale: {path}; no table has this name, delete it", file=sys.stderr)
     count = f"{len(results)} records, {len(sheets)} tables"
     print(f"{count}: {len(stale)} of {len(texts)} files {'are stale' if arguments.check else 'rewritten'}")
-    return 1 if problems or (arguments.check and stale) else 0
+    return 1 if problems or (arguments.check and (stale or orphans)) else 0
 
 
 def wanted(sheets, out, readme):

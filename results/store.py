@@ -22,10 +22,15 @@ def path_of(result, root):
 
 
 def save(result, root, rerun=False):
-    """Store a record and return its path. Refuses (ValueError) to replace one unless `rerun` is set."""
+    """Store a record and return its path. Refuses (ValueError) to replace one unless `rerun` is set.
+
+    What was kept beside the one it replaces goes first: those figures are not this run's.
+    """
     if not result.metrics:
         raise ValueError("metrics: expected at least one, found none; a draft cannot be stored")
     path = path_of(result, root)
+    if rerun and files_of(result, root).exists():
+        shutil.rmtree(files_of(result, root))
     try:
         write_atomic(path, to_json(result), replace=rerun)
     except FileExistsError:
@@ -61,7 +66,8 @@ def load(root):
     """
     records, problems, known = [], [], {}
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.endswith(KEPT))
+        # Hidden ones are of a `keep` that is under way or was killed.
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(KEPT))
         for name in sorted(files):
             if name.startswith(".") or not name.endswith(".json"):
                 continue

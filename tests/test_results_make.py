@@ -75,6 +75,17 @@ def test_check_names_what_is_stale_and_changes_nothing(folder, capsys, spoil, na
     assert run(folder) == 0 and run(folder, "--check") == 0
 
 
+def test_a_file_of_no_table_is_stale_in_our_own_folder(folder, capsys, monkeypatch):
+    for name, place in (("RUNS", "runs"), ("OUT", "tables"), ("README", "README.md")):
+        monkeypatch.setattr(make, name, folder / place)
+    assert make.main([]) == 0 and make.main(["--check"]) == 0
+    (folder / "tables" / "gone.md").write_text("of a table that there was")
+    capsys.readouterr()
+    assert make.main(["--check"]) == 1
+    assert "gone.md; no table has this name, delete it" in capsys.readouterr().err
+    assert run(folder, "--check") == 0  # a folder of somebody else's may hold anything
+
+
 def test_a_bad_record_is_named_and_the_rest_is_written(folder, capsys):
     path = store.save(toy("voc07_svm", {"mAP": 86.0}), folder / "runs")
     path.write_text(path.read_text().replace("86.0", "89.0"))

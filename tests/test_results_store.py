@@ -219,3 +219,16 @@ def test_a_rerun_replaces_the_kept_files_and_one_without_any_removes_them(tmp_pa
         assert kept(store.files_of(toy(), runs)) == {f"{name}.json": name.encode()}
     store.keep(toy(), runs, tmp_path / "none")
     assert not store.files_of(toy(), runs).exists()
+
+
+def test_files_on_their_way_are_no_records_and_those_of_a_replaced_one_are_gone(tmp_path):
+    """Also where a process is killed between storing a record and keeping its files, or while it keeps."""
+    out, runs = tmp_path / "record", tmp_path / "runs"
+    out.mkdir()
+    (out / "curve.json").write_text("[]")
+    path = store.save(toy(), runs)
+    store.keep(toy(), runs, out)
+    shutil.copytree(out, path.parent / f".{path.stem}.files.x1y2")
+    assert store.load(runs) == ([toy()], [])
+    store.save(toy(), runs, rerun=True)
+    assert not store.files_of(toy(), runs).exists()
