@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain import distributed
 from results import store
 from transfer import run as command
 from transfer import workspace
+from transfer.execution import processes
 from transfer.tasks import TASKS, Task
 from transfer.weights.backbone import Backbone
 
@@ -172,6 +175,16 @@ def test_flags_may_stand_between_the_pairs(toy):
     assert toy("epochs", "7", "--task", "toy_linear", "learning_rate", "0.2", "--seed", "1") == 0
     (result,) = records()
     assert result.config == {"epochs": 7, "learning_rate": 0.2} and result.seed == 1
+
+
+def test_a_task_of_srun_knows_its_number_from_the_start(toy, monkeypatch):
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}
+    seen = []
+    monkeypatch.setattr(os, "environ", {**os.environ, **step})
+    monkeypatch.setattr(command, "run",
+                        lambda arguments: seen.append((processes(arguments), distributed.is_main())))
+    toy("--task", "toy_linear")
+    assert seen == [(4, False)]
 
 
 def test_foreign_output_folder_is_left_alone(toy, tmp_path, capsys):

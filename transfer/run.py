@@ -15,6 +15,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from pretrain.distributed import adopt_slurm  # noqa: E402
 from transfer import workspace  # noqa: E402
 from transfer.config import differences, nearest, resolved  # noqa: E402
 from transfer.execution import one_line, run_config, run_one  # noqa: E402
@@ -74,6 +75,7 @@ def main(argv=None):
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
     arguments = parser().parse_intermixed_args(argv)  # flags may stand between the pairs
     try:
+        adopt_slurm()  # before anything asks which process this is
         if arguments.list:
             return list_tasks()
         return show_config(arguments) if arguments.show_config else run(arguments)
