@@ -134,6 +134,35 @@ def test_test_images_are_the_official_centre_crop(tmp_path):
         assert (label, number) == (train.labels[index], index)
 
 
+@pytest.mark.parametrize("name, by_hand", [
+    ("crop", lambda image: image.resize((44, 37), Image.BILINEAR).crop((6, 2, 38, 34))),
+    ("squash", lambda image: image.resize((44, 37), Image.BILINEAR).resize((32, 32), Image.BILINEAR)),
+    ("stretch", lambda image: image.resize((32, 32), Image.BILINEAR)),
+    ("bicubic", lambda image: image.resize((38, 32), Image.BICUBIC).crop((3, 0, 35, 32))),
+])
+def test_resizes_by_hand(tmp_path, name, by_hand):
+    """Of an image of 48 x 40 to 32 x 32; 37 is 32 x 256 / 224."""
+    train, _ = layouts.split_pair(toys.image_tree(tmp_path / "set"))
+    found = data.Images(train, 32, augment=False, resize=name)[0, 0][0]
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(by_hand(Image.open(train.path(0)))))
+
+
+def test_train_images_are_bilinear_crops_and_flips(tmp_path):
+    train, _ = layouts.split_pair(toys.image_tree(tmp_path / "set"))
+    images, flips = data.Images(train, 32, augment=True, seed=3, crop_scale=(0.3, 0.5)), []
+    for index in (0, 1, 2, 3, 5, 6):
+        picture = Image.open(train.path(index))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(data._seed(3, 1, index))
+            box = transforms.RandomResizedCrop.get_params(picture, [0.3, 0.5], [3 / 4, 4 / 3])
+            flips.append(torch.rand(1).item() < 0.5)
+        top, left, height, width = box
+        by_hand = picture.crop((left, top, left + width, top + height)).resize((32, 32), Image.BILINEAR)
+        by_hand = by_hand.transpose(Image.FLIP_LEFT_RIGHT) if flips[-1] else by_hand
+        assert np.array_equal(images[1, index][0].permute(1, 2, 0).numpy(), np.asarray(by_hand))
+    assert set(flips) == {True, False}
+
+
 def test_crops_follow_the_key_and_leave_the_generator_alone(tmp_path):
     train, _ = layouts.split_pair(toys.image_tree(tmp_path / "set"))
     images = data.Images(train, 32, augment=True, seed=1)

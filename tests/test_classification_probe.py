@@ -82,6 +82,26 @@ def test_run_on_folders(tmp_path):
     assert [line["strength"] for line in lines[:3]] == pytest.approx([10.0, 0.1, 1e-3])
 
 
+@pytest.mark.parametrize("official, fits", [(True, [14, 14, 14, 22]), (False, [11, 11, 11, 14])])
+def test_the_last_fit_is_on_all_of_train_and_val(tmp_path, monkeypatch, official, fits):
+    """14 images of train and 8 of val; without an official val, one of each class is held out."""
+    root, seen, fit = toys.image_tree(tmp_path / "cifar10"), [], logistic.fit
+    if official:
+        toys.image_tree(tmp_path / "more", val=2)
+        (tmp_path / "more/val").rename(root / "test")
+    monkeypatch.setattr(logistic, "fit", lambda *given: (seen.append(len(given[0])), fit(*given))[1])
+    probe.run(toys.backbone(), SMALL, toys.context(tmp_path, tmp_path / "out"))
+    assert seen == fits
+
+
+def test_a_set_too_small_to_hold_out_is_an_error_before_the_run(tmp_path):
+    toys.image_tree(tmp_path / "cifar10", train=2)
+    context = toys.context(tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="train: expected enough images to hold out .*found 5 of 3 classes"):
+        probe.data(SMALL, context)
+    assert probe.data(dataclasses.replace(SMALL, held_out=0.99), context)["counts"] == {"train": 5, "test": 8}
+
+
 def test_run_on_voc_scores_eleven_point_precision(tmp_path):
     root = toys.voc_tree(tmp_path / "VOC2007") / "ImageSets" / "Main"
     ids = (root / "trainval.txt").read_text().split()

@@ -80,10 +80,7 @@ def split_pair(root: Path) -> tuple[Samples, Samples]:
     else:
         raise FileNotFoundError(f"{root}: expected train/CLASS/IMAGE, train2018.json, "
                                 "trainvalsplit_places205/ or train.txt, found none; complete the data set")
-    if train.classes != val.classes:
-        other = min(set(train.classes) ^ set(val.classes))
-        raise ValueError(f"{val.source}: expected the {len(train.classes)} classes of {train.source}, found "
-                         f"{len(val.classes)}; first that only one has: {other}")
+    require_classes(train, val)
     for samples in (train, val):
         empty = np.flatnonzero(np.bincount(samples.labels, minlength=len(train.classes)) == 0)
         if len(empty):
@@ -121,7 +118,7 @@ def file_list(path: Path, images: Path) -> Samples:
         labels.append(int(label))
     if not names:
         raise ValueError(f"{path}: expected lines `PATH LABEL`, found none")
-    _require_files(images, names, path)
+    require_files(images, names, path)
     return _samples(images, names, labels, [str(label) for label in range(max(labels) + 1)], str(path))
 
 
@@ -146,7 +143,7 @@ def inaturalist(root: Path, file: str) -> Samples:
     if not rows:
         raise ValueError(f"{path}: expected images, found none")
     names, labels = zip(*rows)
-    _require_files(root, names, path)
+    require_files(root, names, path)
     return _samples(root, names, labels, [str(number) for number in ids], str(path))
 
 
@@ -159,7 +156,7 @@ def voc(root: Path, split: str) -> Samples:
     ids = [line.split()[0] for line in _lines(main / f"{split}.txt")]
     if not ids:
         raise ValueError(f"{main / split}.txt: expected image ids, found none")
-    _require_files(root, [f"JPEGImages/{name}.jpg" for name in ids], main / f"{split}.txt")
+    require_files(root, [f"JPEGImages/{name}.jpg" for name in ids], main / f"{split}.txt")
     files = sorted(main.glob(f"*_{split}.txt"))
     present = _voc_from_lists(files, split, ids) if files else _voc_from_xml(root, ids)
     classes = sorted(present)
@@ -230,8 +227,16 @@ def _lines(path):
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
-def _require_files(root, names, source):
-    """Every listed image exists; each folder is listed once, which is cheap on network drives."""
+def require_classes(train: Samples, other: Samples) -> None:
+    """ValueError unless both sets have the same classes in the same order, so that labels mean the same."""
+    if train.classes != other.classes:
+        odd = min({*train.classes} ^ {*other.classes}, default="none, but their order differs")
+        raise ValueError(f"{other.source}: expected the {len(train.classes)} classes of {train.source}, "
+                         f"found {len(other.classes)}; first that only one has: {odd}")
+
+
+def require_files(root: Path, names, source) -> None:
+    """FileNotFoundError unless every listed image exists. Lists each folder once: cheap on network drives."""
     found = {}
     missing = []
     for name in names:

@@ -44,9 +44,11 @@ class Config:
 
 
 def data(config: Config, context) -> dict:
-    """Name, counts and fingerprint; train counts the validation images, too. Errors as of small_sets.read."""
+    """Name, counts and fingerprint; train counts the validation images, too. Errors as of small_sets.read and
+    held_out_rows."""
     check(config)
     train, val, test = read(config.dataset, context.data)
+    held_out_rows(train, val, config, context.seed)
     sets = [one for one in (train, val, test) if one is not None]
     counts = {"train": sum(len(one) for one in sets[:-1]), "test": len(test)}
     return {"name": config.dataset, "counts": counts,
@@ -72,10 +74,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     gathered = collect_all(backbone, sets, config.pipeline, context, device)
     features = torch.cat([rows for rows, _ in gathered[:-1]]).to(device)
     labels = torch.cat([rows for _, rows in gathered[:-1]]).to(device)
-    if val is None:
-        kept_out = drawn(train.labels, lambda count: round(config.held_out * count), context.seed)
-    else:
-        kept_out = np.arange(len(labels)) >= len(train)
+    kept_out = held_out_rows(train, val, config, context.seed)
     metric = SMALL_SETS[config.dataset].metric
     with exact_float32():
         strength = choose(features, labels, torch.from_numpy(kept_out).to(device), len(train.classes), metric,
@@ -94,6 +93,19 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     journal.line(strength=strength, tolerance_met=met, **metrics)
     keep_figures(scores, truth, train.classes, context)
     return metrics
+
+
+def held_out_rows(train, val, config: Config, seed: int) -> np.ndarray:
+    """(n,) bool: which samples of train and val decide the strength: val, or without one a share of each
+    class of train. ValueError where none would, or nothing else is left."""
+    if val is None:
+        rows = drawn(train.labels, lambda count: min(count - 1, round(config.held_out * count)), seed)
+    else:
+        rows = np.arange(len(train) + len(val)) >= len(train)
+    if not rows.any() or rows.all():
+        raise ValueError(f"{train.source}: expected enough images to hold out some that decide the penalty, "
+                         f"found {len(train)} of {len(train.classes)} classes; raise held_out or add images")
+    return rows
 
 
 def choose(features, labels, kept_out, classes: int, metric: str, config: Config, journal) -> float:

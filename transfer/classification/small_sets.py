@@ -29,16 +29,26 @@ class SmallSet:
 
 
 def read(name: str, root: Path) -> tuple[Samples, Samples | None, Samples]:
-    """(train, val or None, test). ValueError for an unknown name or a damaged set, FileNotFoundError for a
-    missing one."""
+    """(train, val or None, test), all of the same classes. ValueError for an unknown name or a damaged set,
+    FileNotFoundError for a missing one or missing images."""
     if name not in SMALL_SETS:
         raise ValueError(f"dataset: expected one of {', '.join(SMALL_SETS)}, found {name!r}")
     small = SMALL_SETS[name]
     if (root / name / "train").is_dir():
-        return from_folders(root / name)
-    if not (root / small.folder).is_dir():
+        train, val, test = from_folders(root / name)
+    elif (root / small.folder).is_dir():
+        train, val, test = from_torchvision(small, root)
+    else:
         raise FileNotFoundError(f"{root / small.folder}: no such folder, nor {name}/train; "
                                 f"{small.fetch.format(root=root)}")
+    for other in (val, test):
+        if other is not None:
+            layouts.require_classes(train, other)
+    return train, val, test
+
+
+def from_torchvision(small: SmallSet, root: Path):
+    """What the set's reader gives; ValueError where torchvision finds it damaged."""
     try:
         return small.read(root)
     except (RuntimeError, KeyError, IndexError) as error:  # torchvision's "not found or corrupted"
@@ -51,18 +61,17 @@ def from_folders(root: Path):
     has_test = (root / "test").is_dir()
     train = layouts.image_folder(root / "train")
     val = layouts.image_folder(root / "val") if has_test and (root / "val").is_dir() else None
-    test = layouts.image_folder(root / ("test" if has_test else "val"))
-    for other in (val, test):
-        if other is not None and other.classes != train.classes:
-            raise ValueError(f"{other.source}: expected the {len(train.classes)} classes of {train.source}, "
-                             f"found {len(other.classes)}")
-    return train, val, test
+    return train, val, layouts.image_folder(root / ("test" if has_test else "val"))
 
 
 def samples(root: Path, paths, labels, classes, source: str, pixels=None) -> Samples:
-    """From what a torchvision data set lists: paths below root (or plain names, with pixels) and labels."""
-    names = [os.fsencode(os.path.relpath(path, root)) if pixels is None else path.encode() for path in paths]
-    return Samples(root, np.array(names), np.array(labels, dtype=np.int64), tuple(classes), source, pixels)
+    """From what a torchvision data set lists: paths below root (or plain names, with pixels) and labels.
+    torchvision takes the word of the set's lists; here each image is looked for."""
+    names = [os.path.relpath(path, root) if pixels is None else path for path in paths]
+    if pixels is None:
+        layouts.require_files(root, names, source)
+    return Samples(root, np.array([os.fsencode(name) for name in names]), np.array(labels, dtype=np.int64),
+                   tuple(classes), source, pixels)
 
 
 def splits(build, attributes=("_image_files", "_labels"), names=("train", "val", "test")):
