@@ -137,7 +137,7 @@ def run(backbone, config, context):
 
 def _require_shared(out):
     """ValueError on every rank where one of them does not see what the main one wrote into `out`."""
-    blind = distributed.all_reduce_sum(torch.tensor(0.0 if (out / "config.yaml").is_file() else 1.0))
+    blind = distributed.all_reduce_sum(torch.tensor([float(not (out / "config.yaml").is_file())]))
     if blind:
         raise ValueError(f"{out}: expected a folder that all machines share, found none on {int(blind)} of "
                          f"{distributed.world_size()} processes; name one with --output")
