@@ -1,6 +1,8 @@
 """Two gloo ranks and one process give the same heads and the same numbers, on sets of odd size."""
 import dataclasses
 import json
+import multiprocessing
+import time
 
 import classification_toys as toys
 import pytest
@@ -9,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pretrain.distributed import all_gather_rows, launch, rank
-from transfer.classification import data, finetune, knn, linear, lists, lowshot, probe, svm, training
+from transfer.classification import data, finetune, knn, linear, lists, lowshot, probe, svm, svm_solver, training
 
 LINEAR = linear.Config(dataset="odd", epochs=2, batch_size=4, image_size=32, precision="float64")
 FINETUNE = finetune.Config(dataset="odd", split="", epochs=1, batch_size=8, image_size=64,
@@ -34,7 +36,8 @@ def run_all(root, out, gpus, names):
         protocol, config = {**RUNS, "finetune": (finetune, FINETUNE)}[name]
         if name == "finetune":
             config = dataclasses.replace(config, split=str(root / "list.txt"))
-        found[name] = protocol.run(toys.backbone(), config, toys.context(root, out / name, gpus=gpus))
+        context = toys.context(root, out / name, gpus=gpus, workers=2 if name == "svm" else 0)
+        found[name] = protocol.run(toys.backbone(), config, context)
     return found
 
 
@@ -48,12 +51,16 @@ def buffers_after_validation():
 
 
 def run_two(root, out):
-    return run_all(root, out, 2, [*RUNS, "finetune"]), buffers_after_validation()
+    """Of rank 0: metrics, buffers, its living children and when it was done."""
+    svm_solver.SERIAL_WORK = 0  # fits in processes
+    found = run_all(root, out, 2, [*RUNS, "finetune"]), buffers_after_validation()
+    return *found, len(multiprocessing.active_children()), time.time()
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """(data root, folder with the runs, metrics of one process, (metrics of two, buffers))."""
+    """(data root, folder with the runs, metrics of one process, (metrics of two, buffers), (children that
+    rank 0 had at its end, seconds it took to end))."""
     root, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out")
     toys.image_tree(root / "even")
     toys.image_tree(root / "odd")
@@ -63,14 +70,20 @@ def both(tmp_path_factory):
     (root / "cifar10").symlink_to(root / "odd")
     toys.voc_tree(root / "VOC2007", trainval=19, test=11)
     one = run_all(root, out / "one", 1, list(RUNS))
-    two = launch(run_two, 2, root, out / "two")
-    return root, out, one, two
+    *two, children, done = launch(run_two, 2, root, out / "two")
+    return root, out, one, two, (children, time.time() - done)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_numbers_are_equal(both, name):
-    _, _, one, (two, _) = both
+    _, _, one, (two, _), _ = both
     assert one[name] == pytest.approx(two[name], abs=1e-4 if name in ("svm", "lowshot") else 1e-9)
+
+
+def test_ranks_end_with_the_processes_of_their_fits(both):
+    """A rank waits for its children, and joblib would keep them for 300 s."""
+    children, seconds = both[4]
+    assert children == 0 and seconds < 60
 
 
 @pytest.mark.parametrize("name", ["linear", "sweep", "joint batch norm"])
@@ -107,7 +120,7 @@ def test_the_heads_are_equal(both, name):
 def test_fine_tuning_on_two_ranks_equals_two_half_batches(both):
     """Batch norm sees each rank's half alone, gradients are averaged, rank 0's statistics are kept; the
     last batch of 5 images is filled up to 6."""
-    root, out, _, (two, _) = both
+    root, out, _, (two, _), _ = both
     saved = torch.load(out / "two" / "finetune" / "checkpoint.pth", weights_only=True)
     network, head = toys.plain_network(), training.linear_head(3, 2048, 0.01, 0).double()
     optimizer = torch.optim.SGD([{"params": network.parameters(), "lr": 1e-3}, {"params": head.parameters()}],

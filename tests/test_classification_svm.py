@@ -1,8 +1,6 @@
 """The VOC07 SVM against a plain LinearSVC loop."""
 import dataclasses
 import json
-import multiprocessing
-import time
 
 import classification_toys as toys
 import numpy as np
@@ -12,7 +10,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from pretrain.distributed import launch
 from transfer.classification import data, layouts, svm, svm_solver
 from transfer.classification.metrics import average_precision
 from transfer.config import override
@@ -69,23 +66,6 @@ def test_the_number_of_processes_changes_nothing(monkeypatch):
     found = [svm_solver.solve(features, labels, features[:50], settings, workers) for workers in (1, 2)]
     for (cost, scores, unfinished), (other_cost, other_scores, other_unfinished) in zip(*found, strict=True):
         assert (cost, unfinished) == (other_cost, other_unfinished) and np.array_equal(scores, other_scores)
-
-
-def solve_on_a_rank():
-    """Chosen costs, by fits in two processes of this one."""
-    svm_solver.SERIAL_WORK = 0
-    train, labels, test, _ = problem()
-    found = svm_solver.solve(train, labels, test, PLAIN._replace(costs=(0.1, 1.0)), workers=2)
-    return [cost for cost, *_ in found], len(multiprocessing.active_children())
-
-
-def test_ranks_that_share_their_fits_end_with_them():
-    """A rank waits for its children, which joblib would keep for 300 s."""
-    start = time.monotonic()
-    train, labels, test, _ = problem()
-    found = svm_solver.solve(train, labels, test, PLAIN._replace(costs=(0.1, 1.0)), workers=1)
-    assert launch(solve_on_a_rank, 2) == ([cost for cost, *_ in found], 0)
-    assert time.monotonic() - start < 150  # 300 and more otherwise; a few here
 
 
 def real_problem(count=900):
