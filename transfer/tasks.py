@@ -15,10 +15,11 @@ class Task:
     """One benchmark. `run(backbone, config, context) -> {metric: percent}`, called on every rank.
 
     data(config, context) -> {"name", "counts", "fingerprint"} checks the data and costs no training.
-    config: the paper's protocol; a run is scaled as soon as its config or `counts`, the sizes of the
-    official splits, differ. metrics: the reported ones, the main one first. paper: where the figures stand.
-    trials: how many seeds the published figures average over, 1 where the papers do not say. version:
-    raised when the numbers change meaning. smoke: KEY VALUE pairs for seconds to minutes on a CPU.
+    config: the default protocol, the paper's as far as it is known; a run is scaled as soon as its config or
+    `counts`, the sizes of the official splits, differ. metrics: the reported ones, the main one first. paper:
+    where the figures stand. trials: how many seeds the published figures average over, 1 where the papers do
+    not say. version: raised when the numbers change meaning. smoke: KEY VALUE pairs for seconds to minutes on
+    a CPU.
     """
 
     name: str
