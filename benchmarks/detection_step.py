@@ -22,9 +22,10 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 from benchmarks import common
-from transfer.detection import configuration, d2
+from transfer.detection import configuration
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.trainer import Trainer
+from transfer.precision import tf32
 
 YAMLS = ("pascal_voc_R_50_C4_24k_bt.yaml", "coco_R_50_C4_1x_bt.yaml")
 PRECISIONS = {"float32": (), "tf32": ("SOLVER.TF32", "True"), "amp": ("SOLVER.AMP.ENABLED", "True")}
@@ -59,7 +60,7 @@ def step_of(yaml, pairs, images, device):
                                   Trainer.build_optimizer(cfg, model), parts=1, amp=cfg.SOLVER.AMP.ENABLED)
 
     def step():
-        with d2.tf32(cfg.SOLVER.TF32), EventStorage():
+        with tf32(cfg.SOLVER.TF32), EventStorage():
             stepper.run_step()
 
     return step

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from pretrain.distributed import all_gather_rows, launch, rank
-from transfer.classification import data, finetune, knn, linear, lists, lowshot, probe, svm, svm_solver, training
+from transfer.classification import data, finetune, knn, linear, lists
+from transfer.classification import lowshot, probe, svm, svm_solver, training
 
 LINEAR = linear.Config(dataset="odd", epochs=2, batch_size=4, image_size=32, precision="float64")
 FINETUNE = finetune.Config(dataset="odd", split="", epochs=1, batch_size=8, image_size=64,

@@ -13,6 +13,7 @@ from weights_toys import distinct_backbone
 
 from transfer.detection import configuration, d2, hooks, norms, trainer
 from transfer.detection.protocol import Config, run
+from transfer.precision import tf32
 from transfer.weights.readers import read
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override(
@@ -128,7 +129,7 @@ def test_float32_is_rounded_to_tf32_only_where_asked_and_only_inside_a_run(root,
 
     seen = []
     monkeypatch.setattr(trainer, "_train_and_test", look)
-    with d2.tf32(not rounded):
+    with tf32(not rounded):
         with pytest.raises(KeyboardInterrupt):
             run(backbone, VOC.override(pairs), toys.context(root, tmp_path))
         assert seen == [(rounded, rounded)] and flags() == (not rounded, not rounded)

@@ -45,7 +45,8 @@ def allowed(path):
         return ("transfer.weights", "transfer.config")
     for wing in ("classification", "detection"):
         if place.startswith(f"transfer/{wing}/"):
-            return (f"transfer.{wing}", "transfer.weights", "transfer.config", "pretrain.distributed")
+            return (f"transfer.{wing}", "transfer.weights", "transfer.config", "transfer.precision",
+                    "pretrain.distributed")
     if place in ("transfer/execution.py", "transfer/suite.py"):  # they store records and say which there are
         return ("transfer", "results", "pretrain.distributed")
     return ("transfer", "pretrain.distributed")

@@ -56,12 +56,12 @@ def parser():
                              "iterations to --num-gpus by the linear rule; recorded as scaled")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds to minutes on a CPU")
     parser.add_argument("--check", action="store_true",
-                        help="check weights, data and config, say where they depart from the paper's; "
+                        help="check weights, data and config, say where they depart from the default protocol; "
                              "run nothing")
     parser.add_argument("--plan", action="store_true",
                         help="say what is stored, what would run and for how long; run nothing")
     parser.add_argument("--show-config", action="store_true",
-                        help="print the task's config and where it departs from the paper's, and exit")
+                        help="print the task's config and where it departs from the default protocol, and exit")
     parser.add_argument("--cache", default="output/features", metavar="DIR",
                         help="frozen features of kNN, SVM, probes and of linear's validation images, 8 kB an "
                              "image; '' for none (default: output/features)")
@@ -95,7 +95,7 @@ def list_tasks():
 
 
 def show_config(arguments):
-    """Print the config that KEY VALUE pairs give, with the paper's value where it differs."""
+    """Print the config that KEY VALUE pairs give, with the default's where it differs."""
     tasks = chosen(arguments.task) if arguments.task else []
     if len(tasks) != 1:
         raise ValueError(f"--show-config: expected one task, found {arguments.task!r}; --list shows them")

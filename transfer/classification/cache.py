@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from pretrain.distributed import all_gather_rows, all_reduce_sum, is_main, row_counts, world_size
 from transfer.classification.data import Images, part
-from transfer.classification.features import Pipeline, assert_frozen, exact_float32, extract, freeze, pooled
+from transfer.classification.features import Pipeline, assert_frozen, extract, freeze, pooled
 from transfer.classification.layouts import Samples
+from transfer.precision import tf32
 
 SLICE = 4096  # rows of each rank that travel to rank 0 at once
 
@@ -33,7 +34,7 @@ def collect(backbone, sets: list[Samples], pipeline: Pipeline, context, device) 
     there where not. Every rank calls it; ValueError for a pipeline that cannot be."""
     pipeline.check()
     found, network = [], None
-    with exact_float32():
+    with tf32(allowed=False):
         for samples in sets:
             rows = part(range(len(samples)))
             path = context.cache and place(context.cache, backbone, samples, pipeline)

@@ -3,7 +3,6 @@
 Folding batch normalisation into the convolutions, channels_last, inference mode and, on a CPU, fusing (see
 fused.py) move the features by 4e-7 relative; benchmarks/frozen.py says how much faster they are.
 """
-import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -53,20 +52,6 @@ class Pipeline:
     def dimensions(self) -> int:
         """Values of an image's features; res5 is a 32nd of the image wide."""
         return DIMENSIONS * (1 if self.pooling == "average" else max(0, -(-self.image_size // 32) - 5) ** 2)
-
-
-@contextlib.contextmanager
-def exact_float32():
-    """Inside, float32 on a GPU is float32: torch lets convolutions round to TF32 (10 bits) unless told."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = False
-        yield
-    finally:
-        for backend, value in zip(backends, before):
-            backend.allow_tf32 = value
 
 
 def freeze(backbone: Backbone, device: torch.device, precision: str = "float32") -> nn.Module:

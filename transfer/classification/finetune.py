@@ -30,11 +30,12 @@ from torch.nn import functional
 from pretrain.distributed import all_gather_rows, convert_sync_batchnorm, local_device, world_size
 from transfer.classification import data as images
 from transfer.classification import layouts, lists
-from transfer.classification.features import BATCH_SIZE, DIMENSIONS, dtype_of, exact_float32
+from transfer.classification.features import BATCH_SIZE, DIMENSIONS, dtype_of
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.classification.metrics import percent, topk_correct
 from transfer.classification.training import (Checkpoint, accuracies, check_training, keep_history,
                                                linear_head, mean_losses, schedule_factor, sum_gradients)
+from transfer.precision import tf32
 from transfer.weights.backbone import build
 
 PAPER = {"backbone_learning_rate": 0.002, "schedule": "step"}  # P B.2; the rate is for the first release
@@ -121,7 +122,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     if config.image_size <= 32 and batches.size(len(batches) - 1) == world_size():
         raise ValueError(f"batch_size {config.batch_size} leaves a last batch of one image a process, which "
                          f"at image_size {config.image_size} has no variance for batch norm; choose another")
-    with exact_float32():
+    with tf32(allowed=False):
         dtype = dtype_of(config.precision)
         network = build(backbone).to(device, dtype, memory_format=torch.channels_last)
         if config.sync_batch_norm:

@@ -21,8 +21,9 @@ from torch.nn import functional
 from pretrain.distributed import all_gather_rows, local_device
 from transfer.classification import layouts
 from transfer.classification.cache import collect
-from transfer.classification.features import Pipeline, exact_float32
+from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, bar, keep_predictions
+from transfer.precision import tf32
 
 QUERIES = 512  # validation images compared at once: 512 x 1.28 M similarities are 2.6 GB on one process
 
@@ -78,7 +79,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     (bank, bank_labels), (queries, truth) = collect(backbone, pair, config.pipeline, context, device)
     queries, truth = all_gather_rows(queries), all_gather_rows(truth)
     classes = pair[0].classes
-    with exact_float32():
+    with tf32(allowed=False):
         votes = predict(bank, bank_labels, queries, len(classes), config.k, config.temperature, device)
     metrics = {f"top1_k{k}" + (f"_t{temperature:g}" if temperature != config.temperature[0] else ""):
                100 * (votes[k, temperature] == truth).sum().item() / len(truth)

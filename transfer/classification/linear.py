@@ -32,12 +32,12 @@ from pretrain.distributed import all_gather_rows, local_device
 from transfer.classification import data as images
 from transfer.classification import layouts
 from transfer.classification.cache import collect
-from transfer.classification.features import (Pipeline, assert_frozen, dtype_of, exact_float32, features_of,
-                                               freeze)
+from transfer.classification.features import Pipeline, assert_frozen, dtype_of, features_of, freeze
 from transfer.classification.heads import check_sweep, choose, grid, hold_out, is_sweep, make_heads, score
 from transfer.classification.journal import Journal, bar, keep, keep_predictions
 from transfer.classification.training import (Checkpoint, accuracies, check_training, keep_history,
                                                mean_losses, schedule_factor, sum_gradients)
+from transfer.precision import tf32
 
 # What a preset does not name is as in the default of its task; so are features, the 2048-d average pool. One
 # that names nothing is another name of the default.
@@ -150,7 +150,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     if config.batch_norm and batches.size(len(batches) - 1) == 1:
         raise ValueError(f"batch_size {config.batch_size} leaves a last batch of one of {len(train)} images, "
                          "which has no variance for batch_norm; choose another batch_size")
-    with exact_float32():
+    with tf32(allowed=False):
         network = freeze(backbone, device, config.precision)
         heads = make_heads(config, len(train.classes), context.seed, device)
         optimizer = optimiser_of(heads, config)

@@ -18,10 +18,11 @@ from pretrain.distributed import all_reduce_sum, local_device
 from transfer.classification import knn, layouts, logistic
 from transfer.classification.cache import collect_all
 from transfer.classification.data import part
-from transfer.classification.features import Pipeline, exact_float32
+from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.metrics import average_precision, confusion, mean_per_class
 from transfer.classification.small_sets import SMALL_SETS, drawn, read
+from transfer.precision import tf32
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     labels = torch.cat([rows for _, rows in gathered[:-1]]).to(device)
     kept_out = held_out_rows(train, val, config, context.seed)
     metric = SMALL_SETS[config.dataset].metric
-    with exact_float32():
+    with tf32(allowed=False):
         strength = choose(features, labels, torch.from_numpy(kept_out).to(device), len(train.classes), metric,
                           config, journal)
         weights, met = logistic.fit(features, targets_of(labels, features), strength,

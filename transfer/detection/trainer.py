@@ -20,6 +20,7 @@ from transfer.detection.evaluation import PREFIXES, COCOFigures, VOCEvaluator
 from transfer.detection.loader import NamingMapper, TrainLoader
 from transfer.detection.lint import lint
 from transfer.detection.norms import joint_on_cpu
+from transfer.precision import tf32
 from transfer.weights import export
 from transfer.weights.proof import prove_loaded
 
@@ -129,7 +130,7 @@ def run(backbone, config, context):
         (context.out / "config.yaml").write_text(cfg.dump())
     distributed.barrier()
     _require_shared(context.out)
-    with d2.log_to(context.out), d2.tf32(cfg.SOLVER.TF32):
+    with d2.log_to(context.out), tf32(cfg.SOLVER.TF32):
         results = _test_only(cfg) if context.eval_only else _train_and_test(backbone, cfg, context)
     distributed.barrier()
     return figures(results, cfg) if comm.is_main_process() else {}
