@@ -56,12 +56,13 @@ def parser():
                              "iterations to --num-gpus by the linear rule; recorded as scaled")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds to minutes on a CPU")
     parser.add_argument("--check", action="store_true",
-                        help="check weights, data and config, say where they depart from the default protocol; "
-                             "run nothing")
+                        help="check weights, data and config, say where they depart from the default "
+                             "protocol; run nothing")
     parser.add_argument("--plan", action="store_true",
                         help="say what is stored, what would run and for how long; run nothing")
     parser.add_argument("--show-config", action="store_true",
-                        help="print the task's config and where it departs from the default protocol, and exit")
+                        help="print the task's config and where it departs from the default protocol, "
+                             "and exit")
     parser.add_argument("--cache", default="output/features", metavar="DIR",
                         help="frozen features of kNN, SVM, probes and of linear's validation images, 8 kB an "
                              "image; '' for none (default: output/features)")
