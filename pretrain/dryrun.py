@@ -8,16 +8,19 @@ import time
 import torch
 
 from pretrain.config import show
-from pretrain.distributed import world_size
+from pretrain.distributed import is_main, world_size
 from pretrain.trainer import prepare, train_step
 
 WARM, MEASURED = 2, 5  # steps
 
 
 def report(config, run) -> list[str]:
-    """Every process calls it; lines of text: recipe, effective rates, memory and time. It trains a little, in
-    memory only. The estimate is for this machine as busy as it is now and leaves out checkpoints and kNN."""
+    """Every process calls it. Process 0 prints recipe, rates, network and data before it measures; returned
+    are the lines of memory and time. It trains a little, in memory only. The estimate is for this machine as
+    busy as it is now and leaves out checkpoints and kNN."""
     training = prepare(config, run)
+    if is_main():  # first: a step that needs more memory than there is ends the process without a word
+        print("\n".join(known(config, run, training)), flush=True)
     on_gpu = training.device.type == "cuda"
     training.model.train()
     seconds, waited = [], []
@@ -30,9 +33,6 @@ def report(config, run) -> list[str]:
         before, training.feed.waited = now, 0.0
     usual = statistics.median(seconds[WARM:] or seconds)
     share = sum(waited[WARM:] or waited) / sum(seconds[WARM:] or seconds)
-    weights, biases = config.peak_rates()
-    parameters = sum(p.numel() for p in training.network.parameters())
-    reference = config.reference_world_size if config.reference_world_size != "actual" else world_size()
     if on_gpu:
         memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory at most in process 0 " \
                  f"(of {torch.cuda.get_device_properties(training.device).total_memory / 2**30:.1f})"
@@ -40,21 +40,30 @@ def report(config, run) -> list[str]:
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         memory = f"{resident / 2**20:.2f} GiB in process 0, without loader workers"
     steps = training.feed.steps
+    return [f"memory: {memory}",
+            f"time: {usual:.3f} s a step (median of {len(seconds[WARM:] or seconds)}), "
+            f"{config.batch_size / usual:.1f} images per second, {100 * share:.0f} % of it waiting for data; "
+            f"{duration(usual * steps)} an epoch, {duration(usual * steps * config.epochs)} for all "
+            f"{config.epochs}"]
+
+
+def known(config, run, training) -> list[str]:
+    """The lines that need no measurement, and one that says what is measured now."""
+    weights, biases = config.peak_rates()
+    parameters = sum(p.numel() for p in training.network.parameters())
+    reference = config.reference_world_size if config.reference_world_size != "actual" else world_size()
     return ["recipe: " + ", ".join(f"{one.name} {show(getattr(config, one.name))}"
                                    for one in dataclasses.fields(config)),
             f"learning rates after {config.warmup_epochs} epochs of warm-up: weights {weights:g}, biases "
             f"{biases:g} on 1/{reference:g} of the exact gradient times {config.loss_scale:g}",
             f"network: {parameters / 1e6:.2f} million parameters; a checkpoint has about "
             f"{8 * parameters / 2**30:.2f} GiB, {run.keep} are kept",
-            f"data: {training.feed.identity['images']} images, {steps} steps an epoch of {config.batch_size} "
-            f"images, {config.batch_size // world_size()} in each of {world_size()} processes"
-            + (f", {config.accumulate} micro-batches with their own batch-norm statistics"
-               if config.accumulate > 1 else ""),
-            f"memory: {memory}",
-            f"time: {usual:.3f} s a step (median of {len(seconds[WARM:] or seconds)}), "
-            f"{config.batch_size / usual:.1f} images per second, {100 * share:.0f} % of it waiting for data; "
-            f"{duration(usual * steps)} an epoch, {duration(usual * steps * config.epochs)} for all "
-            f"{config.epochs}"]
+            f"data: {training.feed.identity['images']} images, {training.feed.steps} steps an epoch of "
+            f"{config.batch_size} images, {config.batch_size // world_size()} in each of {world_size()} "
+            "processes" + (f", {config.accumulate} micro-batches with their own batch-norm statistics"
+                           if config.accumulate > 1 else ""),
+            f"measured now: up to {WARM + MEASURED} steps; where they end in a killed process, memory did not "
+            "suffice: lower --batch-size or raise --accumulate"]
 
 
 def duration(seconds: float) -> str:

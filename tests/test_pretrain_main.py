@@ -126,6 +126,7 @@ def test_dry_run_tells_what_a_run_costs_and_writes_nothing(call, pictures, tmp_p
     assert lines["learning rates after 0 epochs of warm-up"].startswith("weights 1, biases 7.5e-05 on 1/32")
     assert lines["network"].startswith("11.18 million parameters")
     assert lines["data"].startswith("9 images, 2 steps an epoch of 4 images, 4 in each of 1 processes, 2 mic")
+    assert list(lines).index("measured now") == 4 and len(lines) == 7  # what is known comes before
     assert float(lines["memory"].split()[0]) > 0.1
     seconds = float(lines["time"].split()[0])
     assert seconds > 0 and "for all 100" in lines["time"]
