@@ -130,9 +130,9 @@ def _rates(names, run):
 
 
 def _results(names, run):
-    """The main metric."""
+    """The main metric; a sweep's curve has that of its best head at each epoch."""
     main = next(iter(run.metrics))
-    return [name for name in names if name in (main, f"val_{main}")]
+    return [name for name in names if name in (main, f"val_{main}", main.removeprefix("swept_"))]
 
 
 def classes(groups, files, draw):

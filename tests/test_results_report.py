@@ -246,6 +246,18 @@ def test_a_long_line_is_thinned_and_keeps_its_ends():
     assert np.isnan(axes.lines[0].get_ydata()[-1])
 
 
+def test_a_sweep_has_the_curve_of_its_best_head(tmp_path):
+    runs = tmp_path / "runs"
+    result = toy("imagenet_linear", {"swept_top1": 30.0, "held_out_top1": 31.0}, scaled={"epochs": [100, 2]})
+    store.save(result, runs)
+    keep(result, runs, curve=[{"epoch": epoch, "loss": 2.0, "top1": 20.0 + 5 * epoch, "held_out_top1": 31.0}
+                              for epoch in (1, 2)])
+    (tmp_path / "pretraining").mkdir()
+    report.main(["--runs", str(runs), "--pretraining", str(tmp_path / "pretraining"), "--out",
+                 str(tmp_path / "page.html")])
+    assert "Result. from 25 to 30" in Page((tmp_path / "page.html").read_text()).words
+
+
 def test_a_single_point_stands_on_an_axis_from_zero():
     left, right = plots.curves({"loss": ([160], [2.0])}, "iteration", "loss").axes[0].get_xlim()
     assert left == 0 and right > 160
