@@ -63,7 +63,8 @@ def choose(results, text):
 def report(a, b, difference):
     """Return the comparison of two backbones' records. Raises ValueError where no two runs pair up."""
     if a[0].backbone["sha256"] == b[0].backbone["sha256"]:
-        raise ValueError(f"expected two backbones, found {backbone_text(a[0])} twice")
+        names = " and ".join(dict.fromkeys(backbone_text(runs[0]) for runs in (a, b)))
+        raise ValueError(f"expected two backbones, found the same weights twice ({names}); name another")
     rows, means = [], {True: defaultdict(list), False: defaultdict(list)}  # by protocol, then by task
     for (task, _, metric), pairs in paired(a, b).items():
         values = [(x.metrics[metric], y.metrics[metric]) for x, y in pairs]

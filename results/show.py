@@ -82,7 +82,9 @@ def describe(result, root, config=False):
 
 
 def rerun(result):
-    """Return the command that makes a record of this one task and seed again, from the one that made it."""
+    """Return the command that makes a record of this one task and seed again, from the one that made it.
+
+    Where torchrun or srun said on how many processes, --num-gpus does."""
     words, rest = shlex.split(result.source), []
     while words:
         word = words.pop(0)
@@ -90,6 +92,9 @@ def rerun(result):
             words[:1] = []
         elif word not in BARE and not word.startswith(tuple(f"{flag}=" for flag in VALUED)):
             rest.append(word)
+    count = result.device.get("count", 1)
+    if count > 1 and not any(word.split("=")[0] == "--num-gpus" for word in rest):
+        rest[2:2] = ["--num-gpus", str(count)]
     return shlex.join([*rest[:2], "--task", result.task, "--seed", str(result.seed), "--rerun", *rest[2:]])
 
 

@@ -84,7 +84,7 @@ def test_one_pair_of_a_task_with_a_known_spread(tmp_path, capsys):
 @pytest.mark.parametrize("words, message", [
     (["bt", "nobody"],
      "'nobody': expected one backbone, found 0; name one of bt [1a2b3c4d], other [ffffffff]"),
-    (["bt", "1a"], "expected two backbones, found bt [1a2b3c4d] twice"),
+    (["bt", "1a"], "expected two backbones, found the same weights twice (bt [1a2b3c4d]); name another"),
     (["bt", "other", "--difference", "0"], "--difference: expected 0 to 100 points, found 0.0"),
 ])
 def test_wrong_words(runs, capsys, words, message):

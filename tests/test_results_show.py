@@ -45,6 +45,13 @@ def test_overrides_stay_behind_the_flags():
                                   "SOLVER.STEPS '(1, 2)'")
 
 
+@pytest.mark.parametrize("given", ["", " --num-gpus=2"], ids=["by torchrun", "by the flag"])
+def test_a_rerun_is_on_as_many_processes(given):
+    device = {"type": "cuda", "name": "A", "count": 2}
+    words = show.rerun(toy(source=f"python transfer/run.py --weights bt.pth{given}", device=device)).split()
+    assert " ".join(words).replace("=", " ").count("--num-gpus 2") == 1
+
+
 def test_a_record_is_found_by_file_from_anywhere_and_several_are_shown(tmp_path, monkeypatch, capsys):
     paths = [store.save(toy(seed=seed), tmp_path / "runs") for seed in range(2)]
     monkeypatch.chdir(tmp_path)
