@@ -125,6 +125,7 @@ NO_BACKBONES = {
     "many keys": ({f"image{index}": torch.ones(2) for index in range(25)},
                   "image19 (1 tensor), and 5 more", "25 tensors"),
     "odd keys": ({1: torch.ones(2), None: 3}, "None", "1 tensor"),
+    "bare layers": ({"0.weight": torch.ones(2, 3)}, "layers without a name (1 tensor, 3-2)", "1 tensor"),
 }
 
 

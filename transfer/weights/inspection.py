@@ -75,7 +75,7 @@ def others(raw, encoders: dict[str, dict]) -> dict[str, tuple[int, list[int]]]:
             parts = name.split(".")
             end = next((index for index, part in enumerate(parts) if part.isdigit()), max(1, len(parts) - 1))
             groups.setdefault(".".join(parts[:end]), {})[name] = tensor
-    found = {name: (len(group), _widths(group)) for name, group in groups.items()}
+    found = {name or "layers without a name": (len(group), _widths(group)) for name, group in groups.items()}
     if isinstance(raw, Mapping):
         found |= {str(key): (len(list(tensors(value))), []) for key, value in raw.items()
                   if not isinstance(value, Tensor) and key not in CONTAINERS
