@@ -118,6 +118,8 @@ def work(arguments) -> int:
     try:
         adopt_slurm()
         recipe, run, processes, dry = prepare(arguments)
+        if dry:
+            signals.heed_no_more()
         outcome = launch(dryrun.report if dry else train, processes, recipe, run)
     except (ValueError, FileNotFoundError, WorkerError) as error:
         if isinstance(error, WorkerError) and signals.received():  # before the trainer listened

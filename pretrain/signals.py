@@ -48,6 +48,12 @@ def stopped() -> int:
     return _stopped
 
 
+def heed_no_more() -> None:
+    """Until the end of `listening`, die of a stop signal as other programs do: there is nothing to save."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def listening():
     """Note stop signals inside this block instead of dying of them. May be nested."""

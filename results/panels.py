@@ -99,7 +99,9 @@ def curves(groups, files, draw):
                                   _ends(series)))
         if parts:
             data = runs[0].data["name"]
-            html += f"<h3>{escape(task)}: {escape(data)}</h3>\n{webpage.figures(parts)}"
+            names = {backbone_text(run) for run in runs}
+            whose = f", {names.pop()}" if len(names) == 1 else ""  # of several, the legend tells
+            html += f"<h3>{escape(f'{task}: {data}{whose}, config {hash_}')}</h3>\n{webpage.figures(parts)}"
     return html
 
 

@@ -115,6 +115,15 @@ def test_one_and_two_processes_give_the_same_run(call, pictures, tmp_path):
         assert a["step"] == b["step"] and a["loss"] == pytest.approx(b["loss"], rel=1e-3)
 
 
+def test_a_dry_run_dies_of_a_stop_signal(pictures, tmp_path, monkeypatch):
+    """It has nothing to save, so nobody would look at a signal that is only noted."""
+    seen = []
+    monkeypatch.setattr(main.dryrun, "report", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main.main([str(pictures), *SMALL, "--dry-run"]) == 0
+    assert seen == [signal.SIG_DFL] and signal.getsignal(signal.SIGTERM) == before
+
+
 def test_dry_run_tells_what_a_run_costs_and_writes_nothing(call, pictures, tmp_path):
     folder = tmp_path / "nothing"
     flags = ["--dry-run", "--checkpoint-dir", folder, "--epochs", "100", "--accumulate", "2",
