@@ -26,7 +26,9 @@ def curves(series, x_label, y_label, log=False):
     A line of many points is thinned to at most about 200.
     """
     with _style():
-        figure, axes = _axes(SIZE)
+        columns = 1 if max(map(len, series)) > 24 else 2
+        rows = len(series) // columns
+        figure, axes = _axes((SIZE[0], SIZE[1] + 0.17 * max(0, rows - 1)))  # the legend takes none of the plot
         for number, (label, (x, y)) in enumerate(series.items()):
             step = math.ceil(len(x) / POINTS)
             kept = sorted({*range(0, len(x), step), len(x) - 1})
@@ -41,7 +43,7 @@ def curves(series, x_label, y_label, log=False):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         if len(series) > 1:
-            figure.legend(loc="outside upper left", ncols=1 if max(map(len, series)) > 24 else 2)
+            figure.legend(loc="outside upper left", ncols=columns)
         return figure
 
 

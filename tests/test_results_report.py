@@ -263,6 +263,16 @@ def test_a_single_point_stands_on_an_axis_from_zero():
     assert left == 0 and right > 160
 
 
+def test_a_long_legend_takes_nothing_of_the_plot():
+    def height(lines):
+        figure = plots.curves({f"a long name of a line, number {n}": ([0, 1], [0, n]) for n in range(lines)},
+                              "step", "loss")
+        figure.draw_without_rendering()
+        return figure.axes[0].get_window_extent().height / figure.dpi
+
+    assert height(6) > 0.9 * height(2)
+
+
 def test_each_line_has_a_colour_and_dashes_of_its_own():
     lines = plots.curves({str(n): ([0, 1], [0, n]) for n in range(6)}, "step", "loss").axes[0].lines
     assert {line.get_color() for line in lines} == set(plots.OKABE_ITO)
