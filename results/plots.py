@@ -28,7 +28,8 @@ def curves(series, x_label, y_label, log=False):
     with _style():
         columns = 1 if max(map(len, series)) > 24 else 2
         rows = len(series) // columns
-        figure, axes = _axes((SIZE[0], SIZE[1] + 0.17 * max(0, rows - 1)))  # the legend takes none of the plot
+        # A longer legend takes nothing of the plot.
+        figure, axes = _axes((SIZE[0], SIZE[1] + 0.17 * max(0, rows - 1)))
         for number, (label, (x, y)) in enumerate(series.items()):
             step = math.ceil(len(x) / POINTS)
             kept = sorted({*range(0, len(x), step), len(x) - 1})
