@@ -14,8 +14,8 @@ AVX-512, nothing beside it, by the clock: float32 1.47 and 1.49 in two runs, whi
 2.86 and 2.93; without fused convolutions it was 1.28 and 2.45. Where malloc keeps its pages
 (MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 4000000000), in seconds of the process itself, 1.23 and
 2.37: our float32 step is then nearly all convolutions, which run at 105 GFLOP/s; the best single layer makes
-136. Tried and left out: weights packed beforehand (2 to 4 percent less time at 16 images, nothing at 64); inner
-batches of 4, 2 and 1 images (slower than 16, or with packed weights no faster).
+136. Tried and left out: weights packed beforehand (2 to 4 percent less time at 16 images, nothing at 64);
+inner batches of 4, 2 and 1 images (slower than 16, or with packed weights no faster).
 """
 import argparse
 import sys

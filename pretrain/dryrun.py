@@ -62,8 +62,8 @@ def known(config, run, training) -> list[str]:
             f"{config.batch_size} images, {config.batch_size // world_size()} in each of {world_size()} "
             "processes" + (f", {config.accumulate} micro-batches with their own batch-norm statistics"
                            if config.accumulate > 1 else ""),
-            f"measured now: up to {WARM + MEASURED} steps; where they end in a killed process, memory did not "
-            "suffice: lower --batch-size or raise --accumulate"]
+            f"measured now: up to {WARM + MEASURED} steps; where they end in a killed process, memory did "
+            "not suffice: lower --batch-size or raise --accumulate"]
 
 
 def duration(seconds: float) -> str:
