@@ -7,6 +7,7 @@ named.
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -149,6 +150,9 @@ def _leave_quietly(_):
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
+    # The thread that hands batches over would print a trainer's leaving as a lost connection.
+    speak = sys.excepthook
+    sys.excepthook = lambda kind, *rest: issubclass(kind, (ConnectionError, EOFError)) or speak(kind, *rest)
 
 
 def one_line(error: ValueError) -> ValueError:

@@ -1,5 +1,7 @@
 """Image folders, the order of an epoch, that workers change nothing, and pictures that cannot be used."""
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,8 @@ from pretrain import data
 from pretrain.augment import VIEWS
 from pretrain.data import EpochBatches, build_loader, one_line
 from pretrain.sources import open_source
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +170,12 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(monkeypatch):
     monkeypatch.setattr(data.time, "sleep", pauses.append)
     assert data.TwoViews(Moody(), None, 0).read(7) == b"data"
     assert calls == [7, 7, 7] and pauses == [1.0, 5.0]
+
+
+def test_a_worker_says_nothing_of_a_trainer_that_left():
+    """Its thread that hands batches over meets a closed connection, now and then, after Ctrl-C."""
+    code = ("import sys; from pretrain import data; data._leave_quietly(0)\n"
+            "for error in (ConnectionResetError('left'), EOFError('left'), KeyError('seen')):\n"
+            "    sys.excepthook(type(error), error, None)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines() == ["KeyError: 'seen'"]
