@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from pretrain.config import difference
-from pretrain.distributed import all_gather_rows, is_main, rank, world_size
+from parallel.collectives import all_gather_rows, is_main, rank, world_size
 
 OURS = {"epoch", "step", "sampler", "model", "optimizer", "scaler", "guard", "feed", "rng", "config", "data",
         "processes"}

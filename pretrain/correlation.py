@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pretrain.distributed import all_gather_rows, all_reduce_sum, rank, row_counts
+from parallel.collectives import all_gather_rows, all_reduce_sum, rank, row_counts
 
 EPS = 1e-5  # of nn.BatchNorm1d, main.py:205 of facebookresearch/barlowtwins
 COLUMNS = 1024  # width of a block: of C in the direct form, of the gradient in the Gram form

@@ -8,7 +8,7 @@ import time
 import torch
 
 from pretrain.config import show
-from pretrain.distributed import is_main, world_size
+from parallel.collectives import is_main, world_size
 from pretrain.trainer import prepare, train_step
 
 WARM, MEASURED = 2, 5  # steps

@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 
 from pretrain import data
-from pretrain.distributed import is_main, rank, world_size
+from parallel.collectives import is_main, rank, world_size
 
 
 class Feed:

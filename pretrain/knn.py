@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchvision import transforms
 
 from pretrain.augment import MEAN, STD, make_backend
-from pretrain.distributed import all_gather_rows, rank, world_size
+from parallel.collectives import all_gather_rows, rank, world_size
 from pretrain.sources import open_source
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 import torch
 
 from pretrain import correlation
-from pretrain.distributed import row_counts, update_running_statistics
+from parallel.batchnorm import update_running_statistics
+from parallel.collectives import row_counts
 
 FORMS = ("auto", "gram", "direct", "reference")
 

@@ -24,8 +24,11 @@ if not __package__:  # started by its path: the repository's root, not pretrain/
 
 import torch
 
-from pretrain import config, data, dryrun, signals
-from pretrain.distributed import WorkerError, adopt_slurm, is_main, launch
+from parallel import signals
+from pretrain import config, data, dryrun
+from parallel.collectives import is_main
+from parallel.launch import WorkerError, launch
+from parallel.slurm import adopt_slurm
 from pretrain.trainer import Run, last_good, train
 
 

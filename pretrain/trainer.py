@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import checkpoint, knn, signals
+from parallel import signals
+from pretrain import checkpoint, knn
 from pretrain.accumulate import accumulated_backward
 from pretrain.checkpoint import Position
 from pretrain.config import PretrainConfig
-from pretrain.distributed import (all_reduce_sum, barrier, convert_sync_batchnorm, is_main, local_device,
-                                  world_size)
+from parallel.batchnorm import convert_sync_batchnorm
+from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, world_size
 from pretrain.feed import Feed
 from pretrain.health import Guard, diagnosis, gradient_norms, not_finite
 from pretrain.logbook import Logbook

@@ -1,10 +1,35 @@
-"""Fixtures for all tests: the embedded data, written once, and the real images beside the project, if any."""
+"""Fixtures for all tests: the embedded data, written once, and the real images beside the project, if any.
 
+No test sees the job that the tests themselves may run in, nor reaches a scheduler: its commands are hidden
+behind ones that fail.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+SCHEDULER = ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", "salloc", "sacct")
+OF_A_JOB = ("SLURM_", "SBATCH_", "TORCHELASTIC_", "GROUP_", "ROLE_")
+OF_A_PROCESS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_scheduler(tmp_path_factory):
+    """Take the job's variables out of the environment, and let the scheduler's commands fail."""
+    folder = tmp_path_factory.mktemp("no_scheduler")
+    for command in SCHEDULER:
+        (folder / command).write_text(f"#!/bin/sh\necho 'a test called {command}' >&2\nexit 99\n")
+        (folder / command).chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(OF_A_JOB) or name in OF_A_PROCESS:
+                patch.delenv(name)
+        patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.distributed import launch
+from parallel.launch import launch
 from transfer.classification import cache, layouts
 from transfer.classification.data import Images, normalised
 from transfer.classification.features import Pipeline

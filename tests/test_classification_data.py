@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from pretrain import distributed
+from parallel.collectives import rank
 from transfer.classification import data, layouts
 
 
@@ -236,4 +236,4 @@ def test_batch_size_must_divide_by_the_processes(monkeypatch):
 
 def test_single_process_is_rank_zero_even_under_torchrun_variables(monkeypatch):
     monkeypatch.setenv("RANK", "1")  # of a torchrun whose group was never joined
-    assert distributed.rank() == 1 and list(data.part(range(3))) == [0, 1, 2]
+    assert rank() == 1 and list(data.part(range(3))) == [0, 1, 2]

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pretrain.distributed import all_gather_rows, launch, rank
+from parallel.collectives import all_gather_rows, rank
+from parallel.launch import launch
 from transfer.classification import data, finetune, knn, linear, lists
 from transfer.classification import lowshot, probe, svm, svm_solver, training
 

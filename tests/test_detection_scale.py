@@ -12,7 +12,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from pretrain import distributed
+from parallel.collectives import all_gather_rows, rank
+from parallel.launch import launch
 from transfer import run as command
 from transfer.detection import d2, hooks, norms, trainer
 from transfer.detection.accumulation import AccumulatingTrainer
@@ -89,8 +90,8 @@ def a_run(backbone, context):
     hooks.SeedEachIteration.before_step = look
     metrics = trainer.run(backbone, RUN, context)
     state = torch.cat([value.double().flatten() for value in seen["model"].state_dict().values()])
-    sums = distributed.all_gather_rows(torch.stack([state.sum(), state.abs().sum()])[None])
-    assert metrics if distributed.rank() == 0 else metrics == {}
+    sums = all_gather_rows(torch.stack([state.sum(), state.abs().sum()])[None])
+    assert metrics if rank() == 0 else metrics == {}
     return metrics, seen["norms"], seen["decay"], sums
 
 
@@ -116,7 +117,7 @@ def two(root, tmp_path_factory):
     """What two processes return: gradients, and the parts of a run on images of several sizes."""
     contexts = [toys.context(data, tmp_path_factory.mktemp("two"), gpus=2)
                 for data in (root, toys.write_voc(tmp_path_factory.mktemp("sizes")))]
-    return distributed.launch(two_processes, 2, contexts[0], [(*FROZEN, *TWO), TRAINED], read("random"),
+    return launch(two_processes, 2, contexts[0], [(*FROZEN, *TWO), TRAINED], read("random"),
                               contexts[1])
 
 
@@ -135,7 +136,8 @@ TWO_RUNS = """
 import sys
 import torch.distributed as dist
 from detectron2.utils import comm
-from pretrain import distributed
+from parallel.collectives import rank
+from parallel.launch import launch
 from transfer.detection import d2
 
 start = dist.init_process_group
@@ -146,7 +148,7 @@ def run():
     return comm.all_gather(dist.get_rank()), comm.get_local_rank(), comm.get_local_size()
 
 for seed in range(2):
-    sys.stdout.write(f"rank {distributed.rank()} {distributed.launch(run, 2)}\\n")  # whole lines
+    sys.stdout.write(f"rank {rank()} {launch(run, 2)}\\n")  # whole lines
 """
 
 

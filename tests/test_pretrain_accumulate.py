@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import distributed
+from parallel.batchnorm import convert_sync_batchnorm
+from parallel.collectives import rank, world_size
+from parallel.launch import launch
 from pretrain.accumulate import accumulated_backward
 from pretrain.losses import barlow_twins_loss
 from tests.pretrain_toys import lines, start, toy_backbone, write_pictures
@@ -41,12 +43,12 @@ def loss_of(toy):
 
 def accumulated(batch_norm, count):
     """Loss, gradients summed over processes, and buffers; each process takes every so manyth image."""
-    toy = distributed.convert_sync_batchnorm(Toy(batch_norm))
-    model = toy if distributed.world_size() == 1 else DistributedDataParallel(toy)
-    own = [y[distributed.rank()::distributed.world_size()] for y in views()]
+    toy = convert_sync_batchnorm(Toy(batch_norm))
+    model = toy if world_size() == 1 else DistributedDataParallel(toy)
+    own = [y[rank()::world_size()] for y in views()]
     loss, z1, _ = accumulated_backward(toy, model, *own, count, loss_of(toy), contextlib.nullcontext)
     assert z1.shape == (len(own[0]), WIDTH) and not z1.requires_grad
-    gradients = [p.grad * distributed.world_size() for p in toy.parameters()]
+    gradients = [p.grad * world_size() for p in toy.parameters()]
     return loss, gradients, [buffer.double() for buffer in toy.buffers()]
 
 
@@ -80,7 +82,7 @@ def test_with_batch_norm_has_the_statistics_of_each_micro_batch_once(count):
 
 
 def test_two_processes_equal_one():
-    assert_equal(distributed.launch(accumulated, 2, True, 3), accumulated(True, 3))
+    assert_equal(launch(accumulated, 2, True, 3), accumulated(True, 3))
 
 
 def test_a_run_says_that_batch_norm_is_per_micro_batch(tmp_path, monkeypatch):

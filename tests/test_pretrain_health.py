@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain import distributed, health, knn, logbook, monitor, trainer
+from parallel.collectives import is_main, rank, world_size
+from parallel.launch import launch
+from pretrain import health, knn, logbook, monitor, trainer
 from pretrain.losses import Correlation
 from tests.pretrain_toys import lines, start, toy_backbone, toy_run, write_pictures
 
@@ -140,18 +142,18 @@ def test_embedding_spread_tells_a_collapse():
 def saved_correlation(path):
     """Eight embeddings, shared by the processes there are, and the diagonal of their C."""
     views = torch.randn(2, 8, 130, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    own = slice(distributed.rank() * 8 // distributed.world_size(),
-                (distributed.rank() + 1) * 8 // distributed.world_size())
+    own = slice(rank() * 8 // world_size(),
+                (rank() + 1) * 8 // world_size())
     a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in views)
     c = a.T @ b / 8
     monitor.save_correlation(path, 7, c.diagonal(), *(z[own] for z in views))
-    return c.float().numpy(), dict(np.load(path)) if distributed.is_main() else None
+    return c.float().numpy(), dict(np.load(path)) if is_main() else None
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_picture_of_c_is_c_of_the_joint_batch(tmp_path, processes):
     path = tmp_path / "correlation.npz"
-    c, kept = distributed.launch(saved_correlation, processes, path)
+    c, kept = launch(saved_correlation, processes, path)
     assert kept["step"] == 7 and kept["corner"].dtype == np.float32
     np.testing.assert_allclose(kept["corner"], c[:128, :128], atol=1e-6)
     np.testing.assert_allclose(kept["diagonal"], c.diagonal(), atol=1e-6)

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import distributed
+from parallel.batchnorm import convert_sync_batchnorm
+from parallel.collectives import rank, world_size
+from parallel.launch import launch
 from pretrain.losses import barlow_twins_loss, gradient_factor
 from pretrain.optim import LARS, parameter_groups
 
@@ -34,14 +36,14 @@ def views():
 
 
 def one_step(form, reference):
-    toy = distributed.convert_sync_batchnorm(Toy())
-    own = slice(distributed.rank() * BATCH // distributed.world_size(),
-                (distributed.rank() + 1) * BATCH // distributed.world_size())
-    model = toy if distributed.world_size() == 1 else DistributedDataParallel(toy)
+    toy = convert_sync_batchnorm(Toy())
+    own = slice(rank() * BATCH // world_size(),
+                (rank() + 1) * BATCH // world_size())
+    model = toy if world_size() == 1 else DistributedDataParallel(toy)
     optimizer = LARS(parameter_groups(toy), lr=0.5, weight_decay=0.01)
     optimizer.param_groups[1]["lr"] = 0.2
     loss = barlow_twins_loss(*model(*(y[own] for y in views())), 0.0051, form, running=toy.bn)
-    (loss * gradient_factor(reference, distributed.world_size())).backward()
+    (loss * gradient_factor(reference, world_size())).backward()
     gradients = [p.grad.clone() for p in toy.parameters()]
     optimizer.step()
     return loss.detach(), gradients, [p.detach() for p in toy.parameters()], list(toy.buffers())
@@ -58,7 +60,7 @@ def alone():
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_equal_one_on_the_joint_batch(alone, processes):
-    found = distributed.launch(all_cases, processes)
+    found = launch(all_cases, processes)
     for (form, reference), one, many in zip(CASES, alone, found):
         # The official code's gradient is 1/W of the exact one (PERFORMANCE_STUDY section 2.1).
         factor = processes if reference == "actual" else 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain import distributed
+from parallel.collectives import is_main
 from results import store
 from transfer import run as command
 from transfer import workspace
@@ -182,7 +182,7 @@ def test_a_task_of_srun_knows_its_number_from_the_start(toy, monkeypatch):
     seen = []
     monkeypatch.setattr(os, "environ", {**os.environ, **step})
     monkeypatch.setattr(command, "run",
-                        lambda arguments: seen.append((processes(arguments), distributed.is_main())))
+                        lambda arguments: seen.append((processes(arguments), is_main())))
     toy("--task", "toy_linear")
     assert seen == [(4, False)]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from pretrain import distributed
+from parallel.collectives import is_main
+from parallel.launch import launch
 from results import store
 from results.record import SCHEMA, Result
 from transfer import workspace
@@ -34,15 +35,15 @@ def run_one(task, backbone, seed, arguments):
     if not arguments.rerun and (stored := store.find(draft, arguments.results)):
         return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
                    f"replaces it)\n  record {record}")
-    if distributed.is_main():
+    if is_main():
         workspace.require_writable(record.parent)
         workspace.claim(context.out, identity(draft), arguments.resume, arguments.rerun)
     if draft.scaled:
         say(f"{task.name} seed {seed}: scaled run, not the default protocol's {', '.join(draft.scaled)}")
     start = time.time()
-    metrics = distributed.launch(task.run, context.gpus, backbone, config, context)
+    metrics = launch(task.run, context.gpus, backbone, config, context)
     seconds = round(time.time() - start, 1)
-    if distributed.is_main():
+    if is_main():
         # Shown first: whatever may go wrong with storing them, the figures of a long run are not lost.
         say(f"{task.name} seed {seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {context.out}")
         result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
@@ -57,9 +58,9 @@ def evaluate_again(task, backbone, config, draft, context):
     if not (context.out / "last_checkpoint").is_file():
         raise ValueError(f"{context.out}: expected the checkpoint of a detection run, found none; "
                          "run the same command without --eval-only first")
-    if distributed.is_main():
+    if is_main():
         workspace.claim(context.out, identity(draft), resume=True, rerun=False)
-    metrics = distributed.launch(task.run, context.gpus, backbone, config, context)
+    metrics = launch(task.run, context.gpus, backbone, config, context)
     say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {context.out}")
 
 
@@ -157,5 +158,5 @@ def one_line(error):
 
 def say(line):
     """Print a line on the main process."""
-    if distributed.is_main():
+    if is_main():
         print(line, flush=True)

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from pretrain import distributed
+from parallel.collectives import is_main
 from results import plan, store
 from transfer.execution import make_context, make_draft, one_line, run_config, run_one, say
 from transfer.workspace import ROOT
@@ -27,7 +27,7 @@ def run_suite(tasks, backbone, seeds, arguments):
                 run_one(task, backbone, seed, arguments)
         except (ValueError, OSError, RuntimeError) as error:
             status = 1
-            if distributed.is_main():
+            if is_main():
                 print(f"{task.name}: not run: {one_line(error)}", file=sys.stderr, flush=True)
     if not arguments.check:
         own = Path(arguments.results).resolve() != RUNS

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
-from pretrain.distributed import rank, world_size
+from parallel.collectives import rank, world_size
 from transfer.classification.layouts import Samples
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet RGB, barlowtwins evaluate.py:120-121

@@ -27,7 +27,8 @@ import torch.distributed
 from torch import nn
 from torch.nn import functional
 
-from pretrain.distributed import all_gather_rows, convert_sync_batchnorm, local_device, world_size
+from parallel.batchnorm import convert_sync_batchnorm
+from parallel.collectives import all_gather_rows, local_device, world_size
 from transfer.classification import data as images
 from transfer.classification import layouts, lists
 from transfer.classification.features import BATCH_SIZE, DIMENSIONS, dtype_of

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pretrain.distributed import convert_sync_batchnorm
+from parallel.batchnorm import convert_sync_batchnorm
 from transfer.classification.features import DIMENSIONS
 from transfer.classification.layouts import Samples
 from transfer.classification.metrics import percent, topk_correct

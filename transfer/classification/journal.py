@@ -7,7 +7,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from pretrain.distributed import is_main
+from parallel.collectives import is_main
 from transfer.classification.metrics import confusion
 
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from pretrain.distributed import all_gather_rows, local_device
+from parallel.collectives import all_gather_rows, local_device
 from transfer.classification import layouts
 from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline

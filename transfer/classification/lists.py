@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.distributed import is_main
+from parallel.collectives import is_main
 from transfer.classification import layouts
 from transfer.classification.small_sets import drawn
 

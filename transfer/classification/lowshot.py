@@ -17,7 +17,7 @@ import joblib
 import numpy as np
 import torch
 
-from pretrain.distributed import all_reduce_sum, local_device
+from parallel.collectives import all_reduce_sum, local_device
 from transfer.classification import data as images
 from transfer.classification import layouts, svm
 from transfer.classification.cache import collect_all

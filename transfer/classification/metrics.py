@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from pretrain.distributed import all_reduce_sum
+from parallel.collectives import all_reduce_sum
 
 
 def topk_correct(scores: torch.Tensor, labels: torch.Tensor, ks: tuple[int, ...]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pretrain.distributed import all_reduce_sum, local_device
+from parallel.collectives import all_reduce_sum, local_device
 from transfer.classification import knn, layouts, logistic
 from transfer.classification.cache import collect_all
 from transfer.classification.data import part

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import torch
 
-from pretrain.distributed import all_reduce_sum, local_device
+from parallel.collectives import all_reduce_sum, local_device
 from transfer.classification import data as images
 from transfer.classification import layouts
 from transfer.classification.cache import collect_all

@@ -55,7 +55,7 @@ def gram(features: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def pool(processes: int):
     """A joblib.Parallel whose processes end with the block. joblib would keep them for 300 s, and a process
-    of pretrain.distributed, which waits for its children when it ends, would wait for that."""
+    of parallel.launch, which waits for its children when it ends, would wait for that."""
     try:
         with joblib.Parallel(n_jobs=processes) as parallel:
             yield parallel

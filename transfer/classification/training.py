@@ -7,7 +7,7 @@ import os
 import torch
 from torch import nn
 
-from pretrain.distributed import all_reduce_sum, is_main, world_size
+from parallel.collectives import all_reduce_sum, is_main, world_size
 from transfer.classification.journal import keep
 
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from pretrain.distributed import CPUSyncBatchNorm
+from parallel.batchnorm import CPUSyncBatchNorm
 
 
 class CPUSyncBatchNorm2d(CPUSyncBatchNorm, nn.BatchNorm2d):

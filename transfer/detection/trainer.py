@@ -13,7 +13,7 @@ from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from pretrain import distributed
+from parallel.collectives import all_reduce_sum, barrier, local_device, world_size
 from transfer.detection import configuration, d2, hooks, kept, pictures
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.evaluation import PREFIXES, COCOFigures, VOCEvaluator
@@ -123,25 +123,25 @@ def _ddp_of(device):
 def run(backbone, config, context):
     """See protocol.run."""
     cfg = prepare(config, context)
-    distributed.local_device(context.device)  # selects this process's GPU
+    local_device(context.device)  # selects this process's GPU
     d2.join_processes()
     if comm.is_main_process():
         context.out.mkdir(parents=True, exist_ok=True)
         (context.out / "config.yaml").write_text(cfg.dump())
-    distributed.barrier()
+    barrier()
     _require_shared(context.out)
     with d2.log_to(context.out), tf32(cfg.SOLVER.TF32):
         results = _test_only(cfg) if context.eval_only else _train_and_test(backbone, cfg, context)
-    distributed.barrier()
+    barrier()
     return figures(results, cfg) if comm.is_main_process() else {}
 
 
 def _require_shared(out):
     """ValueError on every rank where one of them does not see what the main one wrote into `out`."""
-    blind = distributed.all_reduce_sum(torch.tensor([float(not (out / "config.yaml").is_file())]))
+    blind = all_reduce_sum(torch.tensor([float(not (out / "config.yaml").is_file())]))
     if blind:
         raise ValueError(f"{out}: expected a folder that all machines share, found none on {int(blind)} of "
-                         f"{distributed.world_size()} processes; name one with --output")
+                         f"{world_size()} processes; name one with --output")
 
 
 def prepare(config, context):
@@ -159,7 +159,7 @@ def _train_and_test(backbone, cfg, context):
     lint(cfg, export.metadata(backbone))
     if comm.is_main_process():
         export.write_detectron2(backbone, Path(cfg.MODEL.WEIGHTS))
-    distributed.barrier()
+    barrier()
     seed_all_rng(cfg.SEED)  # the heads' initialisation
     trainer = Trainer(cfg)
     trainer.load(backbone, context.resume)

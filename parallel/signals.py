@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 
-from pretrain.distributed import pass_on
+from parallel.launch import pass_on
 
 STOPPED_STATUS = 75
 REQUEUE_SIGNAL = signal.SIGUSR1

@@ -1,0 +1,86 @@
+"""Which process this is, and collectives.
+
+Everything here also works in a single process without a process group: the collectives are then the
+identity, so callers need no special case. Tensors on a CPU travel through gloo and tensors on a GPU
+through NCCL; both are in the same group, so a run with `--device cpu` works on a GPU machine too.
+"""
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def in_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """Number of processes that take part in collectives; 1 outside a group."""
+    return dist.get_world_size() if in_group() else 1
+
+
+def rank() -> int:
+    """This process's number. Outside a group it is torchrun's RANK, so that a script may also ask before
+    and after `launch`."""
+    return dist.get_rank() if in_group() else int(os.environ.get("RANK", 0))
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes. Goes through gloo, so that it needs no GPU and blocks the host for certain."""
+    all_reduce_sum(torch.zeros(1))
+
+
+def local_device(device: str) -> torch.device:
+    """"cuda" -> this process's own GPU, "cpu" -> the CPU. ValueError when there is no such GPU."""
+    if device == "cpu":
+        return torch.device("cpu")
+    if device != "cuda":
+        raise ValueError(f"device must be cuda or cpu, found {device!r}")
+    if not torch.cuda.is_available():
+        raise ValueError("device cuda: this PyTorch finds no GPU; install a driver or pass --device cpu")
+    index, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if index >= found:
+        raise ValueError(f"device cuda: process {index} of this machine finds only {found} GPUs; "
+                         f"start at most {found} processes")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over processes, in place; returns the same tensor. Invisible to autograd."""
+    if world_size() > 1:
+        with torch.no_grad():
+            dist.all_reduce(tensor)
+    return tensor
+
+
+def row_counts(rows: int) -> list[int]:
+    """How many rows each process holds, by rank."""
+    if world_size() == 1:
+        return [rows]
+    counts = torch.zeros(world_size(), dtype=torch.int64)
+    counts[rank()] = rows
+    return all_reduce_sum(counts).tolist()
+
+
+@torch.no_grad()
+def all_gather_rows(tensor: torch.Tensor, counts: list[int] | None = None) -> torch.Tensor:
+    """(n_r, ...) on each rank -> (sum of n_r, ...), ranks in order; unequal n_r allowed, no autograd.
+
+    counts: the n_r where they are known already (`row_counts`), which saves asking for them.
+    """
+    tensor = tensor.detach()
+    if world_size() == 1:
+        return tensor
+    counts = row_counts(len(tensor)) if counts is None else counts
+    most = max(counts)
+    padded = tensor.contiguous()
+    if len(tensor) < most:  # gloo and NCCL want the same shape from everybody
+        padded = torch.cat([padded, padded.new_zeros(most - len(tensor), *tensor.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts)])

@@ -1,0 +1,36 @@
+"""What SLURM says of this process, and what is asked of SLURM."""
+import os
+import re
+
+import torch
+
+
+def adopt_slurm() -> None:
+    """In a step of a SLURM job (`srun`), say in torchrun's variables which process this is.
+
+    Nothing happens under torchrun, in a step of one task, and in a batch script outside srun, where
+    SLURM_NTASKS may be there without anybody having started the tasks. The meeting point is MASTER_ADDR and
+    MASTER_PORT where given, else the step's first node and a port from 15000 to 34999 that follows from the
+    numbers of job and step, so that two jobs on one node rarely meet (then: set MASTER_PORT).
+    """
+    environment = os.environ
+    step = "SLURM_STEP_NUM_TASKS" in environment or "SLURM_STEP_ID" in environment
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", 1)))
+    if "RANK" in environment or not step or tasks < 2 or "SLURM_PROCID" not in environment:
+        return
+    local = int(environment.get("SLURM_LOCALID", 0))
+    if torch.cuda.device_count() == 1:  # --gpus-per-task=1: each task sees its own GPU as number 0
+        local = 0
+    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", "localhost"))
+    job, number = (int(environment.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    environment.setdefault("MASTER_ADDR", first_node(nodes))
+    environment.setdefault("MASTER_PORT", str(15000 + (job * 10 + number) % 20000))
+    environment.update(RANK=environment["SLURM_PROCID"], WORLD_SIZE=str(tasks), LOCAL_RANK=str(local))
+
+
+def first_node(nodes: str) -> str:
+    """SLURM's short form of a list of nodes, such as gpu[003-010,12],cpu7 -> its first node, gpu003."""
+    first = re.match(r"(?:[^,\[]|\[[^]]*\])+", nodes.strip())
+    if not first:
+        raise ValueError(f"SLURM's list of nodes cannot be read, found {nodes!r}; set MASTER_ADDR")
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first[0])
