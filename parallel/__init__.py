@@ -1,0 +1,14 @@
+"""Several processes: what pretraining and transfer both stand on.
+
+collectives.py  which process this is, sums and gathered rows, decisions that all processes take alike
+batchnorm.py    batch normalisation over the rows of all processes
+launch.py       starting processes, or joining those of torchrun and SLURM
+watch.py        who is still there, and leaving together
+signals.py      being asked to stop
+slurm.py        what SLURM says of this process
+"""
+import os
+
+# torch reports each lost connection with a C++ stack of thirty lines; what happened is said by watch.py, in
+# one. torch reads the level when it is first imported.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")

@@ -58,6 +58,13 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def all_reduce_max(tensor: torch.Tensor) -> torch.Tensor:
+    """Largest value over processes, in place; returns the same tensor."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
 def row_counts(rows: int) -> list[int]:
     """How many rows each process holds, by rank."""
     if world_size() == 1:
@@ -84,3 +91,44 @@ def all_gather_rows(tensor: torch.Tensor, counts: list[int] | None = None) -> to
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
+
+
+# Decisions that all processes take alike
+
+USER_ERRORS = (ValueError, OSError)  # their message is the whole story; of others it is a bug's
+
+
+def gather(value) -> list:
+    """Every process's value, by rank. For small things that can be pickled."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def agree(function, *args, main_only: bool = False):
+    """Call function(*args) in every process, or in the main one only; returns its value there, else None.
+
+    Where it fails in one with a user's error, that error is raised in all of them (that of the lowest rank),
+    so that none goes on into a collective alone. The function itself may use no collective.
+    """
+    value = error = None
+    if not main_only or is_main():
+        try:
+            value = function(*args)
+        except USER_ERRORS as found:
+            if world_size() == 1:
+                raise
+            error = isinstance(found, FileNotFoundError), str(found)
+    for story in gather(error):
+        if story:
+            error = (FileNotFoundError if story[0] else ValueError)(story[1])
+            error.agreed = True  # all processes raise it here: the group may go on after it
+            raise error
+    return value
+
+
+def of_main(value):
+    """The main process's value, in every process."""
+    return gather(value)[0]

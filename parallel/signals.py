@@ -1,4 +1,7 @@
-"""Being asked to stop: SIGTERM and SIGUSR1 are noted, and the trainer saves after its current step.
+"""Being asked to stop: by SIGTERM, SIGUSR1 or SIGINT (Ctrl-C).
+
+A loop that can save its state works inside `deferred`: a signal is noted there, and `wish` tells all
+processes of a group alike. Elsewhere a signal ends the work at once with the exception Stopped.
 
 What makes SLURM start the job again (slurm.conf and scontrol in SLURM's documentation):
 - SIGUSR1, as `#SBATCH --signal=USR1@300 --requeue` sends it before the time limit: the main process calls
@@ -11,41 +14,139 @@ What makes SLURM start the job again (slurm.conf and scontrol in SLURM's documen
 """
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
+import sys
+import time
 
-from parallel.launch import pass_on
+import torch
+
+from parallel.collectives import all_reduce_max, is_main
 
 STOPPED_STATUS = 75
 REQUEUE_SIGNAL = signal.SIGUSR1
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-_received = 0
-_stopped = 0
-_depth = 0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+WORKER_SECONDS = 20  # between SIGTERM and the end of a loader's worker
+SECOND_CTRL_C = 1.0  # seconds after the first: within it, both are one, sent to the group and passed on
 
 
-def _note(number, frame):
-    global _received
-    _received = _received or number
-    pass_on(number)
+class Stopped(BaseException):
+    """A stop signal ended the work. number: the signal."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+class _State:
+    """Of this process: the first stop signal and when it came, how deep `listening` and `deferred` are, the
+    pipe into which C writes each signal, and what to say at the end."""
+    received, since, listening, deferred = 0, 0.0, 0, 0
+    pipe: tuple[int, int] | None = None
+    farewell = None
 
 
 def received() -> int:
     """The first stop signal since the outermost `listening` began; 0 for none."""
-    return _received
+    return _State.received
 
 
-def stop(number: int) -> None:
-    """Note that the processes agreed to stop because of this signal, whoever got it."""
-    global _stopped
-    _stopped = number
+def wish() -> int:
+    """The stop signal that any process of the group got, the same answer in every one; 0 for none. Where they
+    got several, the one that brings the job back counts."""
+    order = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    place = torch.tensor([order.index(_State.received)])
+    return int(order[all_reduce_max(place).item()])
 
 
-def stopped() -> int:
-    """What this process stopped for; 0 when it did not."""
-    return _stopped
+def status(number: int) -> int:
+    """The exit status of a process that was stopped by this signal."""
+    return 128 + number if number == signal.SIGINT else STOPPED_STATUS
+
+
+def _note(number, frame):
+    now = time.monotonic()
+    if number == signal.SIGINT == _State.received and now - _State.since > SECOND_CTRL_C:
+        leave_at_once()
+    if _State.received:
+        return
+    _State.received, _State.since = number, now
+    if not _State.deferred:
+        raise Stopped(number)
+    if number == signal.SIGINT and is_main() and sys.stderr.isatty():
+        print("\nthis step is finished and saved first; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
+
+
+def leave_at_once():
+    """End this process as a second Ctrl-C asks for, with the last checkpoint as it is."""
+    os._exit(status(signal.SIGINT))
+
+
+@contextlib.contextmanager
+def deferred():
+    """Inside, a stop signal is noted instead of ending the work; whoever is inside asks for `wish`. May be
+    nested."""
+    _State.deferred += 1
+    try:
+        yield
+    finally:
+        _State.deferred -= 1
+
+
+@contextlib.contextmanager
+def listening(farewell=None):
+    """Heed stop signals inside this block. May be nested.
+
+    farewell(number) says where the work stands when a signal ends it, and returns the exit status; parallel's
+    watch calls it where the main thread cannot.
+    """
+    if not _State.listening:
+        _State.received, _State.farewell = 0, farewell
+        before = {number: signal.signal(number, _note) for number in STOP_SIGNALS}
+        _State.pipe = _State.pipe or os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # for good: a thread reads it
+        wakeup = signal.set_wakeup_fd(_State.pipe[1], warn_on_full_buffer=False)
+    _State.listening += 1
+    try:
+        yield
+    finally:
+        _State.listening -= 1
+        if not _State.listening:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            _State.farewell = None
+
+
+def heard(seconds: float) -> list[int]:
+    """Wait this long at most for signals; the stop signals among them, in turn. Unlike the handler it learns
+    of a signal while the main thread is inside a call of C. For one thread at a time."""
+    if _State.pipe is None:
+        time.sleep(seconds)
+        return []
+    if not select.select([_State.pipe[0]], [], [], seconds)[0]:
+        return []
+    return [number for number in os.read(_State.pipe[0], 1024) if number in STOP_SIGNALS]
+
+
+def ignore() -> None:
+    """Until the end of `listening`, heed no stop signal: this process is leaving already."""
+    if _State.listening:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def loader_worker(_=None) -> None:
+    """worker_init_fn of a loader. Ctrl-C and a job's signals reach workers, too; only the trainer answers for
+    them. After SIGTERM it still finishes its step, for which it may need a batch, so workers stay a while."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_SECONDS))
+    # The thread that hands batches over would print a trainer's leaving as a lost connection.
+    speak = sys.excepthook
+    sys.excepthook = lambda kind, *rest: issubclass(kind, (ConnectionError, EOFError)) or speak(kind, *rest)
 
 
 def heed_no_more() -> None:
@@ -54,27 +155,28 @@ def heed_no_more() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@contextlib.contextmanager
-def listening():
-    """Note stop signals inside this block instead of dying of them. May be nested."""
-    global _received, _stopped, _depth
-    if not _depth:
-        _received = _stopped = 0
-    _depth += 1
-    before = {number: signal.signal(number, _note) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        _depth -= 1
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def farewell(number: int) -> int:
+    """Say where the work stands, in the words of `listening`; returns the exit status."""
+    return _State.farewell(number) if _State.farewell else status(number)
+
+
+def _in_a_fork():
+    """A loader's worker leaves stop signals to its trainer, which answers for it."""
+    if _State.listening:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+
+os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def requeue(number: int) -> str:
     """Have SLURM start this job again, if that is ours to ask for; returns what was done, in words ("" when
     this is no SLURM job)."""
     job = os.environ.get("SLURM_JOB_ID")
-    if not job:
+    if not job or number == signal.SIGINT:
         return ""
     if "SLURM_ARRAY_JOB_ID" in os.environ and "SLURM_ARRAY_TASK_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -4,21 +4,18 @@ A sample depends on (seed, epoch, index) alone, so the number of workers changes
 cannot be read or decoded is replaced by another one, drawn from (seed, epoch, index), too; it is counted and
 named.
 """
-import os
 import random
-import signal
-import sys
 import time
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from parallel import signals
 from pretrain.augment import make_backend
 from pretrain.sources import open_source  # noqa: F401  for those who build a loader
 
 REPLACEMENTS = 20  # so many unreadable pictures in a row are no accident
-GRACE_SECONDS = 20  # between SIGTERM and the end of a worker
 PAUSES = (1.0, 5.0)  # seconds before a failed read is tried again: file servers have bad moments
 
 
@@ -140,19 +137,7 @@ def build_loader(source, config, workers, processes, rank, pin_memory, record=No
     batches = EpochBatches(len(source), config.batch_size, processes, rank, config.seed)
     backend = make_backend(config.views, config.image_size, config.view_recipes())
     return Loader(TwoViews(source, backend, config.seed), record, batch_sampler=batches, num_workers=workers,
-                  pin_memory=pin_memory, persistent_workers=workers > 0, worker_init_fn=_leave_quietly)
-
-
-def _leave_quietly(_):
-    """Ctrl-C and a job's signals reach workers, too; only the trainer answers for them. After SIGTERM it
-    still finishes its step, for which it may need a batch, so workers do not leave at once."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
-    # The thread that hands batches over would print a trainer's leaving as a lost connection.
-    speak = sys.excepthook
-    sys.excepthook = lambda kind, *rest: issubclass(kind, (ConnectionError, EOFError)) or speak(kind, *rest)
+                  pin_memory=pin_memory, persistent_workers=workers > 0, worker_init_fn=signals.loader_worker)
 
 
 def one_line(error: ValueError) -> ValueError:

@@ -16,19 +16,18 @@ import dataclasses
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 if not __package__:  # started by its path: the repository's root, not pretrain/, has to be importable
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from parallel import signals
+
 import torch
 
-from parallel import signals
 from pretrain import config, data, dryrun
-from parallel.collectives import is_main
-from parallel.launch import WorkerError, launch
-from parallel.slurm import adopt_slurm
+from parallel.collectives import agree, is_main
+from parallel.launch import WorkerError, joined, launch
 from pretrain.trainer import Run, last_good, train
 
 
@@ -112,48 +111,48 @@ def main(arguments=None) -> int:
     """Exit status: 0 when the last epoch is done, 2 for an error, 75 after SIGTERM and SIGUSR1, 130 after
     Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    with signals.listening():
-        return work(arguments)
+    standing = Standing()
+    with signals.listening(standing.farewell):
+        try:
+            return work(arguments, standing)
+        except (ValueError, OSError, WorkerError) as error:
+            if not getattr(error, "spoken", False):
+                print(f"error: {error}", file=sys.stderr)
+            return 2
+        except signals.Stopped as stop:
+            return signals.status(stop.number) if getattr(stop, "spoken", False) \
+                else standing.farewell(stop.number)
 
 
-def work(arguments) -> int:
-    run = None
-    try:
-        adopt_slurm()
-        recipe, run, processes, dry = prepare(arguments)
+def work(arguments, standing) -> int:
+    with joined():
+        recipe, run, processes, dry = agree(prepare, arguments)
         if dry:
-            signals.heed_no_more()
-        outcome = launch(dryrun.report if dry else train, processes, recipe, run)
-    except (ValueError, FileNotFoundError, WorkerError) as error:
-        if isinstance(error, WorkerError) and signals.received():  # before the trainer listened
-            return stopped(run, signals.received())
-        if not is_main():
-            time.sleep(5)  # torchrun ends this process when rank 0 says the same first
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if is_main():
-            state = f"; {last_good(run)}; the same command goes on from there" if run else ""
-            print(f"interrupted{state}", file=sys.stderr)
-        return 128 + signal.SIGINT
-    if dry:
-        print("\n".join(outcome or []), end="\n" if outcome else "")
-        return 0
-    number = outcome.signal if outcome else signals.stopped()
-    if number:
-        return stopped(run, number)
+            signals.heed_no_more()  # there is nothing to save
+            outcome = launch(dryrun.report, processes, recipe, run)
+            print("\n".join(outcome or []), end="\n" if outcome else "")
+            return 0
+        standing.run = run
+        outcome = launch(train, processes, recipe, run)
+    if outcome.signal:
+        return standing.farewell(outcome.signal) if is_main() else signals.status(outcome.signal)
     if is_main():
         print("written: " + ", ".join(map(str, outcome.files)))
     return 0
 
 
-def stopped(run, number) -> int:
-    """After a stop signal: say where the run stands, and ask for the job's return."""
-    if is_main():
+class Standing:
+    """What is to be said when a signal ends the program. run: when it is known."""
+    run: Run | None = None
+
+    def farewell(self, number: int) -> int:
+        """Say where the run stands, and ask for the job's return; returns the exit status."""
+        where = f"; {last_good(self.run)}; the same command goes on from there" if self.run else ""
         queue = signals.requeue(number)
-        print(f"stopped by {signal.Signals(number).name}; {last_good(run)}; the same command goes on from "
-              "there" + (f"; {queue}" if queue else ""), file=sys.stderr)
-    return signals.STOPPED_STATUS
+        word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+        print(f"{word}{where}" + (f"; {queue}" if queue else ""),
+              file=sys.stderr, flush=True)
+        return signals.status(number)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def train(config: PretrainConfig, run: Run) -> Outcome:
     ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and when
     too many steps in a row had to be skipped.
     """
-    with signals.listening():
+    with signals.listening(), signals.deferred():
         training = prepare(config, run, run.checkpoint_dir / "bad_pictures.txt")
         labelled = knn.Labelled(run.knn_data, config.image_size) if run.knn_data else None
         position = checkpoint.resume(run.checkpoint, training.parts, config, training.feed.identity)
@@ -128,7 +128,6 @@ def train(config: PretrainConfig, run: Run) -> Outcome:
         for epoch in range(position.epoch, config.epochs):
             number = train_epoch(training, epoch, position.start if epoch == position.epoch else 0, labelled)
             if number:
-                signals.stop(number)
                 return Outcome([run.checkpoint], number)
     if is_main():
         checkpoint.export_backbone(run.checkpoint_dir / f"{config.arch}.pth", training.network)
@@ -241,13 +240,9 @@ def wishes(training) -> tuple[int, bool]:
     answer in every process."""
     minutes = training.run.checkpoint_minutes
     due = is_main() and minutes > 0 and time.monotonic() - training.saved_at >= 60 * minutes
-    flags = [signals.received() == number for number in signals.STOP_SIGNALS] + [due]
-    numbers = torch.tensor([*flags, training.feed.loader.replaced], dtype=torch.int64)
-    *stops, due, replaced = all_reduce_sum(numbers).tolist()
+    due, replaced = all_reduce_sum(torch.tensor([due, training.feed.loader.replaced])).tolist()
     training.feed.note_replaced(replaced)
-    number = max((number for number, count in zip(signals.STOP_SIGNALS, stops) if count), default=0,
-                 key=lambda number: number == signals.REQUEUE_SIGNAL)
-    return int(number), bool(due)
+    return signals.wish(), bool(due)
 
 
 class Meter:

@@ -1,6 +1,8 @@
 """Starting processes, and what is said when one of them dies."""
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,9 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
-from parallel.collectives import all_gather_rows, all_reduce_sum, barrier, rank, row_counts, world_size
-from parallel.launch import launch, pass_on
+from parallel.collectives import (agree, all_gather_rows, all_reduce_sum, barrier, gather, rank, row_counts,
+                                  world_size)
+from parallel.launch import WorkerError, joined, launch
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +49,7 @@ def die_of(number):
     (refuse_one_value, (), ValueError, "more than one value per channel"),
     (fail, (ValueError, "expected 2, found 3"), ValueError, "^expected 2, found 3$"),
     (fail, (FileNotFoundError, "no such folder"), FileNotFoundError, "^no such folder$"),
-    (fail, (KeyError, "x"), RuntimeError, "^process 1 of 2 failed with KeyError: 'x'$"),
+    (fail, (KeyError, "x"), RuntimeError, "^process 1 of 2 .host .*. failed with KeyError: 'x'$"),
     (die_of, (signal.SIGKILL,), RuntimeError, "^process 1 of 2 was ended by SIGKILL"),
 ], ids=["one value", "user error", "missing file", "bug", "killed"])
 def test_a_worker_that_dies_gives_one_error(function, arguments, error, message):
@@ -55,35 +59,109 @@ def test_a_worker_that_dies_gives_one_error(function, arguments, error, message)
     assert time.monotonic() - start < 60
 
 
+def say():
+    with joined():
+        assert launch(collectives, 7)[0] == 2
+        sys.stdout.write(f"rank {rank()} of {world_size()}\n")  # whole lines
+
+
 def test_inside_torchrun_the_group_is_joined():
-    code = ("from parallel import collectives as c, launch as d; import tests.test_parallel_launch as t; "
-            "v = d.launch(t.collectives, 7); has = v is not None and v[0]; "
-            "sys.stdout.write(f'rank {c.rank()} {has} {c.world_size()}\\n')")
+    code = "import tests.test_parallel_launch as t; t.say()"
     script = "import runpy, sys; sys.path[0] = '.'; exec(sys.argv[1])"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*torchrun, "--no-python", sys.executable, "-c", script, code], cwd=ROOT,
                           capture_output=True, text=True, timeout=120)
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
-        "rank 0 2 1", "rank 1 False 1"], done.stderr
+        "rank 0 of 2", "rank 1 of 2"], done.stderr
 
 
-def wait_for_a_signal(folder):
-    """Each process tells that it is there, then which signal it got."""
-    got = []
-    signal.signal(signal.SIGUSR1, lambda number, frame: got.append(number))
-    (folder / f"ready-{rank()}").touch()
-    deadline = time.monotonic() + 60
-    while not got and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return all_reduce_sum(torch.tensor(len(got))).item()
-
-
-def test_signals_are_passed_on_to_started_processes(tmp_path):
-    def send():
-        while len(list(tmp_path.glob("ready-*"))) < 2:
+def wait_for_a_wish(folder):
+    """Each process tells that it is there, then works until the group is asked to stop."""
+    with signals.deferred():
+        (folder / f"ready-{rank()}").touch()
+        while not (number := signals.wish()):
             time.sleep(0.02)
-        pass_on(signal.SIGUSR1)
-    sender = threading.Thread(target=send, daemon=True)
+    return number, gather(signals.received())
+
+
+def fall_asleep(folder):
+    (folder / f"ready-{rank()}").touch()
+    time.sleep(120)
+
+
+def send_when_ready(folder, send):
+    def wait():
+        while len(list(folder.glob("ready-*"))) < 2:
+            time.sleep(0.02)
+        send()
+    sender = threading.Thread(target=wait, daemon=True)
     sender.start()
-    assert launch(wait_for_a_signal, 2, tmp_path) == 2
+    return sender
+
+
+@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
+def test_a_signal_reaches_every_process(tmp_path, number):
+    """Work that can be saved is finished; its caller hears of the signal from the value."""
+    with signals.listening():
+        sender = send_when_ready(tmp_path, lambda: os.kill(os.getpid(), number))
+        assert launch(wait_for_a_wish, 2, tmp_path) == (number, [number] * 2)
+        sender.join()
+
+
+@pytest.mark.parametrize("to", ["caller", "one worker"])
+def test_a_signal_ends_work_that_cannot_be_saved(tmp_path, to):
+    def send():
+        workers = [child.pid for child in multiprocessing.active_children()]
+        os.kill(os.getpid() if to == "caller" else workers[1], signal.SIGTERM)
+    start = time.monotonic()
+    with signals.listening():
+        send_when_ready(tmp_path, send)
+        with pytest.raises(signals.Stopped, match="SIGTERM"):
+            launch(fall_asleep, 2, tmp_path)
+    assert time.monotonic() - start < 60 and not multiprocessing.active_children()
+
+
+def freeze(folder):
+    """Process 1 stops answering; process 0 waits for it in a collective."""
+    if rank() == 1:
+        time.sleep(3)  # so that it has said where it is
+        os.kill(os.getpid(), signal.SIGSTOP)
+    barrier()
+
+
+def test_a_process_that_stops_answering_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("BARLOW_TIMEOUT_SECONDS", "8")
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match=f"process 1 of 2 .host {socket.gethostname()}. has not answered for .*"
+                                          r"it was last at tests/test_parallel_launch\.py"):
+        launch(freeze, 2, tmp_path)
+    assert time.monotonic() - start < 60 and not multiprocessing.active_children()
+
+
+def sleeping_parent(folder):
+    launch(fall_asleep, 2, folder)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    parent = multiprocessing.get_context("spawn").Process(target=sleeping_parent, args=(tmp_path,))
+    parent.start()
+    sender = send_when_ready(tmp_path, lambda: None)
     sender.join()
+    workers = [int(pid) for pid in subprocess.run(["pgrep", "-P", str(parent.pid), "-f", "spawn_main"],
+                                                  capture_output=True, text=True).stdout.split()]
+    assert len(workers) == 2
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 30
+    while alive := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+def refused_on_one(folder):
+    agree(lambda: int("x" * rank() or "1"))
+
+
+def test_a_refusal_of_one_is_that_of_all(tmp_path):
+    with pytest.raises(ValueError, match="invalid literal for int.*'x'"):
+        launch(refused_on_one, 2, tmp_path)

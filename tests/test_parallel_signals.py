@@ -8,16 +8,31 @@ import pytest
 from parallel import signals
 
 
-def test_listening_ends_with_the_block():
+def test_a_signal_is_noted_where_work_can_be_saved_and_ends_other_work():
     before = signal.getsignal(signal.SIGTERM)
     with signals.listening():
-        with signals.listening():
+        with signals.listening(), signals.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
-        assert signals.received() == signal.SIGTERM
+        assert signals.received() == signals.wish() == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
     with signals.listening():
         assert signals.received() == 0
+        with pytest.raises(signals.Stopped) as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)
+    assert stop.value.number == signal.SIGUSR1
+
+
+def test_signals_are_heard_while_the_main_thread_cannot_answer():
+    with signals.listening(), signals.deferred():
+        assert signals.heard(0) == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        heard, deadline = [], time.monotonic() + 5
+        while len(heard) < 2 and time.monotonic() < deadline:
+            heard += signals.heard(0.1)
+        assert sorted(heard) == sorted([signal.SIGTERM, signal.SIGINT])
 
 
 @pytest.mark.parametrize("number, environment, scontrol, said, called", [

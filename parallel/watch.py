@@ -1,0 +1,218 @@
+"""Who is still there: every process of a group says so each second, and where one does not, all leave.
+
+torch's collectives wait half an hour for a process that was stopped, lost its host or went another way, and
+then do not say for which. Here each process has two threads that go on while the main one waits in a
+collective: one puts a sign of life into the group's store and looks for those of others, one decides.
+
+A process that fails, or is told to stop, leaves its story in the store: the others then say the same and end
+with the same status. Rank 0 speaks for all; where it is the one that is lost, the process that missed it.
+"""
+import dataclasses
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallel import signals
+from parallel.collectives import USER_ERRORS
+
+BEAT = 1.0  # seconds between two signs of life
+GRACE = 5.0  # seconds for a main thread to end by itself, and for a story to come
+UNREACHABLE = 15.0  # seconds without a connection to the store: it ended, and the process with it
+STOPPING = 25.0  # seconds after SIGTERM, within which the main thread ends or is ended: SLURM kills after 30
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def silence() -> float:
+    """Seconds without a sign of life after which a process counts as lost: three minutes, or
+    BARLOW_TIMEOUT_SECONDS. Work may take longer: the sign comes from a thread of its own."""
+    text = os.environ.get("BARLOW_TIMEOUT_SECONDS", "180")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 5 <= seconds < float("inf"):
+        raise ValueError(f"BARLOW_TIMEOUT_SECONDS: expected a number of seconds from 5 on, found {text!r}")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Story:
+    """Why a group ends. kind: refused or missing (a user's error), failed, or stopped (by signal `number`). finder: the
+    rank that tells it; lost: the rank that is gone without a word, or -1."""
+    kind: str
+    message: str
+    finder: int
+    number: int = 0
+    lost: int = -1
+    trace: str = ""
+
+
+def position() -> str:
+    """Where the main thread is in the suite's own code, as "file.py:line"."""
+    frame = sys._current_frames().get(threading.main_thread().ident)
+    while frame:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(ROOT) and path.parent.name != "parallel":
+            return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "no code of ours"
+
+
+class Watch:
+    """The two threads of a process. tell(story) -> None ends this process and does not come back."""
+
+    def __init__(self, store, rank: int, size: int, tell):
+        self.store, self.rank, self.size, self.tell = store.clone(), rank, size, tell
+        self.silence, self.parent = silence(), os.getppid()
+        self.peers = [other for other in (range(size) if rank == 0 else (0,)) if other != rank]
+        self.heard = {}  # of each peer its last sign of life, and when it came
+        self.answered = 0.0  # when the store last did
+        self.connected = True
+        self.story: Story | None = None
+        self.ended = threading.Event()
+        self.store.set(f"life/{rank}", self.sign(0))
+
+    def start(self):
+        """When all processes have given their first sign."""
+        self.answered = time.monotonic()
+        self.heard = dict.fromkeys(self.peers, (None, self.answered))
+        for work in (self.listen, self.decide):
+            threading.Thread(target=work, daemon=True).start()
+
+    def sign(self, number: int) -> str:
+        return f"{number}\n{socket.gethostname()}\n{position()}"
+
+    # The first thread: it may hang in the store for as long as the network likes.
+
+    def listen(self):
+        number = 0
+        while not self.ended.wait(BEAT):
+            number += 1
+            try:
+                self.store.set(f"life/{self.rank}", self.sign(number))
+                if self.store.check(["story"]):
+                    self.story = Story(**json.loads(self.store.get("story")))
+                    self.store.set(f"read/{self.rank}", "")
+                for peer, sign in zip(self.peers, self.store.multi_get([f"life/{p}" for p in self.peers])):
+                    if sign != self.heard[peer][0]:
+                        self.heard[peer] = sign, time.monotonic()
+            except RuntimeError:  # torch's errors of a lost connection
+                self.connected = False
+            else:
+                self.answered, self.connected = time.monotonic(), True
+
+    # The second thread
+
+    def decide(self):
+        stopped_at = None
+        while not self.ended.is_set():
+            for number in signals.heard(BEAT / 2):
+                if stopped_at and number == signals.signal.SIGINT \
+                        and time.monotonic() - stopped_at[0] > signals.SECOND_CTRL_C:
+                    signals.leave_at_once()
+                stopped_at = stopped_at or (time.monotonic(), number)
+            story = self.story or self.missing()
+            if os.getppid() != self.parent:
+                story = Story("failed", "the process that started this one has ended", self.rank, lost=0)
+            if stopped_at and stopped_at[1] != signals.REQUEUE_SIGNAL \
+                    and time.monotonic() - stopped_at[0] > STOPPING:
+                story = Story("stopped", "", self.rank, number=stopped_at[1])
+            if story:
+                story = self.post(story)
+                if not self.ended.wait(GRACE):
+                    self.tell(story)
+                return
+
+    def missing(self) -> Story | None:
+        """The story of a process, or of the store, that has been silent for too long."""
+        now = time.monotonic()
+        limit = self.silence if self.connected else min(UNREACHABLE, self.silence)
+        if now - self.answered > limit:
+            how = "does not answer" if self.connected else "cannot be reached"
+            return Story("failed", f"the meeting point of the {self.size} processes {how} for "
+                         f"{now - self.answered:.0f} s; is its host down, or has its process ended?", self.rank,
+                         lost=0)
+        for peer, (sign, since) in self.heard.items():
+            if now - since > self.silence and now - self.answered < 3 * BEAT:
+                return self.lost(peer, sign, now - since)
+        return None
+
+    def lost(self, peer, sign, seconds) -> Story:
+        _, host, where = (sign or b"\n?\n?").decode().split("\n")
+        return Story("failed", f"process {peer} of {self.size} (host {host}) has not answered for "
+                     f"{seconds:.0f} s; it was last at {where}; look at that host", self.rank, lost=peer)
+
+    # Of either thread and the main one
+
+    def post(self, story: Story) -> Story:
+        """Leave a story for everybody, unless there is one; returns the one that holds."""
+        if self.story or not self.connected:
+            return self.story or story
+        done = threading.Event()
+
+        def put():
+            try:
+                text = self.store.compare_set("story", "", json.dumps(dataclasses.asdict(story)))
+                self.story = Story(**json.loads(text))
+            except RuntimeError:
+                pass
+            done.set()
+        threading.Thread(target=put, daemon=True).start()  # the store may hang
+        done.wait(GRACE)
+        return self.story or story
+
+    def speaks(self, story: Story) -> bool:
+        """Whether this process is the one that says it."""
+        return self.rank == 0 if story.lost != 0 else self.rank == story.finder
+
+    def explain(self, error: BaseException) -> Story:
+        """The story behind an error of this process's main thread, known to all afterwards.
+
+        A RuntimeError may come from a collective in which another process is missing: it waits for that
+        one's story, or for its signs of life to stop.
+        """
+        if isinstance(error, signals.Stopped):
+            return self.post(Story("stopped", "", self.rank, number=error.number))
+        if isinstance(error, USER_ERRORS) and not isinstance(error, ConnectionError):
+            kind = "missing" if isinstance(error, FileNotFoundError) else "refused"
+            return self.post(Story(kind, str(error), self.rank))
+        patience = 2 * GRACE if isinstance(error, (RuntimeError, ConnectionError)) else 0
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and not self.story:
+            for peer, (sign, since) in self.heard.items():
+                if time.monotonic() - since > GRACE:
+                    return self.post(self.lost(peer, sign, time.monotonic() - since))
+            time.sleep(BEAT / 10)
+        return self.post(Story("failed", f"process {self.rank} of {self.size} (host {socket.gethostname()}) "
+                               f"failed with {type(error).__name__}: {str(error).strip()}", self.rank))
+
+    def linger(self) -> None:
+        """Wait until the others have read the story: the store may be in this process."""
+        deadline = time.monotonic() + GRACE
+        others = [f"read/{rank}" for rank in range(self.size) if rank != self.rank]
+        while time.monotonic() < deadline and self.connected:
+            try:
+                if self.store.check(others):
+                    return
+            except RuntimeError:
+                return
+            time.sleep(BEAT / 10)
+
+    def all_came_to(self, place: str) -> bool:
+        """Say that this process came to a named place; whether, within a grace, all processes did."""
+        places = [f"{place}/{rank}" for rank in range(self.size)]
+        self.store.set(places[self.rank], "")
+        deadline = time.monotonic() + GRACE
+        while not self.store.check(places):
+            if time.monotonic() > deadline or self.story:
+                return False
+            time.sleep(BEAT / 10)
+        return True
+
+    def end(self):
+        self.ended.set()
