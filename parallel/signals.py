@@ -106,6 +106,8 @@ def listening(farewell=None):
         _State.received, _State.farewell = 0, farewell
         before = {number: signal.signal(number, _note) for number in STOP_SIGNALS}
         _State.pipe = _State.pipe or os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # for good: a thread reads it
+        while heard(0):
+            pass  # of an earlier block
         wakeup = signal.set_wakeup_fd(_State.pipe[1], warn_on_full_buffer=False)
     _State.listening += 1
     try:
