@@ -132,3 +132,14 @@ def agree(function, *args, main_only: bool = False):
 def of_main(value):
     """The main process's value, in every process."""
     return gather(value)[0]
+
+
+def require_same(value, difference) -> None:
+    """ValueError in every process where one has another value than the main one. difference(mine, main's) says
+    in words what differs and what to do."""
+    first, *others = gather(value)
+    for number, other in enumerate(others, 1):
+        if other != first:
+            error = ValueError(f"process {number} of {world_size()}: {difference(other, first)}")
+            error.agreed = True
+            raise error

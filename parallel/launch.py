@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from parallel import signals
-from parallel.collectives import USER_ERRORS, barrier, in_group
+from parallel.collectives import USER_ERRORS, barrier, in_group, is_main
 from parallel.slurm import adopt_slurm
 from parallel.watch import Story, Watch
 
@@ -90,6 +90,13 @@ def joined():
     dist.destroy_process_group()  # not after an error: it could wait for the others
 
 
+def complain(error: Exception) -> int:
+    """Print an error as one line, once for all processes; returns the exit status."""
+    if not getattr(error, "spoken", not is_main()):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2
+
+
 def _place() -> tuple[int, int]:
     """RANK and WORLD_SIZE. ValueError where one is there without the other, or they do not fit."""
     found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
@@ -101,9 +108,11 @@ def _place() -> tuple[int, int]:
             return rank, size
     except (TypeError, ValueError):
         pass
-    raise ValueError("expected RANK from 0 on and WORLD_SIZE above it in the environment, or neither, found "
-                     + " and ".join(f"{name} {value or 'unset'}" for name, value in found.items())
-                     + "; start with torchrun or srun, or unset them")
+    error = ValueError("expected RANK from 0 on and WORLD_SIZE above it in the environment, or neither, found "
+                       + " and ".join(f"{name} {value or 'unset'}" for name, value in found.items())
+                       + "; start with torchrun or srun, or unset them")
+    error.spoken = False
+    raise error
 
 
 @functools.cache

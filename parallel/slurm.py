@@ -34,3 +34,17 @@ def first_node(nodes: str) -> str:
     if not first:
         raise ValueError(f"SLURM's list of nodes cannot be read, found {nodes!r}; set MASTER_ADDR")
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first[0])
+
+
+def this_job() -> str:
+    """What names this process's job and stays the same when the job is started again; "" outside of one."""
+    if "SLURM_JOB_ID" in os.environ:
+        return f"SLURM job {os.environ['SLURM_JOB_ID']}"
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # which is "none" unless it was chosen
+        return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} of process {os.getppid()} on {os.uname().nodename}"
+    return ""
+
+
+def restarts() -> int:
+    """How often SLURM (scontrol requeue, preemption) or torchrun (--max-restarts) started this job again."""
+    return sum(int(os.environ.get(f"{name}_RESTART_COUNT", 0)) for name in ("SLURM", "TORCHELASTIC"))

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 if not __package__:  # started by its path: the repository's root, not pretrain/, has to be importable
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from parallel import signals
@@ -27,7 +28,7 @@ import torch
 
 from pretrain import config, data, dryrun
 from parallel.collectives import agree, is_main
-from parallel.launch import WorkerError, joined, launch
+from parallel.launch import WorkerError, complain, joined, launch
 from pretrain.trainer import Run, last_good, train
 
 
@@ -116,9 +117,7 @@ def main(arguments=None) -> int:
         try:
             return work(arguments, standing)
         except (ValueError, OSError, WorkerError) as error:
-            if not getattr(error, "spoken", False):
-                print(f"error: {error}", file=sys.stderr)
-            return 2
+            return complain(error)
         except signals.Stopped as stop:
             return signals.status(stop.number) if getattr(stop, "spoken", False) \
                 else standing.farewell(stop.number)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -12,11 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.collectives import is_main
 from results import store
 from transfer import run as command
 from transfer import workspace
-from transfer.execution import processes
 from transfer.tasks import TASKS, Task
 from transfer.weights.backbone import Backbone
 
@@ -38,7 +37,7 @@ def toy_data(config, context):
 def toy_run(backbone, config, context):
     (context.out / "log.txt").write_text("ran\n")
     if config.learning_rate > 1:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
     return {"top1": 10.0 * config.learning_rate + context.seed, "top5": 50.0}
 
 
@@ -177,14 +176,61 @@ def test_flags_may_stand_between_the_pairs(toy):
     assert result.config == {"epochs": 7, "learning_rate": 0.2} and result.seed == 1
 
 
-def test_a_task_of_srun_knows_its_number_from_the_start(toy, monkeypatch):
-    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}
-    seen = []
-    monkeypatch.setattr(os, "environ", {**os.environ, **step})
-    monkeypatch.setattr(command, "run",
-                        lambda arguments: seen.append((processes(arguments), is_main())))
-    toy("--task", "toy_linear")
-    assert seen == [(4, False)]
+@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}],
+                         ids=str)
+def test_half_an_environment_of_processes_is_refused(toy, monkeypatch, capsys, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert toy("--task", "toy_linear") == 2 and records() == []
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "RANK" in error and "WORLD_SIZE" in error
+
+
+def requeued(monkeypatch, job, restarts):
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+
+
+def test_a_requeued_job_continues_by_itself(toy, monkeypatch, capsys):
+    """The same command: whether it continues is known by the job, not by a flag."""
+    words = ["--task", "toy_linear", "--output", "out", "learning_rate", "2"]
+    requeued(monkeypatch, "7", 0)
+    assert toy(*words) == 130 and toy(*words) == 2
+    for job, restarts, status in (("8", 1, 2), ("7", 1, 130)):  # another job's folder is not this one's
+        requeued(monkeypatch, job, restarts)
+        capsys.readouterr()
+        assert toy(*words) == status
+    assert "started again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("restarts, left", [(0, False), (1, True)], ids=["first start", "requeued"])
+def test_a_requeued_rerun_continues_what_it_began(toy, tmp_path, monkeypatch, restarts, left):
+    words = ["--task", "toy_linear", "--output", "out", "--rerun"]
+    requeued(monkeypatch, "7", 0)
+    assert toy(*words) == 0
+    (tmp_path / "out" / "checkpoint.pth").touch()
+    requeued(monkeypatch, "7", restarts)
+    assert toy(*words) == 0
+    assert (tmp_path / "out" / "checkpoint.pth").exists() == left
+
+
+TWO_TASKS = ["--task", "imagenet_linear,imagenet_knn", "--weights", "random", "--smoke", "--device", "cpu",
+             "--workers", "0", "--cache", "", "--output", "out", "--results", "runs"]
+
+
+def test_ranks_refuse_one_task_alike_and_go_on_to_the_next(demo_root, tmp_path):
+    """Only rank 0 sees the foreign file; the line is said once, and no rank trains what the other refused."""
+    folder = tmp_path / "out" / "imagenet_linear-s0"
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("precious")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                           ROOT / "transfer" / "run.py", *TWO_TASKS, "--data", demo_root],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.stderr.count("expected an empty folder") == 1, done.stderr
+    assert "imagenet_linear: not run" in done.stderr and done.returncode == 1
+    assert [result.task for result in records(tmp_path / "runs")] == ["imagenet_knn"]
+    assert (folder / "thesis.tex").read_text() == "precious"
 
 
 def test_foreign_output_folder_is_left_alone(toy, tmp_path, capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from parallel.collectives import is_main
+from parallel.collectives import agree, is_main, of_main, require_same
 from parallel.launch import launch
 from results import store
 from results.record import SCHEMA, Result
@@ -23,21 +23,20 @@ from transfer.config import Context, data_root, differences, override, resolved
 
 def run_one(task, backbone, seed, arguments):
     """Run one task with one seed and store its record, unless it is stored already and not to be rerun."""
-    config = run_config(task, arguments)
-    context = make_context(seed, arguments)
-    draft = make_draft(task, backbone, config, context)
+    config, context, draft = agree(drafted, task, backbone, seed, arguments)
+    require_same(identity(draft), workspace.another)  # each host reads its own copy of data and weights
     record = store.path_of(draft, arguments.results)
     context = dataclasses.replace(context, out=output_folder(record, draft, arguments))
     if arguments.check:
         return say(check_text(draft, record, context.out))
     if arguments.eval_only:
         return evaluate_again(task, backbone, config, draft, context)
-    if not arguments.rerun and (stored := store.find(draft, arguments.results)):
+    stored = not arguments.rerun and of_main(agree(store.find, draft, arguments.results, main_only=True))
+    if stored:
         return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
                    f"replaces it)\n  record {record}")
-    if is_main():
-        workspace.require_writable(record.parent)
-        workspace.claim(context.out, identity(draft), arguments.resume, arguments.rerun)
+    agree(workspace.require_writable, record.parent, main_only=True)
+    context = claimed(context, draft, arguments.resume, arguments.rerun)
     if draft.scaled:
         say(f"{task.name} seed {seed}: scaled run, not the default protocol's {', '.join(draft.scaled)}")
     start = time.time()
@@ -46,22 +45,46 @@ def run_one(task, backbone, seed, arguments):
     if is_main():
         # Shown first: whatever may go wrong with storing them, the figures of a long run are not lost.
         say(f"{task.name} seed {seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {context.out}")
-        result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
-        say(f"  record {store.save(result, arguments.results, rerun=arguments.rerun)}")
-        store.keep(result, arguments.results, context.out / "record")
+    agree(keep, draft, metrics, seconds, context, arguments, main_only=True)
+
+
+def drafted(task, backbone, seed, arguments):
+    """Return config, context and record to be of a run; bad settings and bad data stop here."""
+    config = run_config(task, arguments)
+    context = make_context(seed, arguments)
+    return config, context, make_draft(task, backbone, config, context)
+
+
+def claimed(context, draft, resume, rerun):
+    """Make the output folder this run's, and return the context with whether it continues there."""
+    continues = of_main(agree(workspace.claim, context.out, identity(draft), resume, rerun, main_only=True))
+    if continues and not resume:
+        say(f"{draft.task} seed {draft.seed}: the job was started again, its run in {context.out} continues")
+    return dataclasses.replace(context, resume=continues)
+
+
+def keep(draft, metrics, seconds, context, arguments):
+    """Store the record of a run and the files that it leaves."""
+    result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
+    say(f"  record {store.save(result, arguments.results, rerun=arguments.rerun)}")
+    store.keep(result, arguments.results, context.out / "record")
 
 
 def evaluate_again(task, backbone, config, draft, context):
     """Print the figures of a detection run's newest checkpoint, proven to be this run's; store nothing."""
     if not hasattr(config, "rescaled"):
         raise ValueError(f"--eval-only is for detection; {task.name} evaluates within its run")
-    if not (context.out / "last_checkpoint").is_file():
-        raise ValueError(f"{context.out}: expected the checkpoint of a detection run, found none; "
-                         "run the same command without --eval-only first")
-    if is_main():
-        workspace.claim(context.out, identity(draft), resume=True, rerun=False)
+    agree(require_checkpoint, context.out)
+    context = claimed(context, draft, resume=True, rerun=False)
     metrics = launch(task.run, context.gpus, backbone, config, context)
     say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {context.out}")
+
+
+def require_checkpoint(out):
+    """ValueError where a folder holds no checkpoint of a detection run."""
+    if not (out / "last_checkpoint").is_file():
+        raise ValueError(f"{out}: expected the checkpoint of a detection run, found none; "
+                         "run the same command without --eval-only first")
 
 
 def run_config(task, arguments):

@@ -9,13 +9,17 @@ Here are the flags; execution.py makes one run, suite.py several tasks.
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
 if not __package__:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from parallel.slurm import adopt_slurm  # noqa: E402
+from parallel import signals  # noqa: E402
+from parallel.collectives import agree, is_main  # noqa: E402
+from parallel.launch import complain, joined  # noqa: E402
 from transfer import workspace  # noqa: E402
 from transfer.config import differences, nearest, resolved  # noqa: E402
 from transfer.execution import one_line, run_config, run_one  # noqa: E402
@@ -29,7 +33,8 @@ def parser():
     parser = argparse.ArgumentParser(
         description="Run transfer tasks on a ResNet-50 backbone.", allow_abbrev=False,
         epilog="KEY VALUE pairs change the task's config; such a run is recorded as scaled.")
-    parser.error = lambda message: parser.exit(2, f"error: {message}; --help shows the flags\n")  # one line
+    parser.error = lambda message: parser.exit(  # one line, and once for all processes
+        2, f"error: {message}; --help shows the flags\n" if is_main() else "")
     parser.add_argument("--list", action="store_true", help="list the tasks and exit")
     parser.add_argument("--task", help="a task's name, several with commas between, or 'all'")
     parser.add_argument("--weights", help="checkpoint of a ResNet-50, or 'random' for random initialisation")
@@ -75,17 +80,28 @@ def parser():
 def main(argv=None):
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
     arguments = parser().parse_intermixed_args(argv)  # flags may stand between the pairs
-    try:
-        adopt_slurm()  # before anything asks which process this is
-        if arguments.list:
-            return list_tasks()
-        return show_config(arguments) if arguments.show_config else run(arguments)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: no record was written; --resume continues the run", file=sys.stderr)
-        return 130
+    with signals.listening(farewell):
+        try:
+            if arguments.list:
+                return list_tasks()
+            if arguments.show_config:
+                return show_config(arguments)
+            with joined():  # the processes of torchrun or SLURM, if any
+                return run(arguments)
+        except (ValueError, OSError, RuntimeError) as error:
+            error.args = one_line(error),
+            return complain(error)
+        except signals.Stopped as stop:
+            return signals.status(stop.number) if getattr(stop, "spoken", False) else farewell(stop.number)
+
+
+def farewell(number):
+    """Say that a stop signal ended the run, and ask for the job's return. Returns the exit status."""
+    word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    queue = signals.requeue(number)
+    print(f"{word}: no record was written; --resume continues the run" + (f"; {queue}" if queue else ""),
+          file=sys.stderr, flush=True)
+    return signals.status(number)
 
 
 def list_tasks():
@@ -121,8 +137,8 @@ def run(arguments):
     if suite and (arguments.pairs or arguments.split_file is not None):
         raise ValueError("KEY VALUE pairs and --split-file belong to one task, found --task "
                          f"{arguments.task}")
-    workspace.require_records(Path(arguments.results))
-    backbone = read(arguments.weights, arguments.format, arguments.name, arguments.encoder)
+    agree(workspace.require_records, Path(arguments.results))
+    backbone = agree(read, arguments.weights, arguments.format, arguments.name, arguments.encoder)
     seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
     if arguments.plan:
         return show_plan(tasks, backbone, seeds, arguments)

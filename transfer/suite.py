@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from parallel.collectives import is_main
+from parallel.collectives import in_group, is_main
 from results import plan, store
 from transfer.execution import make_context, make_draft, one_line, run_config, run_one, say
 from transfer.workspace import ROOT
@@ -26,6 +26,8 @@ def run_suite(tasks, backbone, seeds, arguments):
             for seed in seeds:
                 run_one(task, backbone, seed, arguments)
         except (ValueError, OSError, RuntimeError) as error:
+            if in_group() and not getattr(error, "agreed", False):
+                raise  # only this process came to it: the others are in the middle of the task
             status = 1
             if is_main():
                 print(f"{task.name}: not run: {one_line(error)}", file=sys.stderr, flush=True)

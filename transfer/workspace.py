@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from parallel.slurm import restarts, this_job
 from transfer.config import differences
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,27 +23,36 @@ PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "scikit-lea
 def claim(out, identity, resume, rerun):
     """Make `out` this run's folder: new, continued (resume) or emptied (rerun); never somebody else's.
 
-    identity: JSON dict that a run shares only with its own continuation; kept in out/run.json. Raises
-    ValueError where the folder holds something else, or an earlier run and neither resume nor rerun is set.
-    A folder with nothing but run.json is that of a run which was refused before it began: it counts as new.
+    identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job
+    that runs it. Returns whether the run continues what the folder holds: with resume, and where SLURM or
+    torchrun started the same job again. Raises ValueError where the folder holds something else, or an
+    earlier run and neither resume nor rerun is set. A folder with nothing but run.json is that of a run which
+    was refused before it began: it counts as new.
     """
-    mark = out / MARK
+    mark, job = out / MARK, this_job()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: expected a folder, found a file; choose another --output")
+    continues = False
     if out.exists() and {path.name for path in out.iterdir()} - {MARK}:
         found = _read_mark(mark)
-        other = [_difference(key, found.get(key), identity[key]) for key in identity
-                 if found.get(key) != identity[key]]
-        if other:
-            raise ValueError(f"{out} is a run with another {', '.join(other)}; choose another --output")
-        if rerun:
+        if any(found.get(key) != identity[key] for key in identity):
+            raise ValueError(f"{out} is a run with {another(found, identity)}; choose another --output")
+        continues = resume or bool(job) and found.get("job") == job and restarts() > 0
+        if rerun and not continues:
             shutil.rmtree(out)
-        elif not resume:
+        elif not continues:
             raise ValueError(f"{out} holds an earlier run; --resume continues it, --rerun starts over")
     out.mkdir(parents=True, exist_ok=True)
     draft = mark.with_suffix(".draft")
-    draft.write_text(json.dumps(identity, indent=1) + "\n")
+    draft.write_text(json.dumps({**identity, "job": job}, indent=1) + "\n")
     draft.replace(mark)
+    return continues
+
+
+def another(found, wanted):
+    """Return "another config (epochs 2, here 3)" for where the identity of a run differs from the wanted one."""
+    other = [_difference(key, found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]]
+    return f"another {', '.join(other)}"
 
 
 def _difference(key, found, wanted):
