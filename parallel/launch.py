@@ -91,10 +91,10 @@ def joined():
 
 
 def complain(error: Exception) -> int:
-    """Print an error as one line, once for all processes; returns the exit status."""
+    """Print an error as one line, once for all processes; returns the exit status, 2 for a user's."""
     if not getattr(error, "spoken", not is_main()):
         print(f"error: {error}", file=sys.stderr, flush=True)
-    return 2
+    return 2 if isinstance(error, USER_ERRORS) else 1
 
 
 def _place() -> tuple[int, int]:
@@ -174,7 +174,7 @@ def _say_and_leave(story: Story):
     if story.kind == "stopped":
         status = signals.farewell(story.number) if _watch.speaks(story) else signals.status(story.number)
     else:
-        status = 2
+        status = 1 if story.kind == "failed" else 2
         if _watch.speaks(story):
             print(f"error: {story.message}", file=sys.stderr, flush=True)
     os._exit(status)
@@ -190,26 +190,16 @@ def _spawn(function, processes, args):
                for number, pipe in enumerate(pipes)]
     heard = {}  # rank -> ("value", ...) or a Story, of those that have spoken
     try:
-        with _unheeded(signal.SIGINT):  # until a worker listens, Ctrl-C would print a traceback there
-            for worker in workers:
-                worker.start()
-        for _, far in pipes:
-            far.close()
         with signals.deferred():
+            with signals.held_back():
+                for worker in workers:
+                    worker.start()
+            for _, far in pipes:
+                far.close()
             _wait(workers, {pipe[0]: number for number, pipe in enumerate(pipes)}, heard)
     finally:  # also on KeyboardInterrupt and on SystemExit from a signal handler of the caller
         _stop(workers)
     return heard[0][1]
-
-
-@contextlib.contextmanager
-def _unheeded(number):
-    """Ignore a signal inside, and in the processes that are started inside until they say otherwise."""
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 def _worker(function, number, processes, port, pipe, args):

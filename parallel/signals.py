@@ -111,6 +111,7 @@ def listening(farewell=None):
         wakeup = signal.set_wakeup_fd(_State.pipe[1], warn_on_full_buffer=False)
     _State.listening += 1
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one that was held back comes now
         yield
     finally:
         _State.listening -= 1
@@ -119,6 +120,17 @@ def listening(farewell=None):
             for number, handler in before.items():
                 signal.signal(number, handler)
             _State.farewell = None
+
+
+@contextlib.contextmanager
+def held_back():
+    """Keep stop signals waiting inside: processes that are started inside have no answer to them before they
+    listen. Scripts do the same with their first line, for as long as they import."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def heard(seconds: float) -> list[int]:

@@ -1,6 +1,7 @@
 """Stop signals are noted, not died of."""
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -22,6 +23,13 @@ def test_a_signal_is_noted_where_work_can_be_saved_and_ends_other_work():
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.01)
     assert stop.value.number == signal.SIGUSR1
+
+
+def test_a_signal_that_comes_too_early_is_not_lost():
+    with signals.held_back():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        with pytest.raises(signals.Stopped), signals.listening():
+            time.sleep(1)
 
 
 def test_signals_are_heard_while_the_main_thread_cannot_answer():

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
+    # Until main listens; the imports take seconds.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from parallel import signals  # noqa: E402
