@@ -5,17 +5,17 @@ again (a second name of the same file, no second copy) and those before it, as m
 """
 import dataclasses
 import os
-import pickle
 import shutil
-import zipfile
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from pretrain.config import difference
-from parallel.collectives import all_gather_rows, is_main, rank, world_size
+from parallel import checkpoints
+from parallel.collectives import agree, all_gather_rows, is_main, rank, world_size
 
+OFFICIAL = {"epoch", "model", "optimizer"}  # main.py of facebookresearch/barlowtwins, lines 148-150
 OURS = {"epoch", "step", "sampler", "model", "optimizer", "scaler", "guard", "feed", "rng", "config", "data",
         "processes"}
 
@@ -29,22 +29,6 @@ class Position:
 
     def __str__(self):
         return f"{self.epoch} finished epochs and {self.start} steps"
-
-
-def write_atomically(state, path: Path) -> None:
-    """torch.save that leaves either the old file or the whole new one, whenever it is interrupted."""
-    path = Path(path)
-    draft = path.with_name(path.name + ".part")
-    with open(draft, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, is to outlive a power cut
-    finally:
-        os.close(folder)
 
 
 def save(path, keep: int, position: Position, parts: dict, config, data: dict) -> None:
@@ -65,7 +49,7 @@ def save(path, keep: int, position: Position, parts: dict, config, data: dict) -
     state |= {name: part.state_dict() for name, part in parts.items()}
     state["model"] = {"module." + name: value for name, value in state["model"].items()}
     state |= {"rng": rng, "config": dataclasses.asdict(config), "data": data, "processes": world_size()}
-    write_atomically(state, path)
+    checkpoints.write(state, path)
     remember(Path(path), keep, position.step)
 
 
@@ -92,70 +76,149 @@ def earlier(path: Path) -> list[Path]:
 
 def load_model(network, state: dict) -> None:
     """Load the `model` entry of a checkpoint, ours or the official code's, into a BarlowTwins network."""
-    network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    network.load_state_dict(bare(state))
+
+
+def bare(state: dict) -> dict:
+    """The network's names in a `model` entry, of which the official code wraps the network."""
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def read(path: Path) -> dict:
-    """A checkpoint of this program, checked to its last byte. ValueError with the reason when it is none."""
-    try:
-        broken = zipfile.ZipFile(path).testzip()  # torch.load does not compare checksums
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError,
-            zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"cannot be read as a checkpoint ({reason})") from None
-    if broken:
-        raise ValueError(f"is damaged: its part {broken} does not fit its checksum")
-    missing = OURS - set(state)
-    if missing:
-        raise ValueError(f"expected a checkpoint of this program, found one without "
+    """A checkpoint of this program or of the official one, which has the names OFFICIAL only, checked to its
+    last byte. ValueError with the reason when it is none."""
+    state = checkpoints.read(path, OFFICIAL)
+    missing = OURS - state.keys()
+    if missing and missing != OURS - OFFICIAL:
+        raise ValueError(f"{path}: expected a checkpoint of this program, found one without "
                          f"{', '.join(sorted(missing))}")
+    wanted = {"epoch": 0} if missing else {"epoch": 0, "step": 0, "sampler": {"epoch": 0, "start": 0},
+                                           "processes": 1}
+    trouble = checkpoints.unlike({name: state[name] for name in wanted}, wanted, path.name)
+    if trouble:
+        raise ValueError(f"{path}: {trouble}")
     return state
 
 
-def resume(path, parts: dict, config, data: dict) -> Position:
-    """Restore a run from its checkpoint, if there is one; returns where it stands.
+def position_of(state: dict, steps: int) -> Position:
+    """Where a checkpoint stands in a run of so many steps an epoch."""
+    if "sampler" not in state:
+        return Position(state["epoch"], 0, state["epoch"] * steps)
+    return Position(state["epoch"], state["sampler"]["start"], state["step"])
 
-    ValueError when the file is damaged (naming the newest good one before it), and when it belongs to
-    another recipe or data set, or to another number of processes where that matters.
+
+def resume(path, parts: dict, config, data: dict) -> Position:
+    """Restore a run from its checkpoint, if there is one; returns where it stands. Every process calls it.
+
+    Nothing is changed before all is found to fit. From a checkpoint of the official code the network, the
+    optimiser and the finished epochs are taken. ValueError, the same in every process, when the file is
+    damaged (naming the newest good one before it), and when it belongs to another recipe, network or data
+    set, or to another number of processes where that matters.
     """
-    path = Path(path)
-    if not path.is_file():
+    state = agree(fitting, Path(path), parts, config, data)
+    position = position_of(state, parts["feed"].steps) if state else Position()
+    agree(same_everywhere, path, position)
+    if not state:
+        return position
+    load_model(parts["model"], state["model"])
+    for name in set(parts) & state.keys() - {"model"}:
+        parts[name].load_state_dict(state[name])
+    if "rng" not in state:
+        if is_main():
+            print(f"{path}: a checkpoint of the official code with {position.epoch} finished epochs; recipe "
+                  "and data are not in it and were not compared; random states, loss factor and the running "
+                  "mean of the loss start afresh", file=sys.stderr)
+    elif rank() < state["processes"]:  # a process that was not there before keeps its fresh state
+        # A row by itself: torch 2.14.1 takes the place of a row within its tensor for a number of states, not
+        # of bytes, and reads far outside of it.
+        torch.set_rng_state(state["rng"]["cpu"][rank()].clone())
+        if "cuda" in state["rng"] and torch.cuda.is_initialized():
+            torch.cuda.set_rng_state(state["rng"]["cuda"][rank()].clone())
+    return position
+
+
+def fitting(path: Path, parts: dict, config, data: dict) -> dict | None:
+    """The checkpoint at path, found to be this run's; None where there is none."""
+    if not os.path.lexists(path):
         if earlier(path):
             raise ValueError(f"{path} is missing, but {earlier(path)[0].name} is beside it; copy that to "
                              f"{path.name} to go on from it, or choose another --checkpoint-dir")
-        return Position()
+        return None
     try:
         state = read(path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; {advice(path)}") from None
-    changed = difference(state["config"] | state["data"], dataclasses.asdict(config) | data)
+        raise ValueError(f"{error}; {advice(path)}") from None
+    if "config" in state:
+        require_same_run(path, state, config, data)
+    try:
+        require_fitting_parts(state, parts, config)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected what this recipe builds, but {error}; use the program that wrote it "
+                         "or another --checkpoint-dir") from None
+    return state
+
+
+def require_same_run(path, state: dict, config, data: dict) -> None:
+    """ValueError for another recipe or data set. A setting that did not exist yet has its default."""
+    if not all(isinstance(state[name], dict) for name in ("config", "data")):
+        raise ValueError(f"{path}: expected config and data as dicts of settings, found others; {advice(path)}")
+    defaults = {one.name: one.default for one in dataclasses.fields(config)}
+    changed = checkpoints.difference(defaults | state["config"] | state["data"],
+                                     dataclasses.asdict(config) | data)
     if changed:
         raise ValueError(f"{path} was written by another recipe: {changed}; use the same settings or another "
                          "--checkpoint-dir")
     if config.reference_world_size == "actual" and state["processes"] != world_size():
         raise ValueError(f"{path} was written by {state['processes']} processes, now {world_size()}, and "
                          "with --reference-world-size actual their number is part of the recipe; use as many")
-    load_model(parts["model"], state["model"])
-    for name in set(parts) - {"model"}:
-        parts[name].load_state_dict(state[name])
-    if rank() < len(state["rng"]["cpu"]):  # a process that was not there before keeps its fresh state
-        torch.set_rng_state(state["rng"]["cpu"][rank()])
-        if "cuda" in state["rng"] and torch.cuda.is_initialized():
-            torch.cuda.set_rng_state(state["rng"]["cuda"][rank()])
-    return Position(state["epoch"], state["sampler"]["start"], state["step"])
+
+
+def require_fitting_parts(state: dict, parts: dict, config) -> None:
+    """ValueError unless every part of the run can be loaded, and the checkpoint's place is one of the run's."""
+    checkpoints.require_like(state["model"], {"module." + name: value for name, value
+                                              in parts["model"].state_dict().items()}, "model")
+    state["optimizer"] = checkpoints.optimizer_state(state["optimizer"], parts["optimizer"], ("mu",))
+    for name in set(parts) & state.keys() - {"model", "optimizer"}:
+        checkpoints.require_like(state[name], parts[name].state_dict(), name)
+    steps = parts["feed"].steps
+    place = position_of(state, steps)
+    if not (0 <= place.start < steps and place.step == place.epoch * steps + place.start
+            and 0 <= place.step <= config.epochs * steps):
+        raise ValueError(f"it stands at {place}, step {place.step}, of {config.epochs} epochs of {steps} steps")
+    if "rng" in state:
+        require_random_states(state["rng"], state["processes"])
+
+
+def require_random_states(rng, processes: int) -> None:
+    """ValueError unless `rng` has states for so many processes that torch takes."""
+    wanted = {"cpu": torch.get_rng_state().expand(max(processes, 1), -1)}
+    if isinstance(rng, dict) and "cuda" in rng:
+        wanted["cuda"] = (torch.cuda.get_rng_state().expand(max(processes, 1), -1)
+                          if torch.cuda.is_initialized() else rng["cuda"])
+    checkpoints.require_like(rng, wanted, "rng")
+    try:
+        torch.Generator().set_state(rng["cpu"][min(rank(), processes - 1)].clone())
+    except RuntimeError as error:
+        raise ValueError(f"rng.cpu: {error}") from None
+
+
+def same_everywhere(path, position: Position) -> None:
+    """ValueError where the processes do not all stand at the same place."""
+    steps = all_gather_rows(torch.tensor([position.step])).tolist()
+    if len(set(steps)) > 1:
+        raise ValueError(f"{path}: expected the same file for every process, found steps {sorted(set(steps))}; "
+                         "choose a --checkpoint-dir that all machines share")
 
 
 def advice(path: Path) -> str:
     """What to do about a damaged checkpoint.pth, in words."""
     for other in earlier(path):
-        if os.path.samefile(other, path):
-            continue
         try:
-            state = read(other)
-        except ValueError:
+            if os.path.samefile(other, path):
+                continue
+            position = position_of(read(other), 0)
+        except (ValueError, OSError):
             continue
-        position = Position(state["epoch"], state["sampler"]["start"])
         return f"the newest good one is {other} with {position}; copy it to {path.name} to go on from there"
     return "no good one is beside it; move it away to start anew"
 
@@ -163,12 +226,11 @@ def advice(path: Path) -> str:
 def standing(path) -> Position | None:
     """Where the checkpoint stands; None when there is none that can be read."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return Position(state["epoch"], state["sampler"]["start"], state["step"])
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        return position_of(read(Path(path)), 0)
+    except ValueError:
         return None
 
 
 def export_backbone(path, network) -> None:
     """The backbone's state dict, torchvision's names, without fc: the official resnet50.pth."""
-    write_atomically(network.backbone.state_dict(), path)
+    checkpoints.write(network.backbone.state_dict(), path)

@@ -182,12 +182,6 @@ def recipe(preset: str = "code", **changes) -> PretrainConfig:
     return PretrainConfig(**(PRESETS[preset] | changes))
 
 
-def difference(old: dict, new: dict) -> str:
-    """"batch_size 256, now 512; ..." for what differs between two recipes given as dicts; "" when equal."""
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return "; ".join(f"{name} {old.get(name, 'absent')}, now {new.get(name, 'absent')}" for name in names)
-
-
 def add_flags(parser) -> None:
     """One flag for each setting; those not given on the command line are absent from the parsed arguments."""
     for one in dataclasses.fields(PretrainConfig):

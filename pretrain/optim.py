@@ -12,7 +12,8 @@ class LARS(torch.optim.Optimizer):
 
     For a weight p with gradient g: d = g + weight_decay p; d *= eta |p| / |d| (1 if either norm is 0);
     mu = momentum mu + d; p -= lr mu. One-dimensional parameters (biases, batch norm) have neither weight
-    decay nor the ratio. The state's name `mu` is the official one.
+    decay nor the ratio, which is what the official options `weight_decay_filter` and `lars_adaptation_filter`
+    say, kept so that the official code can go on from our checkpoints. The state's name `mu` is official, too.
 
     clip: the ratio is min(eta |p| / (|d| lr), 1), so that a weight moves by at most lr |d|: clip_lr of
     solo-learn, which has |g| + weight_decay |p| for |d| there.
@@ -20,7 +21,7 @@ class LARS(torch.optim.Optimizer):
 
     def __init__(self, parameters, lr=0.0, weight_decay=0.0, momentum=0.9, eta=0.001, clip=False):
         super().__init__(parameters, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta,
-                                          clip=clip))
+                                          clip=clip, weight_decay_filter=True, lars_adaptation_filter=True))
 
     @torch.no_grad()
     def step(self):

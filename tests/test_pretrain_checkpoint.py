@@ -1,6 +1,4 @@
 """Checkpoints: the official format, the last ones kept, damage, and refusals."""
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -130,11 +128,3 @@ def test_weights_that_are_not_finite_are_never_saved(start, tmp_path):
                                          ".*; there is no checkpoint yet"):
         start("fresh", learning_rate_weights=1e30, warmup_epochs=0, epochs=1, batch_size=8)
     assert not (tmp_path / "fresh" / "checkpoint.pth").exists()
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    path = Path(tmp_path) / "file.pth"
-    checkpoint.write_atomically({"a": 1}, path)
-    with pytest.raises(Exception):
-        checkpoint.write_atomically({"a": lambda: None}, path)  # cannot be stored
-    assert load(path) == {"a": 1}

@@ -1,5 +1,4 @@
 """Recipes: presets golden, refusals, and what reaches the views."""
-import dataclasses
 
 import pytest
 
@@ -65,9 +64,3 @@ def test_peak_rates_are_the_papers():
 def test_impossible_values_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config.recipe(**changes)
-
-
-def test_differences_are_named():
-    old, new = (dataclasses.asdict(config.recipe(name)) for name in ("code", "paper"))
-    assert config.difference(old, new) == "weight_decay 1e-06, now 1.5e-06; lambd 0.0051, now 0.005"
-    assert config.difference(old, old) == ""

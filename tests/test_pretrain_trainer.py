@@ -174,6 +174,7 @@ def one_part(root, folder, stop_at, accumulate):
 
     def stepping(training, at, *views):
         seen = step(training, at, *views)
+        torch.rand(rank())  # so that no two processes have the same random state
         if at == stop_at and rank() == world_size() - 1:  # one process is told, all stop
             os.kill(os.getpid(), signal.SIGUSR1)
         return seen
@@ -195,6 +196,19 @@ def test_another_number_of_processes_goes_on_to_the_same_end(start, tmp_path):
     for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one["step"] == other["step"]
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)
+
+
+def test_two_processes_stopped_and_resumed_equal_two_left_alone(start, tmp_path):
+    """Each process takes its own row of the random states: the second one's begins within the tensor."""
+    whole = launch(one_part, 2, tmp_path, "whole", None, 1)
+    stopped = launch(one_part, 2, tmp_path, "parts", 4, 1)
+    assert whole.signal == 0 and stopped.signal == signal.SIGUSR1
+    states = load(stopped.files[0])["rng"]["cpu"]
+    assert len(states) == 2 and not torch.equal(*states)
+    parts = launch(one_part, 2, tmp_path, "parts", None, 1)
+    assert_same_end(load(parts.files[0]), load(whole.files[0]))
+    assert_same_end(load(parts.files[1]), load(whole.files[1]))
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("precision, views, channels_last", [

@@ -1,0 +1,135 @@
+"""The file that a run resumes from: written whole, read with suspicion, and compared with what the run has built
+before any of it is changed.
+
+A run's folder outlives processes, machines and disks, and may have been copied, cut off or filled by others.
+So a file must be a regular one of that folder, every checksum of its archive must hold (torch.load compares
+none), no code of it is run (weights_only), and each name, shape and type must be what the run expects.
+"""
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import torch
+
+
+def write(state, path) -> None:
+    """torch.save that leaves either the old file or the whole new one, whenever it is interrupted."""
+    path = Path(path)
+    draft = path.with_name(path.name + ".part")
+    draft.unlink(missing_ok=True)  # were it a link, the file behind it would be overwritten
+    with open(draft, "xb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, is to outlive a power cut
+    finally:
+        os.close(folder)
+
+
+def regular(path) -> Path:
+    """The path itself. ValueError unless it is a regular file that lies in its folder; a link may point to
+    another file of that folder."""
+    path = Path(path)
+    try:
+        kind = path.stat().st_mode
+    except OSError as error:
+        raise ValueError(f"{path}: expected a file, found none ({error.strerror})") from None
+    if not stat.S_ISREG(kind):
+        raise ValueError(f"{path}: expected a file, found a folder or device")
+    if path.resolve().parent != path.parent.resolve():
+        raise ValueError(f"{path}: expected a file of its folder, found a link to {path.resolve()}")
+    return path
+
+
+def read(path, keys) -> dict:
+    """What `write` left at path, on the CPU: a dict with these keys at least. ValueError, one line, if not."""
+    path = regular(path)
+    try:
+        with open(path, "rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                broken = archive.testzip()
+            file.seek(0)
+            state = None if broken else torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # foreign bytes raise almost anything
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise ValueError(f"{path}: cannot be read as a checkpoint ({reason})") from None
+    if broken:
+        raise ValueError(f"{path}: is damaged: its part {broken} does not fit its checksum")
+    missing = sorted(set(keys) - set(state)) if isinstance(state, dict) else ["any names"]
+    if missing:
+        raise ValueError(f"{path}: expected a checkpoint of this program, found one without "
+                         f"{', '.join(missing)}")
+    return state
+
+
+def unlike(found, wanted, name: str) -> str:
+    """The first place where `found` has other names, kinds, shapes or types than `wanted`, in words; "" where
+    there is none. Both are nested dicts and lists of tensors and plain values, as a state_dict is."""
+    if isinstance(wanted, torch.Tensor):
+        if not isinstance(found, torch.Tensor) or _form(found) != _form(wanted):
+            return f"{name}: expected {_form(wanted)}, found {_form(found)}"
+    elif type(found) is not type(wanted) and not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return f"{name}: expected {_form(wanted)}, found {_form(found)}"
+    elif isinstance(wanted, dict):
+        for key in wanted:
+            if key not in found:
+                return f"{name}: expected {key}, found none"
+        if len(found) > len(wanted):
+            return f"{name}: found {next(key for key in found if key not in wanted)}, which is not expected"
+        pairs = ((found[key], wanted[key], f"{name}.{key}") for key in wanted)
+        return next(filter(None, (unlike(*pair) for pair in pairs)), "")
+    elif isinstance(wanted, (list, tuple)):
+        if len(found) != len(wanted):
+            return f"{name}: expected {len(wanted)} entries, found {len(found)}"
+        pairs = ((*pair, f"{name}.{number}") for number, pair in enumerate(zip(found, wanted)))
+        return next(filter(None, (unlike(*pair) for pair in pairs)), "")
+    return ""
+
+
+def _form(value) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    sparse = "" if value.layout == torch.strided else "sparse "
+    return f"{sparse}{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, ...]) -> dict:
+    """What `optimizer` may load of a file's `found`. ValueError where the two do not fit.
+
+    slots: the names of the tensors that it keeps of each parameter; a file has them of all parameters or, of
+    a run without a step, of none. Options but the learning rate must be those that the run has built; one
+    that the file lacks counts as built, and one that the run does not know is left out.
+    """
+    built = optimizer.state_dict()["param_groups"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = {number: dict.fromkeys(slots, p) for number, p in enumerate(parameters)}
+    if isinstance(found, dict) and found.get("state") == {}:
+        states = {}
+    groups = found.get("param_groups") if isinstance(found, dict) else None
+    if isinstance(groups, list) and len(groups) == len(built) and all(isinstance(one, dict) for one in groups):
+        found = found | {"param_groups": [{name: group.get(name, value) for name, value in wanted.items()}
+                                          for group, wanted in zip(groups, built)]}
+    require_like(found, {"state": states, "param_groups": built}, "optimizer")
+    for number, (group, wanted) in enumerate(zip(found["param_groups"], built)):
+        changed = difference(group, wanted | {"lr": group["lr"]})
+        if changed:
+            raise ValueError(f"optimizer: group {number} was made with {changed}")
+    return found
+
+
+def require_like(found, wanted, name: str) -> None:
+    """ValueError where `unlike` finds a difference."""
+    trouble = unlike(found, wanted, name)
+    if trouble:
+        raise ValueError(trouble)
+
+
+def difference(old: dict, new: dict) -> str:
+    """"batch_size 256, now 512; ..." for what differs between two recipes given as dicts; "" when equal."""
+    names = [name for name in {**old, **new}
+             if repr(old.get(name)) != repr(new.get(name))]  # in a file may be tensors, which compare as tensors
+    return "; ".join(f"{name} {old.get(name, 'absent')}, now {new.get(name, 'absent')}" for name in names)

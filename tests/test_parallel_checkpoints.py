@@ -1,0 +1,162 @@
+"""The file that a run resumes from: written whole, read with suspicion, compared before it is used."""
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from parallel import checkpoints
+from parallel.collectives import agree, rank
+from parallel.launch import launch
+
+
+class Canary:
+    """Its pickle makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def good(path):
+    checkpoints.write({"epoch": 1, "weights": torch.arange(64.0)}, path)
+    return path
+
+
+def zeroed(path):
+    content = bytearray(good(path).read_bytes())
+    start = content.index(torch.arange(64.0).numpy().tobytes())
+    content[start:start + 64] = bytes(64)
+    path.write_bytes(content)
+
+
+def elsewhere(path):
+    (path.parent.parent / "other").mkdir()
+    path.symlink_to(good(path.parent.parent / "other" / "file.pth"))
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda path: None, "expected a file, found none"),
+    (lambda path: path.mkdir(), "expected a file, found a folder or device"),
+    (lambda path: os.mkfifo(path), "expected a file, found a folder or device"),
+    (lambda path: path.symlink_to("/dev/zero"), "expected a file, found a folder or device"),
+    (lambda path: path.symlink_to("nowhere"), "expected a file, found none"),
+    (elsewhere, "expected a file of its folder, found a link to .*other/file.pth"),
+    (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
+    (lambda path: path.write_text("hello"), "cannot be read as a checkpoint"),
+    (lambda path: path.write_bytes(good(path).read_bytes()[:-200]), "cannot be read as a checkpoint"),
+    (zeroed, "is damaged: its part .*data/0 does not fit its checksum"),
+    (lambda path: torch.save({"epoch": Canary(path.parent / "canary"), "weights": 1}, path), "cannot be read as"),
+    (lambda path: path.write_bytes(pickle.dumps(Canary(path.parent / "canary"))), "cannot be read as"),
+    (lambda path: torch.save([1, 2], path), "expected a checkpoint of this program, found one without any names"),
+    (lambda path: torch.save({"epoch": 1}, path), "expected a checkpoint of this program, found one without weights"),
+], ids=["missing", "folder", "pipe", "device", "dangling", "link out", "empty", "text", "cut off", "zeroed",
+        "code", "pickle", "list", "names"])
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, make, message):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "file.pth"
+    make(path)
+    with pytest.raises(ValueError, match=f"run/file.pth: {message}") as caught:
+        checkpoints.read(path, ("epoch", "weights"))
+    assert "\n" not in str(caught.value) and not (tmp_path / "run" / "canary").exists()
+
+
+def test_a_link_within_the_folder_is_followed(tmp_path):
+    good(tmp_path / "file-7.pth")
+    (tmp_path / "file.pth").symlink_to("file-7.pth")
+    assert checkpoints.read(tmp_path / "file.pth", ("epoch",))["epoch"] == 1
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_a_planted_link_is_not_followed(tmp_path):
+    path, victim = good(tmp_path / "file.pth"), tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "file.pth.part").symlink_to(victim)
+    with pytest.raises(Exception):
+        checkpoints.write({"a": lambda: None}, path)  # cannot be stored
+    assert checkpoints.read(path, ("epoch",))["epoch"] == 1 and victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("found, message", [
+    ({"a": torch.zeros(2), "b": [1, {"c": 2}]}, ""),
+    ({"b": [1, {"c": 2}]}, "state: expected a, found none"),
+    ({"a": torch.zeros(2), "b": [1, {"c": 2}], "d": 1}, "state: found d, which is not expected"),
+    ({"a": torch.zeros(2, 1), "b": [1, {"c": 2}]}, "state.a: expected float32 (2,), found float32 (2, 1)"),
+    ({"a": torch.zeros(2).double(), "b": [1, {"c": 2}]}, "state.a: expected float32 (2,), found float64 (2,)"),
+    ({"a": torch.zeros(2).to_sparse(), "b": [1, {"c": 2}]},
+     "state.a: expected float32 (2,), found sparse float32 (2,)"),
+    ({"a": 1, "b": [1, {"c": 2}]}, "state.a: expected float32 (2,), found int"),
+    ({"a": torch.zeros(2), "b": [1, {"c": 2.0}]}, "state.b.1.c: expected int, found float"),
+    ({"a": torch.zeros(2), "b": [1]}, "state.b: expected 2 entries, found 1"),
+    ([], "state: expected dict, found list"),
+    (None, "state: expected dict, found NoneType"),
+])
+def test_states_are_compared_by_name_kind_shape_and_type(found, message):
+    assert checkpoints.unlike(found, {"a": torch.ones(2), "b": [0, {"c": 0}]}, "state") == message
+
+
+def trained(steps=1, **changes):
+    torch.manual_seed(0)
+    network = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(network.parameters(), **(dict(lr=0.1, momentum=0.9, weight_decay=0.0) | changes))
+    for _ in range(steps):
+        network(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    return optimizer
+
+
+def without(state, *path):
+    inner = state
+    for name in path[:-1]:
+        inner = inner[name]
+    del inner[path[-1]]
+    return state
+
+
+@pytest.mark.parametrize("found, message", [
+    (lambda: trained().state_dict(), None),
+    (lambda: trained(steps=0).state_dict(), None),  # of a run without a step
+    (lambda: trained(lr=0.2).state_dict(), None),  # the schedule's
+    (lambda: without(trained().state_dict(), "param_groups", 0, "nesterov"), None),  # of an older torch
+    (lambda: trained(weight_decay=0.1).state_dict(), "group 0 was made with weight_decay 0.1, now 0.0"),
+    (lambda: without(trained().state_dict(), "state", 1), "optimizer.state: expected 1, found none"),
+    (lambda: without(trained().state_dict(), "state", 0, "momentum_buffer"), "expected momentum_buffer, found"),
+    (lambda: without(trained().state_dict(), "param_groups", 0, "params"), None),
+    (lambda: without(trained().state_dict(), "param_groups", 0), "param_groups: expected 1 entries, found 0"),
+    (lambda: without(trained().state_dict(), "param_groups"), "optimizer: expected param_groups, found none"),
+    (lambda: trained().state_dict() | {"param_groups": [None]}, "param_groups.0: expected dict, found NoneType"),
+    (lambda: 7, "optimizer: expected dict, found int"),
+])
+def test_an_optimiser_s_state_is_that_of_all_its_parameters(found, message):
+    if message is None:
+        optimizer = trained(steps=0)
+        optimizer.load_state_dict(checkpoints.optimizer_state(found(), optimizer, ("momentum_buffer",)))
+        return
+    with pytest.raises(ValueError, match=message):
+        checkpoints.optimizer_state(found(), trained(), ("momentum_buffer",))
+
+
+def test_differences_are_named():
+    old, new = {"decay": 1e-6, "rate": 0.1}, {"decay": 1.5e-6, "rate": 0.1, "seed": 1}
+    assert checkpoints.difference(old, new) == "decay 1e-06, now 1.5e-06; seed absent, now 1"
+    assert checkpoints.difference(old, old) == ""
+
+
+def disagreeing():
+    """In each process: what `agree` gave where process 1 finds a file damaged, and where none does."""
+    def reading(bad):
+        if rank() == bad:
+            raise FileNotFoundError("x.pth: gone: or not, é")
+        return rank()
+    try:
+        agree(reading, 1)
+        told = None
+    except FileNotFoundError as error:
+        told = str(error)
+    return told, agree(reading, 7)
+
+
+def test_all_processes_raise_what_one_of_them_finds():
+    assert launch(disagreeing, 2) == ("x.pth: gone: or not, é", 0)
