@@ -92,22 +92,22 @@ def unlike(found, wanted, name: str) -> str:
 
 def _form(value) -> str:
     if not isinstance(value, torch.Tensor):
-        return type(value).__name__
+        return "dict" if isinstance(value, dict) else type(value).__name__
     sparse = "" if value.layout == torch.strided else "sparse "
     return f"{sparse}{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, ...]) -> dict:
+def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, ...], fresh=False) -> dict:
     """What `optimizer` may load of a file's `found`. ValueError where the two do not fit.
 
-    slots: the names of the tensors that it keeps of each parameter; a file has them of all parameters or, of
-    a run without a step, of none. Options but the learning rate must be those that the run has built; one
-    that the file lacks counts as built, and one that the run does not know is left out.
+    slots: the names of the tensors that it keeps of each parameter. fresh: it may be without any, not having
+    made a step. Options but the learning rate must be those that the run has built; one that the file lacks
+    counts as built, and one that the run does not know is left out.
     """
     built = optimizer.state_dict()["param_groups"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    states = {number: dict.fromkeys(slots, p) for number, p in enumerate(parameters)}
-    if isinstance(found, dict) and found.get("state") == {}:
+    states = {number: dict.fromkeys(slots, p) for number, p in enumerate(parameters) if slots}
+    if fresh and isinstance(found, dict) and found.get("state") == {}:
         states = {}
     groups = found.get("param_groups") if isinstance(found, dict) else None
     if isinstance(groups, list) and len(groups) == len(built) and all(isinstance(one, dict) for one in groups):

@@ -177,9 +177,10 @@ def require_fitting_parts(state: dict, parts: dict, config) -> None:
     """ValueError unless every part of the run can be loaded, and the checkpoint's place is one of the run's."""
     checkpoints.require_like(state["model"], {"module." + name: value for name, value
                                               in parts["model"].state_dict().items()}, "model")
-    state["optimizer"] = checkpoints.optimizer_state(state["optimizer"], parts["optimizer"], ("mu",))
-    for name in set(parts) & state.keys() - {"model", "optimizer"}:
+    for name in sorted(set(parts) & state.keys() - {"model", "optimizer"}):
         checkpoints.require_like(state[name], parts[name].state_dict(), name)
+    fresh = "guard" in state and state["guard"]["counted"] == 0
+    state["optimizer"] = checkpoints.optimizer_state(state["optimizer"], parts["optimizer"], ("mu",), fresh)
     steps = parts["feed"].steps
     place = position_of(state, steps)
     if not (0 <= place.start < steps and place.step == place.epoch * steps + place.start

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from weights_toys import distinct_backbone
 
-from transfer.detection import configuration, d2, hooks, norms, trainer
+from transfer.detection import configuration, d2, hooks, norms, resumption, trainer
 from transfer.detection.protocol import Config, run
 from transfer.precision import tf32
 from transfer.weights.readers import read
@@ -142,7 +142,7 @@ def test_a_config_for_msra_weights_is_refused_before_a_model_is_built(root, back
 
 
 def test_weights_that_do_not_arrive_stop_the_run_before_training(root, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer.Trainer, "resume_or_load", lambda self, resume: None)
+    monkeypatch.setattr(resumption.Checkpointer, "load", lambda self, path, checkpointables: None)
     with pytest.raises(ValueError, match="is not the backbone's"):
         run(backbone, VOC, toys.context(root, tmp_path))
     assert not lines(tmp_path)

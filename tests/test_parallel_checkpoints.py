@@ -117,7 +117,7 @@ def without(state, *path):
 
 @pytest.mark.parametrize("found, message", [
     (lambda: trained().state_dict(), None),
-    (lambda: trained(steps=0).state_dict(), None),  # of a run without a step
+    (lambda: trained(steps=0).state_dict(), "optimizer.state: expected 0, found none"),
     (lambda: trained(lr=0.2).state_dict(), None),  # the schedule's
     (lambda: without(trained().state_dict(), "param_groups", 0, "nesterov"), None),  # of an older torch
     (lambda: trained(weight_decay=0.1).state_dict(), "group 0 was made with weight_decay 0.1, now 0.0"),
@@ -136,6 +136,13 @@ def test_an_optimiser_s_state_is_that_of_all_its_parameters(found, message):
         return
     with pytest.raises(ValueError, match=message):
         checkpoints.optimizer_state(found(), trained(), ("momentum_buffer",))
+
+
+def test_an_optimiser_of_a_run_without_a_step_has_no_state():
+    found = trained(steps=0).state_dict()
+    assert checkpoints.optimizer_state(found, trained(), ("momentum_buffer",), fresh=True) == found
+    plain = trained(momentum=0.0)  # keeps nothing of its steps
+    assert checkpoints.optimizer_state(plain.state_dict(), plain, ()) == plain.state_dict()
 
 
 def test_differences_are_named():

@@ -198,10 +198,13 @@ def test_another_number_of_processes_goes_on_to_the_same_end(start, tmp_path):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)
 
 
+def whole_and_part(root):
+    return one_part(root, "whole", None, 1), one_part(root, "parts", 4, 1)
+
+
 def test_two_processes_stopped_and_resumed_equal_two_left_alone(start, tmp_path):
     """Each process takes its own row of the random states: the second one's begins within the tensor."""
-    whole = launch(one_part, 2, tmp_path, "whole", None, 1)
-    stopped = launch(one_part, 2, tmp_path, "parts", 4, 1)
+    whole, stopped = launch(whole_and_part, 2, tmp_path)
     assert whole.signal == 0 and stopped.signal == signal.SIGUSR1
     states = load(stopped.files[0])["rng"]["cpu"]
     assert len(states) == 2 and not torch.equal(*states)

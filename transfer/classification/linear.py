@@ -154,7 +154,8 @@ def run(backbone, config: Config, context) -> dict[str, float]:
         network = freeze(backbone, device, config.precision)
         heads = make_heads(config, len(train.classes), context.seed, device)
         optimizer = optimiser_of(heads, config)
-        checkpoint = Checkpoint(context, backbone, config, {"heads": heads}, optimizer)
+        checkpoint = Checkpoint(context, backbone, config, {"heads": heads}, optimizer,
+                                ("loss", "top1", "top5", *(["held_out_top1"] if is_sweep(config) else [])))
         history = checkpoint.load()
         if len(history) < config.epochs:
             train_loader = images.loader(train_images, batches, context)

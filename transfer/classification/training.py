@@ -7,7 +7,8 @@ import os
 import torch
 from torch import nn
 
-from parallel.collectives import all_reduce_sum, is_main, world_size
+from parallel import checkpoints
+from parallel.collectives import agree, all_gather_rows, all_reduce_sum, is_main, world_size
 from transfer.classification.journal import keep
 
 
@@ -72,37 +73,65 @@ def keep_history(context, history: list[dict]) -> None:
 class Checkpoint:
     """context.out/checkpoint.pth after each epoch: what training continues from, exactly."""
 
-    def __init__(self, context, backbone, config, modules: dict[str, nn.Module], optimizer):
+    def __init__(self, context, backbone, config, modules: dict[str, nn.Module], optimizer,
+                 columns=("loss", "top1", "top5")):
+        """columns: of each epoch's row in the history."""
         self.path, self.resume = context.out / "checkpoint.pth", context.resume
-        self.modules, self.optimizer = modules, optimizer
+        self.modules, self.optimizer, self.config = modules, optimizer, config
+        self.row = dict.fromkeys(columns, 0.0)
         self.identity = json.dumps({**dataclasses.asdict(config), "weights": backbone.sha256,
                                     "seed": context.seed})
 
     def load(self) -> list[dict]:
-        """Restore what was saved and return its history; [] where there is nothing to resume."""
-        if not self.resume or not self.path.is_file():
-            return []
+        """Restore what was saved and return its history; [] where there is nothing to resume. Every rank calls
+        it; ValueError, the same on all, where the file is damaged or another run's: then nothing is changed."""
+        saved = agree(self._fitting) if self.resume else None
+        history = saved["history"] if saved else []
+        agree(self._same_everywhere, len(history))
+        if saved:
+            for name, module in self.modules.items():
+                module.load_state_dict(saved[name])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        return history
+
+    def _fitting(self) -> dict | None:
+        """The file, found to be this run's; None where there is none."""
+        if not os.path.lexists(self.path):
+            return None
         try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            mine, theirs = json.loads(self.identity), json.loads(saved["identity"])
-        except Exception as error:  # unpickling a damaged file can raise anything
-            raise ValueError(f"{self.path}: not a checkpoint of this task ({type(error).__name__}); "
-                             "remove it or drop --resume") from None
-        other = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-        if other:
-            key = other[0]
-            raise ValueError(f"{self.path}: expected this run's, found one with {key} {theirs.get(key)} "
-                             f"(here {mine.get(key)}); choose another --output or drop --resume")
-        for name, module in self.modules.items():
-            module.load_state_dict(saved[name])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        return saved["history"]
+            saved = checkpoints.read(self.path, ("identity", "history", "optimizer", *self.modules))
+            self._require_same_run(saved["identity"])
+            for name, module in self.modules.items():
+                checkpoints.require_like(saved[name], module.state_dict(), name)
+            slots = ("momentum_buffer",) if self.config.momentum else ()
+            saved["optimizer"] = checkpoints.optimizer_state(saved["optimizer"], self.optimizer, slots)
+            rows = len(saved["history"]) if isinstance(saved["history"], list) else 0
+            checkpoints.require_like(saved["history"], [self.row] * min(rows, self.config.epochs), "history")
+        except ValueError as error:
+            place = "" if str(error).startswith(str(self.path)) else f"{self.path}: not a checkpoint of this run; "
+            raise ValueError(f"{place}{error}; remove it, choose another --output or start over with --rerun") \
+                from None
+        return saved
+
+    def _require_same_run(self, identity) -> None:
+        """ValueError for another run's identity. A setting that did not exist yet has its default."""
+        defaults = {one.name: one.default for one in dataclasses.fields(self.config)}
+        theirs = json.loads(identity) if isinstance(identity, str) else None
+        if not isinstance(theirs, dict):
+            raise ValueError(f"expected the identity of a run, found {identity!r:.40}")
+        changed = checkpoints.difference(json.loads(json.dumps(defaults)) | theirs, json.loads(self.identity))
+        if changed:
+            raise ValueError(f"it is of {changed}")
+
+    def _same_everywhere(self, epochs: int) -> None:
+        found = all_gather_rows(torch.tensor([epochs])).tolist()
+        if len(set(found)) > 1:
+            raise ValueError(f"{self.path}: expected the same file for every process, found {sorted(set(found))} "
+                             "epochs; choose an --output that all machines share")
 
     def save(self, history: list[dict]) -> None:
         """Write atomically on rank 0: an interruption leaves the old checkpoint or the new one."""
-        if not is_main():
-            return
-        draft = self.path.with_suffix(".draft")
-        torch.save({"identity": self.identity, "history": history, "optimizer": self.optimizer.state_dict(),
-                    **{name: module.state_dict() for name, module in self.modules.items()}}, draft)
-        os.replace(draft, self.path)
+        if is_main():
+            checkpoints.write({"identity": self.identity, "history": history,
+                               "optimizer": self.optimizer.state_dict(),
+                               **{name: module.state_dict() for name, module in self.modules.items()}}, self.path)

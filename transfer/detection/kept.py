@@ -4,6 +4,7 @@ import io
 import json
 import os
 
+from parallel.checkpoints import regular
 from transfer.detection import pictures
 from transfer.detection.evaluation import PREFIXES
 
@@ -19,10 +20,27 @@ def read_metrics(path):
     n = SOLVER.MAX_ITER. No file, no rows.
     """
     rows = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        values = json.loads(line)
+    for values in rows_of(path) if os.path.lexists(path) else []:
         rows.setdefault(values["iteration"], {}).update(values)
     return [rows[iteration] for iteration in sorted(rows)]
+
+
+def rows_of(path):
+    """Return what each whole line of a metrics.json holds, as read_metrics; a last one without its end, as a
+    kill leaves it, is none. ValueError where a line is no JSON object with an iteration."""
+    rows = []
+    for number, line in enumerate(regular(path).read_bytes().splitlines(keepends=True), start=1):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            row = {}
+        if row is None:
+            break
+        if not isinstance(row, dict) or type(row.get("iteration")) is not int:
+            raise ValueError(f"{path}: expected an object with an iteration in line {number}, found "
+                             f"{line[:40].decode(errors='replace').strip()!r}; take the line out")
+        rows.append(row)
+    return rows
 
 
 def curve(rows, evaluator_type):

@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
-import json
 import logging
+import os
+import weakref
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from parallel.collectives import all_reduce_sum, barrier, local_device, world_size
-from transfer.detection import configuration, d2, hooks, kept, pictures
+from parallel.collectives import agree, all_reduce_sum, barrier, local_device, world_size
+from transfer.detection import configuration, d2, hooks, kept, pictures, resumption
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.evaluation import PREFIXES, COCOFigures, VOCEvaluator
 from transfer.detection.loader import NamingMapper, TrainLoader
@@ -74,6 +75,8 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self):
         """Detectron2's hooks and ours; runs of less than 400 iterations write their metrics more often."""
+        # In place of Detectron2's own, before a hook takes it.
+        self.checkpointer = resumption.Checkpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         built = [hook for hook in super().build_hooks() if hook is not None]
         for hook in built:
             if isinstance(hook, d2_hooks.PeriodicWriter):
@@ -94,17 +97,23 @@ class Trainer(DefaultTrainer):
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
 
-    def load(self, backbone, resume):
+    def load(self, backbone, identity, resume):
         """Load the converted backbone and prove in the built model that it arrived; then, if asked for and
-        there is one, continue from the last checkpoint."""
-        self.resume_or_load(resume=False)
-        report = prove_loaded(self.checkpointer.model, backbone)  # without DistributedDataParallel
+        there is one, continue from the last checkpoint. identity: see resumption.read."""
+        own = self.checkpointer
+        own.identity = identity
+        own.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+        report = prove_loaded(own.model, backbone)  # without DistributedDataParallel
         for line in report.lines():
             log.info("proof: %s", line)
         if comm.is_main_process():
             report.save(Path(self.cfg.OUTPUT_DIR) / "proof.json")
-        if resume and self.checkpointer.has_checkpoint():
-            self.resume_or_load(resume=True)
+        if resume and own.has_checkpoint():
+            state = resumption.read(self.cfg.OUTPUT_DIR, identity, own.model.state_dict(),
+                                    self.cfg.SOLVER.MAX_ITER, self)
+            own.model.load_state_dict(state["model"])
+            self.load_state_dict(state["trainer"])
+            self.start_iter = self.iter + 1
         self.data_loader.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
 
 
@@ -123,6 +132,7 @@ def _ddp_of(device):
 def run(backbone, config, context):
     """See protocol.run."""
     cfg = prepare(config, context)
+    identity = {**config.resolved(), "weights": backbone.sha256, "seed": context.seed}
     local_device(context.device)  # selects this process's GPU
     d2.join_processes()
     if comm.is_main_process():
@@ -131,7 +141,10 @@ def run(backbone, config, context):
     barrier()
     _require_shared(context.out)
     with d2.log_to(context.out), tf32(cfg.SOLVER.TF32):
-        results = _test_only(cfg) if context.eval_only else _train_and_test(backbone, cfg, context)
+        if context.eval_only:
+            results = _test_only(cfg, identity)
+        else:
+            results = _train_and_test(backbone, cfg, identity, context)
     barrier()
     return figures(results, cfg) if comm.is_main_process() else {}
 
@@ -155,16 +168,15 @@ def prepare(config, context):
     return cfg
 
 
-def _train_and_test(backbone, cfg, context):
+def _train_and_test(backbone, cfg, identity, context):
     lint(cfg, export.metadata(backbone))
     if comm.is_main_process():
         export.write_detectron2(backbone, Path(cfg.MODEL.WEIGHTS))
     barrier()
     seed_all_rng(cfg.SEED)  # the heads' initialisation
     trainer = Trainer(cfg)
-    trainer.load(backbone, context.resume)
-    if comm.is_main_process():
-        forget_after(context.out / "metrics.json", trainer.start_iter)
+    trainer.load(backbone, identity, context.resume)
+    agree(forget_after, context.out / "metrics.json", trainer.start_iter)
     if cfg.SOLVER.ACCUMULATE > 1:
         images = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
         log.info("SOLVER.ACCUMULATE %d: the gradient of %d images is averaged over micro-batches of %d, "
@@ -207,24 +219,24 @@ def _first_sentence(error):
     return " ".join(str(error).split()).split(". ")[0]
 
 
-def _test_only(cfg):
+def _test_only(cfg, identity):
     """Evaluate the newest checkpoint of a run without training; model_final.pth where it is finished."""
-    out = Path(cfg.OUTPUT_DIR)
-    checkpoint = out / (out / "last_checkpoint").read_text().strip()
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = Trainer.build_model(cfg)
-    model.load_state_dict(state["model"])  # strict: every tensor, and no other
-    log.info("evaluating %s: %d of %d iterations", checkpoint, state["iteration"] + 1, cfg.SOLVER.MAX_ITER)
+    state = resumption.read(cfg.OUTPUT_DIR, identity, model.state_dict(), cfg.SOLVER.MAX_ITER)
+    model.load_state_dict(state["model"])
+    log.info("evaluating a checkpoint of %d of %d iterations", state["iteration"] + 1, cfg.SOLVER.MAX_ITER)
     return Trainer.test(cfg, model)
 
 
 def forget_after(path, iteration):
-    """Drop the lines of a metrics.json, if any, from `iteration` on: a resumed run writes them again."""
-    if not path.exists():
+    """Drop the lines of a metrics.json, if any, from `iteration` on: a resumed run writes them again. On the
+    main process; a line that a kill cut off goes, too."""
+    if not comm.is_main_process() or not os.path.lexists(path):
         return
-    lines = path.read_text().splitlines(keepends=True)
-    left = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] < iteration]
-    path.write_text("".join(left))  # in place: Detectron2's writer has the file open already, to append
+    rows = kept.rows_of(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    left = [line for line, row in zip(lines, rows) if row["iteration"] < iteration]
+    path.write_bytes(b"".join(left))  # in place: Detectron2's writer has the file open already, to append
 
 
 def figures(results, cfg):
