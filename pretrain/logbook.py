@@ -63,7 +63,7 @@ def take_back(path: Path, first: int) -> None:
     """Leave only what belongs to steps before `first`; a line that a kill cut off goes, too."""
     if not path.is_file():
         return
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if belongs(line, first)]
     if kept != lines:
         draft = path.with_name(path.name + ".part")
@@ -77,9 +77,10 @@ def belongs(line: str, first: int) -> bool:
     if not line.startswith("{"):
         return True  # a command
     try:
-        return json.loads(line).get("step", -1) < first
+        step = json.loads(line).get("step", -1)
     except ValueError:
         return False
+    return isinstance(step, int) and step < first
 
 
 def open_wandb(run):

@@ -54,7 +54,7 @@ def zeroed(path):
     (changed(optimizer=None), "found one without optimizer"),
     (changed(identity=None), "found one without identity"),
     (changed(identity=torch.zeros(2)), "expected the identity of a run, found tensor"),
-    (changed(identity="{"), "not a checkpoint of this run; Expecting property name"),
+    (changed(identity="{"), "checkpoint.pth: Expecting property name"),
     (changed(identity='["batch_size"]'), "expected the identity of a run, found "),
     (changed(head=nn.Linear(16, 2).state_dict()), r"head.weight: expected float32 \(3, 16\), found float32 \(2, 16\)"),
     (changed(head=nn.Linear(16, 3).double().state_dict()), "head.weight: expected float32 .*, found float64"),

@@ -108,9 +108,9 @@ class Checkpoint:
             rows = len(saved["history"]) if isinstance(saved["history"], list) else 0
             checkpoints.require_like(saved["history"], [self.row] * min(rows, self.config.epochs), "history")
         except ValueError as error:
-            place = "" if str(error).startswith(str(self.path)) else f"{self.path}: not a checkpoint of this run; "
-            raise ValueError(f"{place}{error}; remove it, choose another --output or start over with --rerun") \
-                from None
+            reason = str(error).removeprefix(f"{self.path}: ")
+            raise ValueError(f"{self.path}: {reason}; remove it, choose another --output or start over with "
+                             "--rerun") from None
         return saved
 
     def _require_same_run(self, identity) -> None:

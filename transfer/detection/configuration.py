@@ -17,7 +17,8 @@ FLAGS = {"MODEL.WEIGHTS": "--weights", "OUTPUT_DIR": "--output", "SEED": "--seed
 WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
                   "TEST.EXPECTED_RESULTS"}
 # Keys of Detectron2 that nothing here reads: the record of a run must not claim another value.
-UNREAD = ("DATALOADER.SAMPLER_TRAIN", "TEST.AUG.ENABLED", "CUDNN_BENCHMARK")
+# LOAD_PROPOSALS would have Detectron2 unpickle files of proposals.
+UNREAD = ("DATALOADER.SAMPLER_TRAIN", "TEST.AUG.ENABLED", "CUDNN_BENCHMARK", "MODEL.LOAD_PROPOSALS")
 POSITIVE = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "TEST.PRECISE_BN.NUM_ITER")
 REFERENCE_GPUS = 8  # of every published recipe here
 

@@ -45,8 +45,8 @@ def read(out, identity, model, max_iter, trainer=None):
 
 def _fitting(out, identity, model, max_iter, trainer):
     path = newest(out)
-    state = checkpoints.read(path, ("model", "trainer", "iteration"))
     try:
+        state = checkpoints.read(path, ("model", "trainer", "iteration"))
         checkpoints.require_like(state["iteration"], 0, "iteration")
         if not 0 <= state["iteration"] < max_iter:
             raise ValueError(f"iteration {state['iteration']} is none of {max_iter}")
@@ -55,7 +55,7 @@ def _fitting(out, identity, model, max_iter, trainer):
         if trainer:
             _require_fitting_trainer(state["trainer"], trainer, state["iteration"])
     except ValueError as error:
-        raise ValueError(f"{path}: not a checkpoint of this run; {error}; name another one in {MARK}, or start "
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}; name another one in {MARK}, or start "
                          "over with --rerun") from None
     return state
 

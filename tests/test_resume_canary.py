@@ -1,0 +1,164 @@
+"""Files that would run code when they are unpickled, in every place that a run reads of its own folder or of a
+cache: the code never runs, and the run ends with one line or does without the file."""
+import dataclasses
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import classification_toys
+import detection_toys
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pretrain import shards
+from tests import pretrain_toys
+from transfer.classification import cache, features
+from transfer.classification.linear import Config as LinearConfig
+from transfer.classification.training import Checkpoint
+from transfer.detection.protocol import Config, run
+from transfer.weights.readers import read
+
+
+class Canary:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture
+def canary(tmp_path):
+    """The object whose loading makes a folder; after the test there must be none."""
+    path = tmp_path / "canary"
+    pickle.loads(pickle.dumps(Canary(path)))
+    assert path.is_dir()  # it would sing
+    path.rmdir()
+    yield Canary(path)
+    assert not path.exists()
+
+
+def pickled(path, bird):
+    path.write_bytes(pickle.dumps({"model": bird, "__author__": bird}))
+
+
+def zipped(path, bird):
+    torch.save({name: bird for name in ("model", "optimizer", "epoch", "trainer", "iteration", "identity", "history",
+                                        "head")}, path)
+
+
+def legacy(path, bird):
+    torch.save({"model": bird}, path, _use_new_zipfile_serialization=False)
+
+
+FORMS = pytest.mark.parametrize("form", [pickled, zipped, legacy])
+
+
+def one_line(caught):
+    assert "\n" not in str(caught.value)
+    return True
+
+
+@FORMS
+def test_pretraining(tmp_path, monkeypatch, canary, form):
+    """checkpoint.pth, and those beside it, which are looked at for advice."""
+    monkeypatch.setattr("pretrain.model.build_backbone", pretrain_toys.toy_backbone)
+    pretrain_toys.write_pictures(tmp_path)
+    (tmp_path / "run").mkdir()
+    for name in ("checkpoint.pth", "checkpoint-000000004.pth"):
+        form(tmp_path / "run" / name, canary)
+    with pytest.raises(ValueError, match="checkpoint.pth: cannot be read.*no good one is beside it") as caught:
+        pretrain_toys.start(tmp_path, "run")
+    assert one_line(caught)
+
+
+@FORMS
+def test_linear_and_fine_tuning(tmp_path, canary, form):
+    form(tmp_path / "checkpoint.pth", canary)
+    head = nn.Linear(2, 2)
+    context = dataclasses.replace(classification_toys.context(tmp_path, tmp_path), resume=True)
+    checkpoint = Checkpoint(context, classification_toys.backbone(), LinearConfig(), {"head": head},
+                            torch.optim.SGD(head.parameters(), momentum=0.9))
+    with pytest.raises(ValueError, match="checkpoint.pth: cannot be read as a checkpoint") as caught:
+        checkpoint.load()
+    assert one_line(caught)
+
+
+def objects(path, bird):
+    np.save(path, np.array([bird], dtype=object))
+
+
+def archive(path, bird):
+    with open(path, "wb") as file:
+        np.savez(file, features=np.array([bird], dtype=object))
+
+
+@pytest.mark.parametrize("form", [objects, archive, pickled, zipped])
+def test_cached_features(tmp_path, canary, form):
+    """They are computed anew."""
+    form(tmp_path / "features.npy", canary)
+    assert cache.read(tmp_path / "features.npy", range(1), 1, features.Pipeline()) is None
+
+
+def test_index_of_shards(tmp_path, canary):
+    """It is made anew."""
+    picture = tmp_path / "0.png"
+    classification_toys.picture(picture, 0, 0)
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(picture, "0.png")
+    shards.Shards([tmp_path / "a.tar"])
+    (index,) = tmp_path.glob(".pretrain_index_*.npz")
+    with np.load(index) as file:
+        content = dict(file)
+    with open(index, "wb") as file:
+        np.savez(file, **content | {"size": np.array([canary], dtype=object)})
+    assert shards.Shards([tmp_path / "a.tar"]).read(0) == picture.read_bytes()
+
+
+VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([*detection_toys.SMALL, "SOLVER.MAX_ITER", "2"])
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory):
+    return detection_toys.write_voc(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize("name, form, evaluated", [
+    ("evil.pkl", pickled, False), ("/evil.pkl", pickled, True), ("model_final.pth", zipped, False),
+    ("model_final.pth", pickled, True), ("evil.pyth", legacy, True), ("../evil.pth", zipped, True)],
+    ids=["pkl", "absolute", "pth", "pickle", "pyth", "outside"])
+def test_detection(voc, tmp_path, canary, name, form, evaluated):
+    """Detectron2 unpickles what last_checkpoint names (v0.6, detection_checkpoint.py:62), a .pyth it gives to
+    torch.load, and so does fvcore with any other; each in a resumed run or with --eval-only."""
+    out = tmp_path / "run"
+    out.mkdir()
+    named = str(tmp_path) + name if name.startswith("/") else name
+    form(out / named, canary)
+    (out / "last_checkpoint").write_text(named)
+    context = detection_toys.context(voc, out, resume=not evaluated, eval_only=evaluated)
+    with pytest.raises(ValueError, match="last_checkpoint: expected the name of a .pth|cannot be read as a") as caught:
+        run(read("random"), VOC, context)
+    assert one_line(caught)
+
+
+def test_detection_s_backbone_is_the_one_just_written(voc, tmp_path, canary, monkeypatch):
+    """A link in its place is replaced; a file that comes in between is read without its code."""
+    from transfer.detection import trainer
+    (tmp_path / "run").mkdir()
+    pickled(tmp_path / "evil.pkl", canary)
+    planted = tmp_path / "run" / "backbone_d2.pkl"
+    planted.symlink_to(tmp_path / "evil.pkl")
+    write, before = trainer.export.write_detectron2, (tmp_path / "evil.pkl").read_bytes()
+
+    def writing(backbone, path):
+        write(backbone, path)
+        assert not Path(path).is_symlink() and (tmp_path / "evil.pkl").read_bytes() == before
+        pickled(path, canary)
+
+    monkeypatch.setattr(trainer.export, "write_detectron2", writing)
+    with pytest.raises(ValueError, match="backbone_d2.pkl: refused, as it holds posix.mkdir") as caught:
+        run(read("random"), VOC, detection_toys.context(voc, tmp_path / "run"))
+    assert one_line(caught)
