@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from parallel import checkpoints
+from parallel.collectives import all_gather_rows, rank
 from parallel.launch import launch
 from transfer.classification.linear import Config
 from transfer.classification.training import Checkpoint
@@ -91,25 +92,26 @@ def test_a_setting_that_the_file_does_not_know_has_its_default(tmp_path):
         made(tmp_path, config=dataclasses.replace(CONFIG, held_out=0.3))[0].load()
 
 
-def load_in(folders):
-    """In each process: the message of loading from a folder of its own."""
-    from parallel.collectives import all_gather_rows, rank
-    try:
-        made(folders[rank()])[0].load()
+def load_in(pairs):
+    """For each pair of folders, one of either process: the message of loading there, and the lengths of all."""
+    found = []
+    for pair in pairs:
         text = ""
-    except ValueError as error:
-        text = str(error)
-    lengths = all_gather_rows(torch.tensor([len(text)]))
-    return text, lengths.tolist()
+        try:
+            made(pair[rank()])[0].load()
+        except ValueError as error:
+            text = str(error)
+        found.append((text, all_gather_rows(torch.tensor([len(text)])).tolist()))
+    return found
 
 
 def test_processes_that_see_different_files_say_the_same(tmp_path):
-    for name in ("whole", "damaged", "none"):
-        (tmp_path / name).mkdir()
-        if name != "none":
-            made(tmp_path / name)[0].save([ROW])
-    (tmp_path / "damaged" / "checkpoint.pth").write_text("hello")
-    text, lengths = launch(load_in, 2, [tmp_path / "whole", tmp_path / "damaged"])
-    assert text.startswith(f"{tmp_path}/damaged/checkpoint.pth: cannot be read") and len(set(lengths)) == 1
-    text, lengths = launch(load_in, 2, [tmp_path / "whole", tmp_path / "none"])
-    assert "expected the same file for every process, found [0, 1] epochs" in text
+    whole, damaged, none = (tmp_path / name for name in ("whole", "damaged", "none"))
+    for folder in (whole, damaged, none):
+        folder.mkdir()
+        if folder != none:
+            made(folder)[0].save([ROW])
+    (damaged / "checkpoint.pth").write_text("hello")
+    one, other = launch(load_in, 2, [(whole, damaged), (whole, none)])
+    assert one[0].startswith(f"{damaged}/checkpoint.pth: cannot be read") and len(set(one[1])) == 1
+    assert "expected the same file for every process, found [0, 1] epochs" in other[0]

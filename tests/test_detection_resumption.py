@@ -147,26 +147,28 @@ def test_older_checkpoints_have_no_identity_and_settings_they_do_not_know_are_th
     assert read(tmp_path)["iteration"] == 2
 
 
-def read_in(folders):
-    """In each process: the message of reading from a folder of its own, and the lengths of all."""
-    try:
-        read(folders[rank()])
+def read_in(pairs):
+    """For each pair of folders, one of either process: the message of reading there, and the lengths of all."""
+    found = []
+    for pair in pairs:
         text = ""
-    except ValueError as error:
-        text = str(error)
-    return text, all_gather_rows(torch.tensor([len(text)])).tolist()
+        try:
+            read(pair[rank()])
+        except ValueError as error:
+            text = str(error)
+        found.append((text, all_gather_rows(torch.tensor([len(text)])).tolist()))
+    return found
 
 
 def test_processes_that_see_different_files_say_the_same(tmp_path):
-    folders = [tmp_path / name for name in ("three", "four", "damaged")]
+    three, four, damaged = folders = [tmp_path / name for name in ("three", "four", "damaged")]
     for folder, steps in zip(folders, (3, 4, 3)):
         folder.mkdir()
         path = save(folder, steps)
     zeroed(path)
-    text, lengths = launch(read_in, 2, [folders[0], folders[2]])
-    assert text.startswith(f"{path}: is damaged") and len(set(lengths)) == 1
-    text, lengths = launch(read_in, 2, folders[:2])
-    assert "expected the same checkpoint on every process, found iterations [2, 3]" in text
+    one, other = launch(read_in, 2, [(three, damaged), (three, four)])
+    assert one[0].startswith(f"{path}: is damaged") and len(set(one[1])) == 1
+    assert "expected the same checkpoint on every process, found iterations [2, 3]" in other[0]
 
 
 @pytest.mark.parametrize("line", ["hello", "[1]", '{"loss": 1}', '{"iteration": "7"}', "\x00\xff"])

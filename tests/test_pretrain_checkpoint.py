@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from parallel.launch import launch
 from pretrain import checkpoint
 from tests import pretrain_toys
 from tests.pretrain_toys import toy_backbone, write_pictures
@@ -128,3 +129,86 @@ def test_weights_that_are_not_finite_are_never_saved(start, tmp_path):
                                          ".*; there is no checkpoint yet"):
         start("fresh", learning_rate_weights=1e30, warmup_epochs=0, epochs=1, batch_size=8)
     assert not (tmp_path / "fresh" / "checkpoint.pth").exists()
+
+
+def entry(*path, to=None):
+    """A damage: the entry at a path of keys replaced, or without `to` removed."""
+    def change(file):
+        state = inner = load(file)
+        for key in path[:-1]:
+            inner = inner[key]
+        if to is None:
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = to
+        torch.save(state, file)
+    return change
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
+    (lambda path: (path.unlink(), path.mkdir()), "expected a file, found a folder or device"),
+    (lambda path: torch.save([1], path), "found one without any names"),
+    (lambda path: torch.save({"model": {}}, path), "found one without epoch, optimizer"),
+    (entry("epoch", to=1.0), "checkpoint.pth.epoch: expected int, found float"),
+    (entry("sampler", to=[0, 0]), "checkpoint.pth.sampler: expected dict, found list"),
+    (entry("sampler", "start", to=1), "it stands at 1 finished epochs and 1 steps, step 2, of 1 epochs of 2 steps"),
+    (entry("step", to=-2), "it stands at 1 finished epochs and 0 steps, step -2"),
+    (entry("config", to=3), "expected config and data as dicts of settings, found others"),
+    (entry("config", "blur", to=(torch.zeros(2), 1)), "another recipe: blur .*now .1.0, 0.1."),
+    (entry("model", to={}), "model: expected module.backbone.0.weight, found none"),
+    (entry("model", to=3), "model: expected dict, found int"),
+    (entry("model", "module.projector.0.weight", to=torch.zeros(2, 2)), "weight: expected float32 .8, 6., found fl"),
+    (entry("model", "module.projector.0.weight", to=torch.zeros(8, 6).half()), "found float16 .8, 6."),
+    (entry("model", "module.more", to=torch.zeros(1)), "model: found module.more, which is not expected"),
+    (entry("optimizer", to=None), "found one without optimizer"),
+    (entry("optimizer", "state", 0, "mu", to=torch.zeros(3)), "optimizer.state.0.mu: expected float32 .*, found"),
+    (entry("optimizer", "state", to={}), "optimizer.state: expected 0, found none"),
+    (entry("optimizer", "param_groups", 0, "momentum", to=0.5), "group 0 was made with momentum 0.5, now 0.9"),
+    (entry("guard", "mean", to="nan"), "guard.mean: expected float, found str"),
+    (entry("guard", "begin", to=1), "guard: found begin, which is not expected"),
+    (entry("feed", to=[]), "feed: expected dict, found list"),
+    (entry("rng", to=[]), "rng: expected dict, found list"),
+    (entry("rng", "cpu", to=torch.zeros(1, 3, dtype=torch.uint8)), "rng.cpu: expected uint8 .1, 5056., found uint8"),
+    (entry("rng", "cpu", to=torch.zeros(1, 5056, dtype=torch.uint8)), "rng.cpu: Invalid mt19937 state"),
+    (entry("processes", to=2), "rng.cpu: expected uint8 .2, 5056., found uint8 .1, 5056."),
+])
+def test_what_no_run_of_this_recipe_wrote_is_one_line(start, tmp_path, damage, message):
+    """Whatever is missing, of another kind or shape, or does not belong together."""
+    start("run", epochs=1, run={"keep": 1})
+    path = tmp_path / "run" / "checkpoint.pth"
+    damage(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        start("run", epochs=1)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value) and "; " in str(caught.value)
+
+
+def resume_in(root, pairs):
+    """For each pair of folders, one of either process: the message of resuming there, and the lengths of all."""
+    from parallel.collectives import all_gather_rows, rank
+    from pretrain import model
+    from pretrain.trainer import prepare
+    model.build_backbone = toy_backbone
+    found = []
+    for pair in pairs:
+        recipe, run = pretrain_toys.toy_recipe(), pretrain_toys.toy_run(root, pair[rank()])
+        training = prepare(recipe, run)
+        text = ""
+        try:
+            checkpoint.resume(run.checkpoint, training.parts, recipe, training.feed.identity)
+        except ValueError as error:
+            text = str(error)
+        found.append((text, all_gather_rows(torch.tensor([len(text)])).tolist()))
+    return found
+
+
+def test_processes_that_see_different_files_say_the_same(start, tmp_path):
+    whole = start("whole")[0]
+    damaged, earlier = (tmp_path / name / "checkpoint.pth" for name in ("damaged", "earlier"))
+    for path in (damaged, earlier):
+        path.parent.mkdir()
+    damaged.write_text("hello")
+    earlier.write_bytes(whole.with_name("checkpoint-000000004.pth").read_bytes())
+    one, other = launch(resume_in, 2, tmp_path, [("whole", "damaged"), ("whole", "earlier")])
+    assert one[0].startswith(f"{damaged}: cannot be read") and len(set(one[1])) == 1
+    assert "expected the same file for every process, found steps [4, 6]; choose" in other[0]
