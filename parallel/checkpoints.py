@@ -1,5 +1,5 @@
-"""The file that a run resumes from: written whole, read with suspicion, and compared with what the run has built
-before any of it is changed.
+"""The file that a run resumes from: written whole, read with suspicion, and compared with what the run has
+built before any of that is changed.
 
 A run's folder outlives processes, machines and disks, and may have been copied, cut off or filled by others.
 So a file must be a regular one of that folder, every checksum of its archive must hold (torch.load compares
@@ -46,7 +46,7 @@ def regular(path) -> Path:
 
 
 def read(path, keys) -> dict:
-    """What `write` left at path, on the CPU: a dict with these keys at least. ValueError, one line, if not."""
+    """What `write` left at path, on the CPU: a dict with at least these keys. ValueError if it is none."""
     path = regular(path)
     try:
         with open(path, "rb") as file:
@@ -110,7 +110,8 @@ def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, .
     if fresh and isinstance(found, dict) and found.get("state") == {}:
         states = {}
     groups = found.get("param_groups") if isinstance(found, dict) else None
-    if isinstance(groups, list) and len(groups) == len(built) and all(isinstance(one, dict) for one in groups):
+    if (isinstance(groups, list) and len(groups) == len(built)
+            and all(isinstance(group, dict) for group in groups)):
         found = found | {"param_groups": [{name: group.get(name, value) for name, value in wanted.items()}
                                           for group, wanted in zip(groups, built)]}
     require_like(found, {"state": states, "param_groups": built}, "optimizer")
@@ -130,6 +131,6 @@ def require_like(found, wanted, name: str) -> None:
 
 def difference(old: dict, new: dict) -> str:
     """"batch_size 256, now 512; ..." for what differs between two recipes given as dicts; "" when equal."""
-    names = [name for name in {**old, **new}
-             if repr(old.get(name)) != repr(new.get(name))]  # in a file may be tensors, which compare as tensors
+    # By their text, since a file may hold tensors, whose comparison is a tensor again.
+    names = [name for name in {**old, **new} if repr(old.get(name)) != repr(new.get(name))]
     return "; ".join(f"{name} {old.get(name, 'absent')}, now {new.get(name, 'absent')}" for name in names)

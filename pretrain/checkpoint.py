@@ -76,12 +76,7 @@ def earlier(path: Path) -> list[Path]:
 
 def load_model(network, state: dict) -> None:
     """Load the `model` entry of a checkpoint, ours or the official code's, into a BarlowTwins network."""
-    network.load_state_dict(bare(state))
-
-
-def bare(state: dict) -> dict:
-    """The network's names in a `model` entry, of which the official code wraps the network."""
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
 
 
 def read(path: Path) -> dict:
@@ -94,9 +89,10 @@ def read(path: Path) -> dict:
                          f"{', '.join(sorted(missing))}")
     wanted = {"epoch": 0} if missing else {"epoch": 0, "step": 0, "sampler": {"epoch": 0, "start": 0},
                                            "processes": 1}
-    trouble = checkpoints.unlike({name: state[name] for name in wanted}, wanted, path.name)
-    if trouble:
-        raise ValueError(f"{path}: {trouble}")
+    try:
+        checkpoints.require_like({name: state[name] for name in wanted}, wanted, "place")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return state
 
 
@@ -153,15 +149,16 @@ def fitting(path: Path, parts: dict, config, data: dict) -> dict | None:
     try:
         require_fitting_parts(state, parts, config)
     except ValueError as error:
-        raise ValueError(f"{path}: expected what this recipe builds, but {error}; use the program that wrote it "
-                         "or another --checkpoint-dir") from None
+        raise ValueError(f"{path}: expected what this recipe builds, but {error}; use the program that "
+                         "wrote it or another --checkpoint-dir") from None
     return state
 
 
 def require_same_run(path, state: dict, config, data: dict) -> None:
     """ValueError for another recipe or data set. A setting that did not exist yet has its default."""
     if not all(isinstance(state[name], dict) for name in ("config", "data")):
-        raise ValueError(f"{path}: expected config and data as dicts of settings, found others; {advice(path)}")
+        raise ValueError(f"{path}: expected config and data as dicts of settings, found others; "
+                         f"{advice(path)}")
     defaults = {one.name: one.default for one in dataclasses.fields(config)}
     changed = checkpoints.difference(defaults | state["config"] | state["data"],
                                      dataclasses.asdict(config) | data)
@@ -174,9 +171,9 @@ def require_same_run(path, state: dict, config, data: dict) -> None:
 
 
 def require_fitting_parts(state: dict, parts: dict, config) -> None:
-    """ValueError unless every part of the run can be loaded, and the checkpoint's place is one of the run's."""
-    checkpoints.require_like(state["model"], {"module." + name: value for name, value
-                                              in parts["model"].state_dict().items()}, "model")
+    """ValueError unless every part of the run can be loaded, and the file's place is one of the run's."""
+    wrapped = {"module." + name: value for name, value in parts["model"].state_dict().items()}
+    checkpoints.require_like(state["model"], wrapped, "model")
     for name in sorted(set(parts) & state.keys() - {"model", "optimizer"}):
         checkpoints.require_like(state[name], parts[name].state_dict(), name)
     fresh = "guard" in state and state["guard"]["counted"] == 0
@@ -185,7 +182,8 @@ def require_fitting_parts(state: dict, parts: dict, config) -> None:
     place = position_of(state, steps)
     if not (0 <= place.start < steps and place.step == place.epoch * steps + place.start
             and 0 <= place.step <= config.epochs * steps):
-        raise ValueError(f"it stands at {place}, step {place.step}, of {config.epochs} epochs of {steps} steps")
+        raise ValueError(f"it stands at {place}, step {place.step}, of {config.epochs} epochs of {steps} "
+                         "steps")
     if "rng" in state:
         require_random_states(state["rng"], state["processes"])
 
@@ -207,8 +205,8 @@ def same_everywhere(path, position: Position) -> None:
     """ValueError where the processes do not all stand at the same place."""
     steps = all_gather_rows(torch.tensor([position.step])).tolist()
     if len(set(steps)) > 1:
-        raise ValueError(f"{path}: expected the same file for every process, found steps {sorted(set(steps))}; "
-                         "choose a --checkpoint-dir that all machines share")
+        raise ValueError(f"{path}: expected the same file for every process, found steps "
+                         f"{sorted(set(steps))}; choose a --checkpoint-dir that all machines share")
 
 
 def advice(path: Path) -> str:

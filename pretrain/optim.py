@@ -12,8 +12,8 @@ class LARS(torch.optim.Optimizer):
 
     For a weight p with gradient g: d = g + weight_decay p; d *= eta |p| / |d| (1 if either norm is 0);
     mu = momentum mu + d; p -= lr mu. One-dimensional parameters (biases, batch norm) have neither weight
-    decay nor the ratio, which is what the official options `weight_decay_filter` and `lars_adaptation_filter`
-    say, kept so that the official code can go on from our checkpoints. The state's name `mu` is official, too.
+    decay nor the ratio. The official options `weight_decay_filter` and `lars_adaptation_filter` say so, and
+    are kept for the official code to go on from our checkpoints. The state's name `mu` is official, too.
 
     clip: the ratio is min(eta |p| / (|d| lr), 1), so that a weight moves by at most lr |d|: clip_lr of
     solo-learn, which has |g| + weight_decay |p| for |d| there.

@@ -50,14 +50,14 @@ def zeroed(path):
 @pytest.mark.parametrize("damage, message", [
     (zeroed, "is damaged: its part .* does not fit its checksum"),
     (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
-    (lambda path: torch.save(nn.Linear(16, 3).state_dict(), path), "found one without head, history, identity, opt"),
+    (lambda path: torch.save(nn.Linear(16, 3).state_dict(), path), "found one without head, history, id"),
     (lambda path: torch.save([3], path), "found one without any names"),
     (changed(optimizer=None), "found one without optimizer"),
     (changed(identity=None), "found one without identity"),
     (changed(identity=torch.zeros(2)), "expected the identity of a run, found tensor"),
     (changed(identity="{"), "checkpoint.pth: Expecting property name"),
     (changed(identity='["batch_size"]'), "expected the identity of a run, found "),
-    (changed(head=nn.Linear(16, 2).state_dict()), r"head.weight: expected float32 \(3, 16\), found float32 \(2, 16\)"),
+    (changed(head=nn.Linear(16, 2).state_dict()), "head.weight: expected float32 .3, 16., found"),
     (changed(head=nn.Linear(16, 3).double().state_dict()), "head.weight: expected float32 .*, found float64"),
     (changed(head={"weight": torch.zeros(3, 16)}), "head: expected bias, found none"),
     (changed(head=3), "head: expected dict, found int"),
@@ -66,9 +66,9 @@ def zeroed(path):
     (changed(history=[{"loss": 0.5}]), "history.0: expected top1, found none"),
     (changed(history=7), "history: expected list, found int"),
     (lambda path: made(path.parent, seed=5)[0].save([ROW]), "it is of seed 5, now 0"),
-], ids=["zeroed", "empty", "foreign", "list", "no optimizer", "no identity", "identity tensor", "identity text",
-        "identity list", "shape", "type", "a tensor less", "no head", "no momenta", "long history", "columns",
-        "no history", "seed"])
+], ids=["zeroed", "empty", "foreign", "list", "no optimizer", "no identity", "identity tensor",
+        "identity text", "identity list", "shape", "type", "a tensor less", "no head", "no momenta",
+        "long history", "columns", "no history", "seed"])
 def test_what_is_not_this_run_s_is_refused_in_one_line_and_changes_nothing(tmp_path, damage, message):
     made(tmp_path, value=7.0)[0].save([ROW])
     damage(tmp_path / "checkpoint.pth")
@@ -93,7 +93,7 @@ def test_a_setting_that_the_file_does_not_know_has_its_default(tmp_path):
 
 
 def load_in(pairs):
-    """For each pair of folders, one of either process: the message of loading there, and the lengths of all."""
+    """For each pair of folders, one of either process: its message, and the lengths of all."""
     found = []
     for pair in pairs:
         text = ""

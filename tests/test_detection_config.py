@@ -193,7 +193,7 @@ def test_the_last_override_of_a_key_counts():
     (["MODEL.MASK_ON", "1"], "expected bool"),
     (["SOLVER.STEPS", "late"], "SOLVER.STEPS: expected tuple such as (18000, 22000), found 'late'"),
     (["DATASETS.TRAIN", "5"], "DATASETS.TRAIN: expected tuple"),
-    (["MODEL.LOAD_PROPOSALS", "True"], "MODEL.LOAD_PROPOSALS: expected False, found True; this suite does not"),
+    (["MODEL.LOAD_PROPOSALS", "True"], "LOAD_PROPOSALS: expected False, found True; this suite does"),
     (["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"],
      "SAMPLER_TRAIN: expected TrainingSampler, found RepeatFactorTrainingSampler; this suite does not read"),
     (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED: expected False"),

@@ -49,10 +49,10 @@ def elsewhere(path):
     (lambda path: path.write_text("hello"), "cannot be read as a checkpoint"),
     (lambda path: path.write_bytes(good(path).read_bytes()[:-200]), "cannot be read as a checkpoint"),
     (zeroed, "is damaged: its part .*data/0 does not fit its checksum"),
-    (lambda path: torch.save({"epoch": Canary(path.parent / "canary"), "weights": 1}, path), "cannot be read as"),
+    (lambda path: torch.save({"epoch": Canary(path.parent / "canary")}, path), "cannot be read as"),
     (lambda path: path.write_bytes(pickle.dumps(Canary(path.parent / "canary"))), "cannot be read as"),
-    (lambda path: torch.save([1, 2], path), "expected a checkpoint of this program, found one without any names"),
-    (lambda path: torch.save({"epoch": 1}, path), "expected a checkpoint of this program, found one without weights"),
+    (lambda path: torch.save([1, 2], path), "expected a checkpoint of .*, found one without any names"),
+    (lambda path: torch.save({"epoch": 1}, path), "expected a checkpoint of .*, found one without weights"),
 ], ids=["missing", "folder", "pipe", "device", "dangling", "link out", "empty", "text", "cut off", "zeroed",
         "code", "pickle", "list", "names"])
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, make, message):
@@ -84,7 +84,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_a_planted_link_is_not_follow
     ({"b": [1, {"c": 2}]}, "state: expected a, found none"),
     ({"a": torch.zeros(2), "b": [1, {"c": 2}], "d": 1}, "state: found d, which is not expected"),
     ({"a": torch.zeros(2, 1), "b": [1, {"c": 2}]}, "state.a: expected float32 (2,), found float32 (2, 1)"),
-    ({"a": torch.zeros(2).double(), "b": [1, {"c": 2}]}, "state.a: expected float32 (2,), found float64 (2,)"),
+    ({"a": torch.zeros(2).double(), "b": [1, {"c": 2}]},
+     "state.a: expected float32 (2,), found float64 (2,)"),
     ({"a": torch.zeros(2).to_sparse(), "b": [1, {"c": 2}]},
      "state.a: expected float32 (2,), found sparse float32 (2,)"),
     ({"a": 1, "b": [1, {"c": 2}]}, "state.a: expected float32 (2,), found int"),
@@ -100,7 +101,8 @@ def test_states_are_compared_by_name_kind_shape_and_type(found, message):
 def trained(steps=1, **changes):
     torch.manual_seed(0)
     network = nn.Linear(3, 2)
-    optimizer = torch.optim.SGD(network.parameters(), **(dict(lr=0.1, momentum=0.9, weight_decay=0.0) | changes))
+    options = dict(lr=0.1, momentum=0.9, weight_decay=0.0) | changes
+    optimizer = torch.optim.SGD(network.parameters(), **options)
     for _ in range(steps):
         network(torch.ones(1, 3)).sum().backward()
         optimizer.step()
@@ -122,11 +124,11 @@ def without(state, *path):
     (lambda: without(trained().state_dict(), "param_groups", 0, "nesterov"), None),  # of an older torch
     (lambda: trained(weight_decay=0.1).state_dict(), "group 0 was made with weight_decay 0.1, now 0.0"),
     (lambda: without(trained().state_dict(), "state", 1), "optimizer.state: expected 1, found none"),
-    (lambda: without(trained().state_dict(), "state", 0, "momentum_buffer"), "expected momentum_buffer, found"),
+    (lambda: without(trained().state_dict(), "state", 0, "momentum_buffer"), "expected momentum_buffer, f"),
     (lambda: without(trained().state_dict(), "param_groups", 0, "params"), None),
     (lambda: without(trained().state_dict(), "param_groups", 0), "param_groups: expected 1 entries, found 0"),
     (lambda: without(trained().state_dict(), "param_groups"), "optimizer: expected param_groups, found none"),
-    (lambda: trained().state_dict() | {"param_groups": [None]}, "param_groups.0: expected dict, found NoneType"),
+    (lambda: trained().state_dict() | {"param_groups": [None]}, "groups.0: expected dict, found NoneType"),
     (lambda: 7, "optimizer: expected dict, found int"),
 ])
 def test_an_optimiser_s_state_is_that_of_all_its_parameters(found, message):

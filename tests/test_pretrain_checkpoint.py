@@ -150,26 +150,26 @@ def entry(*path, to=None):
     (lambda path: (path.unlink(), path.mkdir()), "expected a file, found a folder or device"),
     (lambda path: torch.save([1], path), "found one without any names"),
     (lambda path: torch.save({"model": {}}, path), "found one without epoch, optimizer"),
-    (entry("epoch", to=1.0), "checkpoint.pth.epoch: expected int, found float"),
-    (entry("sampler", to=[0, 0]), "checkpoint.pth.sampler: expected dict, found list"),
-    (entry("sampler", "start", to=1), "it stands at 1 finished epochs and 1 steps, step 2, of 1 epochs of 2 steps"),
+    (entry("epoch", to=1.0), "place.epoch: expected int, found float"),
+    (entry("sampler", to=[0, 0]), "place.sampler: expected dict, found list"),
+    (entry("sampler", "start", to=1), "it stands at 1 finished epochs and 1 steps, step 2, of 1"),
     (entry("step", to=-2), "it stands at 1 finished epochs and 0 steps, step -2"),
     (entry("config", to=3), "expected config and data as dicts of settings, found others"),
     (entry("config", "blur", to=(torch.zeros(2), 1)), "another recipe: blur .*now .1.0, 0.1."),
     (entry("model", to={}), "model: expected module.backbone.0.weight, found none"),
     (entry("model", to=3), "model: expected dict, found int"),
-    (entry("model", "module.projector.0.weight", to=torch.zeros(2, 2)), "weight: expected float32 .8, 6., found fl"),
+    (entry("model", "module.projector.0.weight", to=torch.zeros(2, 2)), "expected float32 .8, 6., found fl"),
     (entry("model", "module.projector.0.weight", to=torch.zeros(8, 6).half()), "found float16 .8, 6."),
     (entry("model", "module.more", to=torch.zeros(1)), "model: found module.more, which is not expected"),
     (entry("optimizer", to=None), "found one without optimizer"),
-    (entry("optimizer", "state", 0, "mu", to=torch.zeros(3)), "optimizer.state.0.mu: expected float32 .*, found"),
+    (entry("optimizer", "state", 0, "mu", to=torch.zeros(3)), "optimizer.state.0.mu: expected float32"),
     (entry("optimizer", "state", to={}), "optimizer.state: expected 0, found none"),
-    (entry("optimizer", "param_groups", 0, "momentum", to=0.5), "group 0 was made with momentum 0.5, now 0.9"),
+    (entry("optimizer", "param_groups", 0, "momentum", to=0.5), "group 0 was made with momentum 0.5, now"),
     (entry("guard", "mean", to="nan"), "guard.mean: expected float, found str"),
     (entry("guard", "begin", to=1), "guard: found begin, which is not expected"),
     (entry("feed", to=[]), "feed: expected dict, found list"),
     (entry("rng", to=[]), "rng: expected dict, found list"),
-    (entry("rng", "cpu", to=torch.zeros(1, 3, dtype=torch.uint8)), "rng.cpu: expected uint8 .1, 5056., found uint8"),
+    (entry("rng", "cpu", to=torch.zeros(1, 3, dtype=torch.uint8)), "rng.cpu: expected uint8 .1, 5056., fo"),
     (entry("rng", "cpu", to=torch.zeros(1, 5056, dtype=torch.uint8)), "rng.cpu: Invalid mt19937 state"),
     (entry("processes", to=2), "rng.cpu: expected uint8 .2, 5056., found uint8 .1, 5056."),
 ])
@@ -184,7 +184,7 @@ def test_what_no_run_of_this_recipe_wrote_is_one_line(start, tmp_path, damage, m
 
 
 def resume_in(root, pairs):
-    """For each pair of folders, one of either process: the message of resuming there, and the lengths of all."""
+    """For each pair of folders, one of either process: its message, and the lengths of all."""
     from parallel.collectives import all_gather_rows, rank
     from pretrain import model
     from pretrain.trainer import prepare

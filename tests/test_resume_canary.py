@@ -1,5 +1,5 @@
-"""Files that would run code when they are unpickled, in every place that a run reads of its own folder or of a
-cache: the code never runs, and the run ends with one line or does without the file."""
+"""Files that would run code when they are unpickled, in every place that a run reads of its own folder or of
+a cache: the code never runs, and the run ends with one line or does without the file."""
 import dataclasses
 import os
 import pickle
@@ -46,8 +46,8 @@ def pickled(path, bird):
 
 
 def zipped(path, bird):
-    torch.save({name: bird for name in ("model", "optimizer", "epoch", "trainer", "iteration", "identity", "history",
-                                        "head")}, path)
+    names = ("model", "optimizer", "epoch", "trainer", "iteration", "identity", "history", "head")
+    torch.save(dict.fromkeys(names, bird), path)
 
 
 def legacy(path, bird):
@@ -70,7 +70,7 @@ def test_pretraining(tmp_path, monkeypatch, canary, form):
     (tmp_path / "run").mkdir()
     for name in ("checkpoint.pth", "checkpoint-000000004.pth"):
         form(tmp_path / "run" / name, canary)
-    with pytest.raises(ValueError, match="checkpoint.pth: cannot be read.*no good one is beside it") as caught:
+    with pytest.raises(ValueError, match="pth: cannot be read.*no good one is beside it") as caught:
         pretrain_toys.start(tmp_path, "run")
     assert one_line(caught)
 
@@ -139,7 +139,7 @@ def test_detection(voc, tmp_path, canary, name, form, evaluated):
     form(out / named, canary)
     (out / "last_checkpoint").write_text(named)
     context = detection_toys.context(voc, out, resume=not evaluated, eval_only=evaluated)
-    with pytest.raises(ValueError, match="last_checkpoint: expected the name of a .pth|cannot be read as a") as caught:
+    with pytest.raises(ValueError, match="expected the name of a .pth|cannot be read as a") as caught:
         run(read("random"), VOC, context)
     assert one_line(caught)
 

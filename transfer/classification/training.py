@@ -83,8 +83,9 @@ class Checkpoint:
                                     "seed": context.seed})
 
     def load(self) -> list[dict]:
-        """Restore what was saved and return its history; [] where there is nothing to resume. Every rank calls
-        it; ValueError, the same on all, where the file is damaged or another run's: then nothing is changed."""
+        """Restore what was saved and return its history; [] where there is nothing to resume. Every rank
+        calls it. ValueError, the same on all, where the file is damaged or another run's; nothing is changed
+        then."""
         saved = agree(self._fitting) if self.resume else None
         history = saved["history"] if saved else []
         agree(self._same_everywhere, len(history))
@@ -126,12 +127,12 @@ class Checkpoint:
     def _same_everywhere(self, epochs: int) -> None:
         found = all_gather_rows(torch.tensor([epochs])).tolist()
         if len(set(found)) > 1:
-            raise ValueError(f"{self.path}: expected the same file for every process, found {sorted(set(found))} "
-                             "epochs; choose an --output that all machines share")
+            raise ValueError(f"{self.path}: expected the same file for every process, found "
+                             f"{sorted(set(found))} epochs; choose an --output that all machines share")
 
     def save(self, history: list[dict]) -> None:
         """Write atomically on rank 0: an interruption leaves the old checkpoint or the new one."""
         if is_main():
+            state = {name: module.state_dict() for name, module in self.modules.items()}
             checkpoints.write({"identity": self.identity, "history": history,
-                               "optimizer": self.optimizer.state_dict(),
-                               **{name: module.state_dict() for name, module in self.modules.items()}}, self.path)
+                               "optimizer": self.optimizer.state_dict(), **state}, self.path)

@@ -114,8 +114,8 @@ def _config(folder):
     try:
         return CfgNode(yaml.safe_load((folder / "config.yaml").read_text()))
     except (ValueError, AttributeError, AssertionError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder / 'config.yaml'}: expected the configuration of a finished run, found a damaged "
-                         f"or foreign file ({type(error).__name__}); name another folder") from None
+        raise ValueError(f"{folder / 'config.yaml'}: expected the configuration of a finished run, found a "
+                         f"damaged or foreign file ({type(error).__name__}); name another folder") from None
 
 
 def _bands(folders):

@@ -1,8 +1,8 @@
 """Detectron2's checkpointer with the files taken out of its hands: it would run what a pickle says, load what
 fits of a checkpoint, and warn of the rest.
 
-last_checkpoint holds the bare name of a .pth file of the run's folder. What that file holds is in Detectron2's
-form: model, trainer (iteration, hooks, the optimiser in _trainer), iteration; and `identity`, which is ours.
+last_checkpoint holds the bare name of a .pth file of the run's folder. That file has Detectron2's form:
+model, iteration, trainer (iteration, hooks, the optimiser in _trainer); and `identity`, which is ours.
 """
 
 import os
@@ -25,25 +25,28 @@ def newest(out):
     name = mark.read_bytes()[:256].decode(errors="replace").strip()
     if Path(name).name != name or not name.endswith(".pth"):
         others = sorted(path.name for path in Path(out).glob("model_*.pth"))
-        raise ValueError(f"{mark}: expected the name of a .pth file of this folder, found {name!r}; write that of "
-                         f"a good checkpoint there ({', '.join(others[-3:]) or 'none is there'}), or start over "
-                         "with --rerun")
+        raise ValueError(f"{mark}: expected the name of a .pth file of this folder, found {name!r}; write "
+                         f"that of a good checkpoint there ({', '.join(others[-3:]) or 'none is there'}), or "
+                         "start over with --rerun")
     return Path(out) / name
 
 
 def read(out, identity, model, max_iter, trainer=None):
-    """Return the run's newest checkpoint, found whole and this run's. Every rank calls it.
+    """Return the run's newest checkpoint, found whole and this run's; None where there is none. Every rank
+    calls it.
 
     identity: JSON dict that a run shares with its own checkpoints only; one written before there was any is
-    known by the folder's run.json alone. model: state dict of the network as built. trainer: whose state is to
-    fit, too. ValueError, one line and the same on every rank, where something does not fit.
+    known by the folder's run.json alone. model: state dict of the network as built. trainer: if given, its
+    state has to fit, too. ValueError, one line and the same on every rank, where something does not.
     """
     state = agree(_fitting, out, identity, model, max_iter, trainer)
-    agree(_same_everywhere, out, state["iteration"])
+    agree(_same_everywhere, out, state["iteration"] if state else -1)
     return state
 
 
 def _fitting(out, identity, model, max_iter, trainer):
+    if not os.path.lexists(Path(out) / MARK):
+        return None
     path = newest(out)
     try:
         state = checkpoints.read(path, ("model", "trainer", "iteration"))
@@ -55,8 +58,9 @@ def _fitting(out, identity, model, max_iter, trainer):
         if trainer:
             _require_fitting_trainer(state["trainer"], trainer, state["iteration"])
     except ValueError as error:
-        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}; name another one in {MARK}, or start "
-                         "over with --rerun") from None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: {reason}; name another one in {MARK}, or start over with "
+                         "--rerun") from None
     return state
 
 
@@ -88,8 +92,8 @@ def _require_fitting_trainer(found, trainer, iteration):
 def _same_everywhere(out, iteration):
     found = sorted(set(all_gather_rows(torch.tensor([iteration])).tolist()))
     if len(found) > 1:
-        raise ValueError(f"{out}: expected the same checkpoint on every process, found iterations {found}; choose "
-                         "an --output that all machines share")
+        raise ValueError(f"{out}: expected the same checkpoint on every process, found iterations {found} "
+                         "(-1: none); choose an --output that all machines share")
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -112,9 +116,6 @@ class Checkpointer(DetectionCheckpointer):
         draft.unlink(missing_ok=True)
         draft.write_text(last_filename_basename)
         os.replace(draft, draft.with_name(MARK))
-
-    def has_checkpoint(self):
-        return os.path.lexists(Path(self.save_dir) / MARK)
 
     def get_checkpoint_file(self):
         return str(newest(self.save_dir)) if self.has_checkpoint() else ""

@@ -76,7 +76,8 @@ class Trainer(DefaultTrainer):
     def build_hooks(self):
         """Detectron2's hooks and ours; runs of less than 400 iterations write their metrics more often."""
         # In place of Detectron2's own, before a hook takes it.
-        self.checkpointer = resumption.Checkpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = resumption.Checkpointer(self.model, self.cfg.OUTPUT_DIR,
+                                                    trainer=weakref.proxy(self))
         built = [hook for hook in super().build_hooks() if hook is not None]
         for hook in built:
             if isinstance(hook, d2_hooks.PeriodicWriter):
@@ -108,9 +109,9 @@ class Trainer(DefaultTrainer):
             log.info("proof: %s", line)
         if comm.is_main_process():
             report.save(Path(self.cfg.OUTPUT_DIR) / "proof.json")
-        if resume and own.has_checkpoint():
-            state = resumption.read(self.cfg.OUTPUT_DIR, identity, own.model.state_dict(),
-                                    self.cfg.SOLVER.MAX_ITER, self)
+        state = resume and resumption.read(self.cfg.OUTPUT_DIR, identity, own.model.state_dict(),
+                                           self.cfg.SOLVER.MAX_ITER, self)
+        if state:
             own.model.load_state_dict(state["model"])
             self.load_state_dict(state["trainer"])
             self.start_iter = self.iter + 1
@@ -223,6 +224,9 @@ def _test_only(cfg, identity):
     """Evaluate the newest checkpoint of a run without training; model_final.pth where it is finished."""
     model = Trainer.build_model(cfg)
     state = resumption.read(cfg.OUTPUT_DIR, identity, model.state_dict(), cfg.SOLVER.MAX_ITER)
+    if not state:
+        raise ValueError(f"{cfg.OUTPUT_DIR}: expected the checkpoint of a detection run, found none; run the "
+                         "same command without --eval-only first")
     model.load_state_dict(state["model"])
     log.info("evaluating a checkpoint of %d of %d iterations", state["iteration"] + 1, cfg.SOLVER.MAX_ITER)
     return Trainer.test(cfg, model)
