@@ -228,7 +228,8 @@ def _test_only(cfg, identity):
         raise ValueError(f"{cfg.OUTPUT_DIR}: expected the checkpoint of a detection run, found none; run the "
                          "same command without --eval-only first")
     model.load_state_dict(state["model"])
-    log.info("evaluating a checkpoint of %d of %d iterations", state["iteration"] + 1, cfg.SOLVER.MAX_ITER)
+    log.info("evaluating %s: %d of %d iterations", resumption.newest(cfg.OUTPUT_DIR), state["iteration"] + 1,
+             cfg.SOLVER.MAX_ITER)
     return Trainer.test(cfg, model)
 
 
