@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from parallel import checkpoints
-from parallel.collectives import agree, all_gather_rows, is_main, rank, world_size
+from parallel.collectives import agree, all_gather_rows, is_main, rank, require_same, world_size
 
 OFFICIAL = {"epoch", "model", "optimizer"}  # main.py of facebookresearch/barlowtwins, lines 148-150
 OURS = {"epoch", "step", "sampler", "model", "optimizer", "scaler", "guard", "feed", "rng", "config", "data",
@@ -113,7 +113,9 @@ def resume(path, parts: dict, config, data: dict) -> Position:
     """
     state = agree(fitting, Path(path), parts, config, data)
     position = position_of(state, parts["feed"].steps) if state else Position()
-    agree(same_everywhere, path, position)
+    require_same(position, lambda mine, first: (
+        f"{path}: expected the same file for every process, found {mine} here, {first} on the main one; "
+        "choose a --checkpoint-dir that all machines share"))
     if not state:
         return position
     load_model(parts["model"], state["model"])
@@ -199,14 +201,6 @@ def require_random_states(rng, processes: int) -> None:
         torch.Generator().set_state(rng["cpu"][min(rank(), processes - 1)].clone())
     except RuntimeError as error:
         raise ValueError(f"rng.cpu: {error}") from None
-
-
-def same_everywhere(path, position: Position) -> None:
-    """ValueError where the processes do not all stand at the same place."""
-    steps = all_gather_rows(torch.tensor([position.step])).tolist()
-    if len(set(steps)) > 1:
-        raise ValueError(f"{path}: expected the same file for every process, found steps "
-                         f"{sorted(set(steps))}; choose a --checkpoint-dir that all machines share")
 
 
 def advice(path: Path) -> str:

@@ -172,8 +172,9 @@ def test_processes_that_see_different_files_say_the_same(tmp_path):
     zeroed(path)
     one, other, third = launch(read_in, 2, [(three, damaged), (three, four), (three, tmp_path / "none")])
     assert one[0].startswith(f"{path}: is damaged") and len(set(one[1])) == 1
-    assert "expected the same checkpoint on every process, found iterations [2, 3]" in other[0]
-    assert "found iterations [-1, 2] (-1: none)" in third[0]
+    assert other[0].startswith(f"process 1 of 2: {three}: expected the same checkpoint on every process, "
+                               "found iteration 3 here, 2 on the main one; choose an --output")
+    assert "found iteration None here, 2 on the main one" in third[0]
 
 
 @pytest.mark.parametrize("line", ["hello", "[1]", '{"loss": 1}', '{"iteration": "7"}', "\x00\xff"])

@@ -7,8 +7,6 @@ import torch
 from torch import nn
 
 from parallel import checkpoints
-from parallel.collectives import agree, rank
-from parallel.launch import launch
 
 
 class Canary:
@@ -151,21 +149,3 @@ def test_differences_are_named():
     old, new = {"decay": 1e-6, "rate": 0.1}, {"decay": 1.5e-6, "rate": 0.1, "seed": 1}
     assert checkpoints.difference(old, new) == "decay 1e-06, now 1.5e-06; seed absent, now 1"
     assert checkpoints.difference(old, old) == ""
-
-
-def disagreeing():
-    """In each process: what `agree` gave where process 1 finds a file damaged, and where none does."""
-    def reading(bad):
-        if rank() == bad:
-            raise FileNotFoundError("x.pth: gone: or not, é")
-        return rank()
-    try:
-        agree(reading, 1)
-        told = None
-    except FileNotFoundError as error:
-        told = str(error)
-    return told, agree(reading, 7)
-
-
-def test_all_processes_raise_what_one_of_them_finds():
-    assert launch(disagreeing, 2) == ("x.pth: gone: or not, é", 0)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from parallel import checkpoints
-from parallel.collectives import agree, all_gather_rows, all_reduce_sum, is_main, world_size
+from parallel.collectives import agree, all_reduce_sum, is_main, require_same, world_size
 from transfer.classification.journal import keep
 
 
@@ -88,7 +88,9 @@ class Checkpoint:
         then."""
         saved = agree(self._fitting) if self.resume else None
         history = saved["history"] if saved else []
-        agree(self._same_everywhere, len(history))
+        require_same(len(history), lambda mine, first: (
+            f"{self.path}: expected the same file for every process, found {mine} epochs here, {first} on "
+            "the main one; choose an --output that all machines share"))
         if saved:
             for name, module in self.modules.items():
                 module.load_state_dict(saved[name])
@@ -123,12 +125,6 @@ class Checkpoint:
         changed = checkpoints.difference(json.loads(json.dumps(defaults)) | theirs, json.loads(self.identity))
         if changed:
             raise ValueError(f"it is of {changed}")
-
-    def _same_everywhere(self, epochs: int) -> None:
-        found = all_gather_rows(torch.tensor([epochs])).tolist()
-        if len(set(found)) > 1:
-            raise ValueError(f"{self.path}: expected the same file for every process, found "
-                             f"{sorted(set(found))} epochs; choose an --output that all machines share")
 
     def save(self, history: list[dict]) -> None:
         """Write atomically on rank 0: an interruption leaves the old checkpoint or the new one."""

@@ -8,11 +8,10 @@ model, iteration, trainer (iteration, hooks, the optimiser in _trainer); and `id
 import os
 from pathlib import Path
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from parallel import checkpoints
-from parallel.collectives import agree, all_gather_rows
+from parallel.collectives import agree, require_same
 from transfer.detection import configuration
 from transfer.weights import export
 
@@ -40,7 +39,9 @@ def read(out, identity, model, max_iter, trainer=None):
     state has to fit, too. ValueError, one line and the same on every rank, where something does not.
     """
     state = agree(_fitting, out, identity, model, max_iter, trainer)
-    agree(_same_everywhere, out, state["iteration"] if state else -1)
+    require_same(state and state["iteration"], lambda mine, first: (
+        f"{out}: expected the same checkpoint on every process, found iteration {mine} here, {first} on the "
+        "main one; choose an --output that all machines share"))
     return state
 
 
@@ -87,13 +88,6 @@ def _require_fitting_trainer(found, trainer, iteration):
     if not found["iteration"] == inner["iteration"] == iteration or found["hooks"] != wanted["hooks"]:
         raise ValueError(f"trainer: expected iteration {iteration} and the rates of this recipe, found "
                          f"iterations {found['iteration']} and {inner['iteration']}, {found['hooks']!r:.80}")
-
-
-def _same_everywhere(out, iteration):
-    found = sorted(set(all_gather_rows(torch.tensor([iteration])).tolist()))
-    if len(found) > 1:
-        raise ValueError(f"{out}: expected the same checkpoint on every process, found iterations {found} "
-                         "(-1: none); choose an --output that all machines share")
 
 
 class Checkpointer(DetectionCheckpointer):
