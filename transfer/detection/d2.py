@@ -6,7 +6,7 @@ explicitly, so that one process can run several tasks, roots and seeds one after
 
 import contextlib
 import logging
-import os
+import socket
 import sys
 from pathlib import Path
 
@@ -61,22 +61,17 @@ def join_processes():
 
     torch.distributed is initialised already, or there is one process. Detectron2 v0.6 gathers objects through
     a gloo group, which it makes for the backend "nccl" only, once and for all; ours is "cpu:gloo,cuda:nccl",
-    and under torchrun each run has its own.
+    and under torchrun each run has its own. Its launch() and later versions' create_local_process_group()
+    know of machines with equally many processes, once in a program; SLURM may spread them unevenly.
     """
     if not dist.is_initialized():
         return
     everybody = dist.new_group(backend="gloo")
     comm._get_global_gloo_group = lambda: everybody
-    comm._LOCAL_PROCESS_GROUP = None  # that of an earlier run
-    size = dist.get_world_size()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", size))  # torchrun's; our own launch uses one machine
-    if hasattr(comm, "create_local_process_group"):  # newer than v0.6
-        comm.create_local_process_group(local)
-        return
-    for first in range(0, size, local):  # every rank has to take part in creating every group
-        group = dist.new_group(list(range(first, first + local)))
-        if first <= dist.get_rank() < first + local:
-            comm._LOCAL_PROCESS_GROUP = group
+    hosts = [None] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname(), everybody)
+    together = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
+    comm._LOCAL_PROCESS_GROUP, _ = dist.new_subgroups_by_enumeration(together)
 
 
 # Log

@@ -120,10 +120,14 @@ class Trainer(DefaultTrainer):
 
 @contextlib.contextmanager
 def _ddp_of(device):
-    """On a CPU, make Detectron2 wrap the model without device numbers, which it would always pass."""
+    """Have Detectron2 wrap the model for the GPU that this process uses, and on a CPU for none.
+
+    It would take the place of the process on its machine, which is another number where each process sees
+    its own GPU only.
+    """
     original = defaults.create_ddp_model
-    if device == "cpu":
-        defaults.create_ddp_model = functools.partial(original, device_ids=None)
+    numbers = None if device == "cpu" else [torch.cuda.current_device()]
+    defaults.create_ddp_model = functools.partial(original, device_ids=numbers)
     try:
         yield
     finally:
