@@ -205,7 +205,7 @@ def test_wrong_lists(root, tmp_path, content, message):
     ({"split": "draw:0%"}, "split: expected draw:P% with P above 0 and at most 100, found 'draw:0%'"),
     ({"split": "draw:101%"}, "found 'draw:101%'"),
     ({"precision": "bfloat16"}, "precision: expected float32 or float64"),
-    ({"batch_size": 4, "image_size": 32}, "last batch of one image a process"),
+    ({"batch_size": 4, "image_size": 32}, "leaves batch norm one image in the last batch"),
     ({"schedule": "flat"}, "schedule: expected cosine or step"),
 ])
 def test_errors(root, tmp_path, changes, message):

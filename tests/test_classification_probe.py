@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from transfer.classification import logistic, probe
+from transfer.classification import data, logistic, probe
 from transfer.classification.metrics import confusion, mean_per_class
 
 SMALL = probe.Config(strengths=3, weakest=1e-3, strongest=10.0, image_size=32, max_iterations=30)
@@ -61,6 +61,27 @@ def test_the_penalty_is_chosen_by_the_held_out_part(tmp_path):
         accuracies.append(mean_per_class(confusion(labels[kept_out], torch.from_numpy(said), 4)))
     assert found == pytest.approx(np.geomspace(1e3, 1e-2, 6)[int(np.argmax(accuracies))])
     assert len(set(accuracies)) > 2  # the choice matters here
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_the_fits_do_not_depend_on_the_number_of_ranks(monkeypatch, tmp_path, ranks):
+    """Each strength's begins from the same weights, since they decide where L-BFGS stops."""
+    features, labels = problem()
+    config = dataclasses.replace(SMALL, strengths=20, tolerance=1e-2)
+    journal = probe.Journal(toys.context(tmp_path, tmp_path / "out"))
+    fit, starts = logistic.fit, {}
+
+    def noting(features, targets, strength, start, *rest):
+        starts.setdefault(strength, []).append(start)
+        return fit(features, targets, strength, start, *rest)
+
+    monkeypatch.setattr(logistic, "fit", noting)
+    for rank, size in [(0, 1), *((rank, ranks) for rank in range(ranks))]:
+        monkeypatch.setattr(data, "rank", lambda: rank)
+        monkeypatch.setattr(data, "world_size", lambda: size)
+        probe.choose(features, labels, torch.arange(90) % 3 == 0, 4, "top1", config, journal)
+    assert len(starts) == 20
+    assert all(np.array_equal(alone, shared) for alone, shared in starts.values())
 
 
 def test_accuracy_per_class_by_hand():

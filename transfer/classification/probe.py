@@ -24,6 +24,10 @@ from transfer.classification.metrics import average_precision, confusion, mean_p
 from transfer.classification.small_sets import SMALL_SETS, drawn, read
 from transfer.precision import tf32
 
+# Strengths fitted one after another, each from the weights of the one before. Of 3000 x 512 toy features a run
+# of all 45 takes 13 % fewer steps of L-BFGS, runs of 6 take 11 % more.
+RUN = 9
+
 
 @dataclass(frozen=True)
 class Config:
@@ -112,18 +116,20 @@ def held_out_rows(train, val, config: Config, seed: int) -> np.ndarray:
 def choose(features, labels, kept_out, classes: int, metric: str, config: Config, journal) -> float:
     """The strength with the best metric on the samples kept out, (n,) bool; the strongest of equals.
 
-    Each rank walks a run of the grid from strong to weak.
+    The ranks share runs of RUN strengths, each walked from strong to weak from zero weights: where L-BFGS
+    stops depends on where it began, so the runs must not depend on the number of ranks.
     """
     grid = np.geomspace(config.strongest, config.weakest, config.strengths).tolist()
-    own = part(range(len(grid)))
     inside, outside = features[~kept_out], features[kept_out]
     targets, truth = targets_of(labels[~kept_out], features), labels[kept_out].cpu()
-    weights, table = zeros(classes, features), torch.zeros(len(grid), 2, dtype=torch.float64)
-    for place in own:
-        weights, met = logistic.fit(inside, targets, grid[place], weights, config.tolerance,
-                                    config.max_iterations)
-        found = score(logistic.scores(outside, weights).cpu(), truth, metric)[metric]
-        table[place] = torch.tensor([found, met])
+    table = torch.zeros(len(grid), 2, dtype=torch.float64)
+    for run in part([range(len(grid))[first:first + RUN] for first in range(0, len(grid), RUN)]):
+        weights = zeros(classes, features)
+        for place in run:
+            weights, met = logistic.fit(inside, targets, grid[place], weights, config.tolerance,
+                                        config.max_iterations)
+            found = score(logistic.scores(outside, weights).cpu(), truth, metric)[metric]
+            table[place] = torch.tensor([found, met])
     all_reduce_sum(table)
     for strength, (found, met) in zip(grid, table.tolist()):
         journal.line(show=False, strength=strength, tolerance_met=bool(met), **{f"held_out_{metric}": found})
