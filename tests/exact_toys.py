@@ -27,9 +27,9 @@ FINETUNE = finetune.Config(dataset="odd", split="draw:100%", epochs=1, batch_siz
                            precision="float64", backbone_learning_rate=1e-3, head_learning_rate=0.1)
 RUNS = {  # 13 images, 7 of validation: in batches of 4 and 8 the last one leaves processes with fewer or none
     "linear": (linear, LINEAR),
-    "linear with batch norm": (linear, dataclasses.replace(LINEAR, batch_size=8, batch_norm=True)),
-    "sweep": (linear, dataclasses.replace(LINEAR, dataset="even", batch_norm=True, batch_size=8,
-                                          sweep_learning_rates=(0.1, 1.0), held_out=0.35)),
+    "linear with batch norm": (linear, dataclasses.replace(  # and a sweep
+        LINEAR, dataset="even", batch_norm=True, batch_size=8, sweep_learning_rates=(0.1, 1.0),
+        held_out=0.35)),
     "fine-tuning": (finetune, FINETUNE),
     "fine-tuning, joint batch norm": (finetune, dataclasses.replace(FINETUNE, image_size=32,
                                                                     sync_batch_norm=True)),

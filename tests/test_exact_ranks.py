@@ -48,7 +48,6 @@ def test_the_page_says_how_far_the_figures_are_apart(runs, name, processes):
     promise = PROMISED[name][processes]
     bound = float(re.search(r"[0-9.e-]+$", promise)[0])
     apart = distance(runs[2][processes][0][name], runs[2][1][0][name])
-    print(name, processes, apart)
     assert apart <= bound
     assert ("differ" in promise) == (apart > 1e-3)
 
@@ -66,7 +65,7 @@ def test_ranks_end_with_the_processes_of_their_fits(runs):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("name", ["linear", "sweep", "fine-tuning, joint batch norm"])
+@pytest.mark.parametrize("name", ["linear", "linear with batch norm", "fine-tuning, joint batch norm"])
 def test_the_files_to_keep_are_equal(runs, name, processes):
     folders = [runs[1] / str(ranks) / name / "record" for ranks in (1, processes)]
     one, many = ({file.name: json.loads(file.read_text()) for file in folder.iterdir()} for folder in folders)
@@ -75,7 +74,7 @@ def test_the_files_to_keep_are_equal(runs, name, processes):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("name, parts", [("linear", ["heads"]), ("sweep", ["heads"]),
+@pytest.mark.parametrize("name, parts", [("linear", ["heads"]), ("linear with batch norm", ["heads"]),
                                          ("fine-tuning, joint batch norm", ["network", "head"])])
 def test_the_weights_are_equal(runs, name, parts, processes):
     one, many = (torch.load(runs[1] / str(ranks) / name / "checkpoint.pth", weights_only=True)

@@ -123,8 +123,8 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     batches = images.TrainBatches(len(train), config.batch_size, context.seed, pad=not config.sync_batch_norm)
     alone = 1 if config.sync_batch_norm else world_size()
     if config.image_size <= 32 and batches.size(len(batches) - 1) == alone:
-        raise ValueError(f"batch_size {config.batch_size} leaves batch norm one image in the last batch, which "
-                         f"at image_size {config.image_size} has no variance; choose another")
+        raise ValueError(f"batch_size {config.batch_size} leaves batch norm one image in the last batch, "
+                         f"which at image_size {config.image_size} has no variance; choose another")
     with tf32(allowed=False):
         dtype = dtype_of(config.precision)
         network = build(backbone).to(device, dtype, memory_format=torch.channels_last)

@@ -24,8 +24,8 @@ from transfer.classification.metrics import average_precision, confusion, mean_p
 from transfer.classification.small_sets import SMALL_SETS, drawn, read
 from transfer.precision import tf32
 
-# Strengths fitted one after another, each from the weights of the one before. Of 3000 x 512 toy features a run
-# of all 45 takes 13 % fewer steps of L-BFGS, runs of 6 take 11 % more.
+# Strengths fitted one after another, each from the weights of the one before. On 3000 x 512 toy features a
+# run of all 45 takes 13 % fewer steps of L-BFGS, runs of 6 take 11 % more.
 RUN = 9
 
 
