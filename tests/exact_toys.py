@@ -58,10 +58,11 @@ def write_data(root):
 
 
 def figures_of(root, out):
-    """{row of the page: {name: tensor}} in this group; of detection and pretraining on rank 0 alone."""
+    """{row of the page: {name: array}} in this group, whole on rank 0."""
     svm_solver.SERIAL_WORK = 0 if world_size() == 2 else 1e9  # fits in processes
-    return {**{name: classification(name, root, out / name) for name in RUNS},
+    rows = {**{name: classification(name, root, out / name) for name in RUNS},
             **pretraining(root / "pictures", out / "pretraining"), **detection(root, out)}
+    return {row: {name: values.numpy() for name, values in found.items()} for row, found in rows.items()}
 
 
 def classification(name, root, out):
@@ -120,7 +121,7 @@ def buffers_after_validation():
     network[2].running_mean.fill_(rank())
     batch = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([0, 1])
     finetune.validate(network, nn.Linear(3, 3), [batch], torch.device("cpu"))
-    return all_gather_rows(network[2].running_mean[None])
+    return all_gather_rows(network[2].running_mean[None]).tolist()
 
 
 def run_all(root, out):

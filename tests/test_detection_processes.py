@@ -1,4 +1,5 @@
 """Which processes Detectron2 takes for those of one machine, and which GPU it wraps the model for."""
+import datetime
 import socket
 
 import pytest
@@ -8,7 +9,7 @@ from detectron2.engine import defaults
 from detectron2.utils import comm
 
 from parallel.collectives import rank
-from parallel.launch import launch
+from parallel.launch import COLLECTIVE_MINUTES, launch
 from transfer.detection import d2, trainer
 
 HOSTS = {  # of each process -> its place on its machine, and how many there are on it
@@ -28,13 +29,15 @@ def places():
         seen = torch.ones(1)
         dist.all_reduce(seen, group=comm._LOCAL_PROCESS_GROUP)  # of the processes that it names
         found.append(comm.all_gather((comm.get_local_rank(), comm.get_local_size(), seen.item())))
-    return found
+    groups = comm._get_global_gloo_group(), comm._LOCAL_PROCESS_GROUP
+    return found, [group._get_backend(torch.device("cpu")).options._timeout for group in groups]
 
 
 def test_processes_of_one_host_are_a_local_group():
     """One process a host, as two tasks of SLURM on two nodes, and unequal numbers of them."""
-    for wanted, found in zip(HOSTS.values(), launch(places, 3), strict=True):
-        assert found == [(place, size, size) for place, size in wanted]
+    found, patience = launch(places, 3)
+    assert found == [[(place, size, size) for place, size in wanted] for wanted in HOSTS.values()]
+    assert patience == 2 * [datetime.timedelta(minutes=COLLECTIVE_MINUTES)]
 
 
 @pytest.mark.parametrize("device, wanted", [("cuda", [0]), ("cpu", None)])

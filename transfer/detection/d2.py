@@ -5,6 +5,7 @@ explicitly, so that one process can run several tasks, roots and seeds one after
 """
 
 import contextlib
+import datetime
 import logging
 import socket
 import sys
@@ -16,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, load_voc_instances
 from detectron2.utils import comm
 
+from parallel.launch import COLLECTIVE_MINUTES
 from transfer.detection import data as sets
 from transfer.detection import heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
 
@@ -66,12 +68,13 @@ def join_processes():
     """
     if not dist.is_initialized():
         return
-    everybody = dist.new_group(backend="gloo")
+    patience = datetime.timedelta(minutes=COLLECTIVE_MINUTES)  # a new group does not inherit it
+    everybody = dist.new_group(backend="gloo", timeout=patience)
     comm._get_global_gloo_group = lambda: everybody
     hosts = [None] * dist.get_world_size()
     dist.all_gather_object(hosts, socket.gethostname(), everybody)
     together = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
-    comm._LOCAL_PROCESS_GROUP, _ = dist.new_subgroups_by_enumeration(together)
+    comm._LOCAL_PROCESS_GROUP, _ = dist.new_subgroups_by_enumeration(together, patience)
 
 
 # Log
