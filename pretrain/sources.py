@@ -18,6 +18,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pretrain.packed import Strings, first_line, pick, sha256
+from pretrain.parquet import Parquet
 from pretrain.shards import Shards, expand
 
 EXPECTED = ("expected a folder (train/<class>/<picture>, <class>/<picture>, tar shards or parquet files), a "
@@ -34,15 +35,22 @@ def open_source(path):
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; {EXPECTED}")
     if path.is_dir():
-        for ending, kind in ((".tar", Shards), (".parquet", Parquet)):
-            if files := sorted(path.glob("*" + ending)):
-                return kind(files)
+        for folder in (path, path / "data"):  # the Hugging Face Hub keeps parquet files in data/
+            for ending, kind in ((".tar", Shards), (".parquet", Parquet)):
+                if files := sorted(folder.glob("*" + ending)):
+                    return kind(of_training(files))
         return Files.of_folder(path)
     kinds = {".txt": Files.of_list, ".npz": Npz, ".parquet": lambda file: Parquet([file]),
              ".tar": lambda file: Shards([file])}
     if path.suffix not in kinds:
         raise ValueError(f"{path}: unknown kind of data; {EXPECTED}")
     return kinds[path.suffix](path)
+
+
+def of_training(files):
+    """Those with the word train in their names where there are any: validation and test pictures often lie
+    beside them, as in train-00000-of-00294.parquet and validation-00000-of-00014.parquet."""
+    return [file for file in files if re.search(r"(?<![^\W_])train(?![^\W_])", file.stem)] or files
 
 
 # Files
@@ -158,61 +166,6 @@ class Npz:
     def read(self, index):
         image = self.images[index]
         return image.repeat(3, axis=2) if image.shape[2] == 1 else image
-
-    def labels(self, index):
-        return pick(self.classes, index)
-
-
-class Parquet:
-    """One file or several with a column `image`, the bytes of a picture file or a structure with a field
-    `bytes`, and perhaps an integer column `label`. Needs pyarrow."""
-
-    def __init__(self, paths):
-        try:
-            import pyarrow
-            from pyarrow import compute, parquet
-        except ImportError:
-            raise ValueError(f"{paths[0]}: parquet needs pyarrow, which is not here; pip install pyarrow") \
-                from None
-        images, labels, rows = [], [], []
-        for path in paths:
-            try:
-                columns = parquet.read_schema(path).names
-                wanted = [name for name in ("image", "label") if name in columns]
-                table = parquet.read_table(path, columns=wanted)
-                rows.append(len(table))
-            except (OSError, pyarrow.ArrowInvalid) as error:
-                raise ValueError(f"{path}: cannot be read as parquet ({first_line(error)}); copy it again") \
-                    from None
-            if "image" not in columns:
-                raise ValueError(f"{path}: expected a column image, found {', '.join(columns) or 'none'}")
-            image = table["image"]
-            if pyarrow.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
-                image = compute.struct_field(image, "bytes")
-            if not (pyarrow.types.is_binary(image.type) or pyarrow.types.is_large_binary(image.type)):
-                raise ValueError(f"{path}: expected bytes in the column image, found {image.type}")
-            images += image.cast(pyarrow.large_binary()).chunks  # 32-bit offsets would end at 2 GiB
-            if "label" in columns and pyarrow.types.is_integer(table["label"].type):
-                labels.append(table["label"].to_numpy())
-        self.images = pyarrow.concat_arrays(images) if images else []
-        if not len(self.images):
-            raise ValueError(f"{paths[0]}: expected pictures, found no rows")
-        self.files, self.ends = Strings(paths), np.cumsum(rows)
-        self.classes = np.concatenate(labels) if len(labels) == len(paths) else None
-        self.fingerprint = sha256([(Path(path).name, os.path.getsize(path)) for path in paths], self.ends)
-
-    def __len__(self):
-        return len(self.images)
-
-    def name(self, index):
-        file = int(np.searchsorted(self.ends, index, side="right"))
-        return f"{self.files[file]}[{index - (self.ends[file - 1] if file else 0)}]"
-
-    def read(self, index):
-        data = self.images[index].as_py()
-        if data is None:
-            raise ValueError("the cell is empty")
-        return data
 
     def labels(self, index):
         return pick(self.classes, index)

@@ -1,0 +1,113 @@
+"""Pictures in parquet files, read a row group at a time: what a process holds does not grow with the files.
+
+Parquet is made to be read by columns. Inside a row group the values are packed together, mostly compressed,
+so a picture costs its whole group: 100 pictures in the files of the Hugging Face Hub. `tools/shards.py`
+writes such files as shards, once, in the same order; there a picture costs its own bytes.
+"""
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.packed import Strings, first_line, pick, sha256
+
+LARGEST_GROUP = 2 ** 28  # bytes of pictures; reading takes up to three times as much for a moment
+
+
+class Parquet:
+    """One file or several with a column `image`, the bytes of a picture file or a structure with a field
+    `bytes`, and perhaps an integer column `label`. Needs pyarrow.
+
+    The footers and the labels are read at the start. `read` keeps the last row group, one for each process,
+    for those who read in order and for sets of one group.
+    """
+
+    def __init__(self, paths):
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise ValueError(f"{paths[0]}: parquet needs pyarrow, which is not here; pip install pyarrow") \
+                from None
+        contents = [content_of(os.fspath(path)) for path in paths]
+        rows = [sum(groups) for groups, _ in contents]
+        if not sum(rows):
+            raise ValueError(f"{paths[0]}: expected pictures, found no rows")
+        self.files, self.ends = Strings(paths), np.cumsum(rows)
+        self.groups = [np.cumsum(groups) for groups, _ in contents]  # ends of the row groups, by file
+        labels = [labels for _, labels in contents]
+        self.classes = None if any(one is None for one in labels) else np.concatenate(labels)
+        self.fingerprint = sha256([(Path(path).name, os.path.getsize(path)) for path in paths], self.ends)
+
+    def __len__(self):
+        return int(self.ends[-1])
+
+    def name(self, index):
+        file, row = segment(self.ends, index)
+        return f"{self.files[file]}[{row}]"
+
+    def read(self, index):
+        file, row = segment(self.ends, index)
+        group, row = segment(self.groups[file], row)
+        data = pictures_of(self.files[file], group)[row].as_py()
+        if data is None:
+            raise ValueError("the cell is empty")
+        return data
+
+    def labels(self, index):
+        return pick(self.classes, index)
+
+
+def segment(ends, index):
+    """Where an index falls: (number of the segment, position within it); ends: of all segments."""
+    number = int(np.searchsorted(ends, index, side="right"))
+    return number, index - int(ends[number - 1] if number else 0)
+
+
+def content_of(path) -> tuple[list[int], np.ndarray | None]:
+    """Rows of each row group of a file, and the labels (rows,) if there are any. ValueError for a file that
+    is none, has no pictures, or row groups too large to be read for one picture."""
+    import pyarrow
+    try:
+        file = opened(path)
+        columns = file.schema_arrow.names
+        kind = file.schema_arrow.field("image").type if "image" in columns else None
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        labels = None
+        if "label" in columns and pyarrow.types.is_integer(file.schema_arrow.field("label").type):
+            labels = file.read(columns=["label"], use_threads=False)["label"]
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise ValueError(f"{path}: cannot be read as parquet ({first_line(error)}); copy it again") from None
+    if kind is None:
+        raise ValueError(f"{path}: expected a column image, found {', '.join(columns) or 'none'}")
+    if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
+        raise ValueError(f"{path}: expected bytes in the column image, found {kind}")
+    sizes = [sum(group.column(number).total_uncompressed_size for number in range(group.num_columns)
+                 if group.column(number).path_in_schema in ("image", "image.bytes")) for group in groups]
+    if sizes and max(sizes) > LARGEST_GROUP:
+        raise ValueError(f"{path}: expected row groups of at most {LARGEST_GROUP >> 20} MiB of pictures, "
+                         f"since each picture is read with its group, found {max(sizes) >> 20} MiB; write it "
+                         "again with row_group_size=100, or as shards by tools/shards.py")
+    whole = labels is not None and not labels.null_count
+    return [group.num_rows for group in groups], labels.to_numpy() if whole else None
+
+
+@lru_cache(maxsize=128)
+def opened(path):
+    """Read by position, so workers may share a file that was open before they were made."""
+    from pyarrow import parquet
+    return parquet.ParquetFile(path)
+
+
+@lru_cache(maxsize=1)
+def pictures_of(path, group):
+    """The pictures of a row group, a pyarrow.ChunkedArray of bytes."""
+    import pyarrow
+    from pyarrow import compute
+    file = opened(path)
+    struct = pyarrow.types.is_struct(file.schema_arrow.field("image").type)
+    # On this thread: workers are made by forking, which pyarrow's own threads do not outlive.
+    column = file.read_row_group(group, ["image.bytes" if struct else "image"], use_threads=False)["image"]
+    return compute.struct_field(column, "bytes") if struct else column
