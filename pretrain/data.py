@@ -87,11 +87,11 @@ class EpochBatches(Sampler):
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.images, generator=generator).tolist()
+        order = torch.randperm(self.images, generator=generator)
         for step in range(self.start, len(self)):
             first = step * self.batch_size
             own = order[first + self.rank:first + self.batch_size:self.processes]
-            yield [(self.epoch, index) for index in own]
+            yield [(self.epoch, index) for index in own.tolist()]
 
 
 class Loader(DataLoader):

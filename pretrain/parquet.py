@@ -1,7 +1,7 @@
 """Pictures in parquet files, read a row group at a time: what a process holds does not grow with the files.
 
 Parquet is made to be read by columns. Inside a row group the values are packed together, mostly compressed,
-so a picture costs its whole group: 100 pictures in the files of the Hugging Face Hub. `tools/shards.py`
+so a picture costs its whole group: 100 pictures in the files of the Hugging Face Hub. `tools/write_shards.py`
 writes such files as shards, once, in the same order; there a picture costs its own bytes.
 """
 import os
@@ -89,7 +89,7 @@ def content_of(path) -> tuple[list[int], np.ndarray | None]:
     if sizes and max(sizes) > LARGEST_GROUP:
         raise ValueError(f"{path}: expected row groups of at most {LARGEST_GROUP >> 20} MiB of pictures, "
                          f"since each picture is read with its group, found {max(sizes) >> 20} MiB; write it "
-                         "again with row_group_size=100, or as shards by tools/shards.py")
+                         "again with row_group_size=100, or as shards by tools/write_shards.py")
     whole = labels is not None and not labels.null_count
     return [group.num_rows for group in groups], labels.to_numpy() if whole else None
 

@@ -4,8 +4,10 @@ yet any order, the same whatever the number of workers and processes.
 The webdataset package itself reads shards from front to back, a shard a worker, and shuffles in a buffer, so
 that its order depends on the number of workers. Its format is plain tar, for which the standard library does.
 """
+import fcntl
 import os
 import re
+import socket
 import tarfile
 import zipfile
 from contextlib import suppress
@@ -21,7 +23,7 @@ from pretrain.packed import Strings, first_line, pick, sha256
 class Shards:
     """Tar files as webdataset writes them: files of one name up to its first dot are a sample, such as 7.jpg
     and 7.cls. The position of each picture is found once and kept in .pretrain_index_*.npz beside the shards
-    (where that cannot be written, each start reads the tar headers again)."""
+    or, where that cannot be written, in ~/.cache/barlow-transfer."""
 
     PICTURES = {extension[1:] for extension in IMG_EXTENSIONS}
 
@@ -78,30 +80,64 @@ def expand(path: Path) -> list[Path]:
 
 def shard_index(paths) -> dict:
     """shard, offset, size (N,) of each picture, its name packed as in Strings (buffer, ends), labels (N,) or
-    (0,)."""
-    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    key = sha256(*states)
-    file = paths[0].parent / f".pretrain_index_{sha256(*(path.name for path in paths))[:8]}.npz"
+    (0,). Of several processes one makes it, and the others wait for its file."""
+    key = sha256(*((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+    beside = paths[0].parent / f".pretrain_index_{sha256(*(path.name for path in paths))[:8]}.npz"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barlow-transfer"
+    elsewhere = cache / f"index_{sha256(*(path.resolve() for path in paths))[:16]}.npz"
+    index = stored(beside, key) or stored(elsewhere, key)
+    if index:
+        return index
+    for file in (beside, elsewhere):
+        with suppress(OSError):  # a folder that is only read, or full
+            if file is elsewhere:
+                cache.mkdir(parents=True, exist_ok=True)
+            with open(file.with_suffix(".lock"), "w") as lock:
+                with suppress(OSError):  # a file system without locks: then each process makes it
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if ready := stored(file, key):
+                    return ready
+                index = index or {"key": np.array(key), **index_of(paths)}
+                keep(file, index)
+                return index
+    return index or index_of(paths)
+
+
+def stored(file, key) -> dict | None:
+    """What an index file holds, if it is whole and of the shards as they are now."""
     try:
         with np.load(file, allow_pickle=False) as cached:
-            if str(cached["key"]) == key:
-                return dict(cached)
+            return dict(cached) if str(cached["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # there is none, or it was not finished: it is made now
-    samples = [(number, *sample) for number, path in enumerate(paths) for sample in samples_of(path)]
-    shard, names, offset, size, labels = zip(*samples)
-    packed = Strings(names)
-    index = {"key": np.array(key), "shard": np.array(shard, np.int64), "offset": np.array(offset, np.int64),
-             "size": np.array(size, np.int64), "ends": packed.ends, "buffer": packed.buffer,
-             "labels": np.array([] if None in labels else labels, np.int64)}
-    draft = file.with_name(f"{file.name}.{os.getpid()}.part")
+        return None
+
+
+def keep(file, index) -> None:
+    """Write an index file, whole or not at all."""
+    draft = file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
         with open(draft, "wb") as target:
             np.savez(target, **index)
         os.replace(draft, file)
-    except OSError:  # a folder that is only read, or full
-        with suppress(OSError):
-            draft.unlink()
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def index_of(paths) -> dict:
+    """The index by the shards' headers. A shard at a time becomes arrays: as Python's objects, a million
+    samples take 0.5 GB."""
+    parts = []
+    for number, path in enumerate(paths):
+        names, offset, size, labels = zip(*samples_of(path))
+        packed = Strings(names)
+        parts.append({"shard": np.full(len(names), number), "offset": np.array(offset, np.int64),
+                      "size": np.array(size, np.int64), "ends": np.diff(packed.ends, prepend=0),
+                      "buffer": packed.buffer,
+                      "labels": np.array([] if None in labels else labels, np.int64)})
+    index = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    index["ends"] = np.cumsum(index["ends"])
+    if len(index["labels"]) < len(index["shard"]):
+        index["labels"] = index["labels"][:0]
     return index
 
 
@@ -110,7 +146,8 @@ def samples_of(path) -> list[tuple]:
     samples = {}
     try:
         with tarfile.open(path, "r:") as archive:
-            for member in archive:
+            while member := archive.next():
+                archive.members.clear()  # it would keep them all
                 # webdataset's rule; what does not fit it (hidden files, no extension) is no sample's.
                 parts = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", member.name)
                 if member.isfile() and parts:

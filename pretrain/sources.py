@@ -67,11 +67,9 @@ class Files:
     @classmethod
     def of_folder(cls, root):
         """root/<class>/**/<picture>, in the order of torchvision's ImageFolder."""
-        names, labels = [], []
-        for number, files in enumerate(class_files(root)):
-            names += [os.path.relpath(file, root) for file in files]
-            labels += [number] * len(files)
-        return cls(root, names, labels)
+        files = class_files(root)
+        labels = np.repeat(np.arange(len(files)), [len(own) for own in files])
+        return cls(root, (name for own in files for name in own), labels)
 
     @classmethod
     def of_list(cls, path):
@@ -108,7 +106,8 @@ class Files:
 
 
 def class_files(root: Path) -> list[list[str]]:
-    """The pictures of root/<class>/**, a list for each class, classes and files in alphabetical order."""
+    """The pictures of root/<class>/**, as names below root, a list for each class, classes and files in
+    alphabetical order."""
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; expected DATA/train/<class>/<picture>")
@@ -118,8 +117,9 @@ def class_files(root: Path) -> list[list[str]]:
     if root.name != "train" and {"val", "test"} & set(classes):
         raise FileNotFoundError(f"{root}: has {', '.join(classes[:3])} but no train; expected "
                                 "DATA/train/<class>/<picture>, or the folder of the classes itself")
-    files = [[os.path.join(folder, file)
-              for folder, _, found in sorted(os.walk(root / name, followlinks=True))
+    above = len(os.path.join(root, ""))
+    files = [[os.path.join(folder[above:], file)
+              for folder, _, found in sorted(os.walk(os.path.join(root, name), followlinks=True))
               for file in sorted(found) if file.lower().endswith(IMG_EXTENSIONS)] for name in classes]
     empty = [name for name, own in zip(classes, files) if not own]
     if empty:

@@ -2,6 +2,8 @@
 import io
 import sys
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,14 +13,21 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pretrain import shards
+from pretrain import parquet, shards
 from pretrain.augment import VIEWS
 from pretrain.data import build_loader
 from pretrain.sources import open_source
+from tools import write_shards
 
 COUNT = 12
 KINDS = ("folder", "train folder", "list", "npz", "parquet", "parquet of structures", "parquet folder",
          "shards", "one shard", "shard range")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Where an index goes if it cannot lie beside the shards."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def pictures():
@@ -150,7 +159,7 @@ def test_positions_in_shards_are_found_once_and_again_when_a_shard_changes(tmp_p
     shards.opened.cache_clear()
     changed = open_source(place)
     assert len(changed) == 11 and changed.read(10) == samples[10][2]
-    index = next(tmp_path.glob(".pretrain_index_*.npz"))
+    index, = tmp_path.glob(".pretrain_index_*.npz")
     index.write_bytes(b"torn")
     assert len(open_source(place)) == 11  # a damaged index is made again
 
@@ -158,7 +167,118 @@ def test_positions_in_shards_are_found_once_and_again_when_a_shard_changes(tmp_p
         raise PermissionError("read-only")
     monkeypatch.setattr(shards.np, "savez", refuse)
     index.unlink()
-    assert len(open_source(place)) == 11 and not list(tmp_path.glob(".pretrain_index_*"))
+    assert len(open_source(place)) == 11 and not list(tmp_path.glob(".pretrain_index_*.npz*"))
+
+
+def test_of_several_processes_one_reads_the_shards_and_the_others_wait(tmp_path, monkeypatch):
+    """Threads for processes: the lock is of an open file, so it parts them as well."""
+    place, read, calls = write("shards", tmp_path, list(pictures())), shards.samples_of, []
+
+    def slowly(path):
+        calls.append(path.name)
+        time.sleep(0.1)
+        return read(path)
+    monkeypatch.setattr(shards, "samples_of", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(open_source, [place] * 4))
+    assert calls == ["set-000.tar", "set-001.tar", "set-002.tar"]
+    assert len({source.fingerprint for source in found}) == 1
+
+
+def test_an_index_that_cannot_lie_beside_the_shards_is_kept_in_the_users_cache(tmp_path, monkeypatch):
+    place, keep = write("shards", tmp_path, list(pictures())), shards.keep
+
+    def refuse(file, index):
+        if file.parent == tmp_path:
+            raise PermissionError("read-only")
+        keep(file, index)
+    monkeypatch.setattr(shards, "keep", refuse)
+    first = open_source(place)
+    monkeypatch.setattr(shards, "samples_of", None)  # would fail if it were called
+    assert open_source(place).fingerprint == first.fingerprint
+
+
+def test_a_million_members_of_one_shard_are_not_kept(tmp_path, monkeypatch):
+    path, most, held = write("one shard", tmp_path, list(pictures())), [], tarfile.TarFile.next
+
+    def watched(archive):
+        most.append(len(archive.members))
+        return held(archive)
+    monkeypatch.setattr(tarfile.TarFile, "next", watched)
+    assert len(open_source(path)) == COUNT
+    assert len(most) > 3 * COUNT and max(most) <= 1
+
+
+def counted(monkeypatch, pyarrow_parquet):
+    """A list that grows by (file, row group) with each one that is read."""
+    groups, read = [], pyarrow_parquet.ParquetFile.read_row_group
+
+    def count(file, group, *arguments, **options):
+        groups.append(group)
+        return read(file, group, *arguments, **options)
+    monkeypatch.setattr(pyarrow_parquet.ParquetFile, "read_row_group", count)
+    parquet.pictures_of.cache_clear()
+    return groups
+
+
+def test_a_picture_of_a_parquet_file_costs_its_row_group_and_not_the_file(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    draw = np.random.default_rng(0)
+    samples = [(f"{number}.jpg", number, draw.bytes(100_000)) for number in range(40)]
+    write_parquet(tmp_path / "set.parquet", samples, structured=True)
+    groups = counted(monkeypatch, pyarrow.parquet)
+    before = pyarrow.total_allocated_bytes()
+    source = open_source(tmp_path / "set.parquet")
+    assert groups == [] and source.labels(np.arange(40)).tolist() == list(range(40))
+    for index in (39, 2, 17):
+        assert source.read(index) == samples[index][2]
+    assert groups == [9, 0, 4]
+    assert pyarrow.total_allocated_bytes() - before < 1_000_000  # a row group is 0.4 MB, the file 4 MB
+    assert [source.read(index) for index in range(16, 24)] == [data for *_, data in samples[16:24]]
+    assert groups == [9, 0, 4, 5]  # those who read in order read each group once
+
+
+def test_row_groups_too_large_to_be_read_for_one_picture_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "LARGEST_GROUP", 1000)
+    write_parquet(tmp_path / "set.parquet", list(pictures()))
+    with pytest.raises(ValueError, match="set.parquet: expected row groups of at most 0 MiB of pictures, since "
+                                         "each picture is read with its group, found .* MiB; write it again"):
+        open_source(tmp_path / "set.parquet")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "tar"])
+@pytest.mark.parametrize("names, found", [
+    (("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"), 8),
+    (("imagenet1k-train-0000", "imagenet1k-validation-00"), 4),
+    (("restrained-0", "constrained-1"), 8)], ids=lambda value: value[0] if isinstance(value, tuple) else "")
+def test_of_files_side_by_side_those_of_training_are_taken(tmp_path, names, found, ending):
+    """As the Hugging Face Hub keeps them, in data/, and as timm's shards are named."""
+    (tmp_path / "data").mkdir()
+    for number, name in enumerate(names):
+        some = list(pictures())[4 * number:4 * number + 4]
+        {"parquet": write_parquet, "tar": write_shard}[ending](tmp_path / "data" / f"{name}.{ending}", some)
+    assert len(open_source(tmp_path)) == len(open_source(tmp_path / "data")) == found
+
+
+def test_shards_of_any_kind_hold_the_same_samples(tmp_path, capsys):
+    samples = list(pictures())
+    (tmp_path / "kind").mkdir()
+    place = write("parquet folder", tmp_path / "kind", samples)
+    command = [str(place), str(tmp_path / "out"), "--pictures", "5"]
+    assert write_shards.main(command) == 0
+    assert capsys.readouterr().out == f"12 pictures in 3 shards: {tmp_path / 'out'}\n"
+    shard = tmp_path / "out" / "train-00001.tar"
+    shard.unlink()  # a stop in between
+    stays = (tmp_path / "out" / "train-00000.tar").stat()
+    assert write_shards.main(command) == 0
+    assert (tmp_path / "out" / "train-00000.tar").stat() == stays
+    found = open_source(tmp_path / "out")
+    assert [found.read(index) for index in range(COUNT)] == [data for *_, data in samples]
+    assert found.labels(np.arange(COUNT)).tolist() == [label for _, label, _ in samples]
+    assert found.name(7) == f"{shard}:00000007.png"
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4, 3), np.uint8))
+    assert write_shards.main([str(tmp_path / "x.npz"), str(tmp_path / "no")]) == 2
+    assert "x.npz[0]: expected the bytes of a picture file, found pixels" in capsys.readouterr().err
 
 
 def test_grey_arrays_and_pictures_without_labels(tmp_path):

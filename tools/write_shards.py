@@ -1,0 +1,83 @@
+"""Write the pictures of any kind of data that pretraining reads as webdataset shards, in the same order.
+
+    python tools/write_shards.py /data/imagenet-parquet /data/imagenet-shards [--pictures 5000]
+
+Shards are few large files, and reading a picture in any order costs its own bytes alone. The same seed gives
+the same views from them, since a picture keeps its index. A file system lists a thousand shards at once and a
+million files slowly; a picture of a parquet file is read with its whole row group.
+"""
+import argparse
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from PIL import Image  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from pretrain.shards import Shards  # noqa: E402
+from pretrain.sources import open_source  # noqa: E402
+
+
+def write(source, folder: Path, pictures: int) -> list[Path]:
+    """Write `pictures` a shard, and each whole or not at all; shards that are there already stay, so that the
+    same command goes on after a stop. ValueError for pictures that are not files' bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for first in tqdm(range(0, len(source), pictures), unit="shard"):
+        paths.append(folder / f"train-{first // pictures:05}.tar")
+        if paths[-1].is_file():
+            continue
+        draft = paths[-1].with_suffix(".part")
+        with tarfile.open(draft, "w") as archive:
+            for index in range(first, min(first + pictures, len(source))):
+                data, label = source.read(index), source.labels(index)
+                if not isinstance(data, bytes):
+                    raise ValueError(f"{source.name(index)}: expected the bytes of a picture file, found "
+                                     "pixels; .npz is held in memory and needs no shards")
+                add(archive, f"{index:08}.{ending(data)}", data)
+                if label is not None:
+                    add(archive, f"{index:08}.cls", str(int(label)).encode())
+        draft.replace(paths[-1])
+    return paths
+
+
+def ending(data: bytes) -> str:
+    """As the picture's own format; jpg for bytes that are no picture, which the training will name."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            found = picture.format.lower()
+    except OSError:
+        return "jpg"
+    return found if found in Shards.PICTURES else "jpg"
+
+
+def add(archive, name, data):
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="what pretrain/main.py takes")
+    parser.add_argument("folder", type=Path, help="of the shards, new or from an earlier start of this command")
+    parser.add_argument("--pictures", type=int, default=5000, help="in a shard (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    try:
+        if args.pictures < 1:
+            raise ValueError(f"--pictures expected at least 1, found {args.pictures}")
+        source = open_source(args.data)
+        paths = write(source, args.folder, args.pictures)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(source)} pictures in {len(paths)} shards: {args.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
