@@ -121,12 +121,30 @@ def test_ranks_write_one_file_and_read_their_part_of_it(train, context, tmp_path
     assert torch.equal(features(train, context), whole)
 
 
+def ranks_place(train, folder):
+    """(the file's path, how many pictures each rank asked the file system about)."""
+    asked, path = [], layouts.Samples.path
+
+    def watched(samples, index):
+        asked.append(index)
+        return path(samples, index)
+    layouts.Samples.path = watched  # in a process of its own
+    found = cache.place(folder, toys.backbone(), train, SMALL)
+    return found, cache.row_counts(len(asked))
+
+
+def test_ranks_share_the_questions_to_the_file_system(train, tmp_path):
+    found, asked = launch(ranks_place, 2, train, tmp_path)
+    assert asked == [7, 7] and found == cache.place(tmp_path, toys.backbone(), train, SMALL)
+
+
 def test_slices_of_unequal_ranks(context, tmp_path, monkeypatch):
     """Three ranks of 5, 4 and 2 rows in slices of two, without processes: what each would have sent."""
     rows = torch.arange(11 * 2048.).view(11, 2048)
     parts = rows.split([5, 4, 2])
     sent = iter(range(0, 6, 2))
-    monkeypatch.setattr(cache, "SLICE", 2)
+    monkeypatch.setattr(cache, "SLICE", 6)  # of all ranks together
+    monkeypatch.setattr(cache, "world_size", lambda: 3)
     monkeypatch.setattr(cache, "row_counts", lambda count: [5, 4, 2])
 
     def all_gather(own, sizes):

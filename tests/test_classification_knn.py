@@ -27,6 +27,7 @@ def brute_force(bank, bank_labels, query, k, temperature, classes):
 
 def test_votes_equal_brute_force(monkeypatch):
     monkeypatch.setattr(knn, "QUERIES", 4)  # several chunks, the last one smaller
+    monkeypatch.setattr(knn, "BLOCK", 7)
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (40,), generator=draw)
     bank = torch.randn(40, 8, generator=draw, dtype=torch.float64)
@@ -38,6 +39,21 @@ def test_votes_equal_brute_force(monkeypatch):
         assert found.tolist() == [brute_force(bank, labels, query, k, temperature, 4) for query in queries]
     assert not torch.equal(votes[1, 0.07], votes[5, 0.07])  # k matters here, and so does the temperature
     assert not torch.equal(votes[40, 0.07], votes[40, 5.0])
+
+
+def test_beside_the_bank_there_is_only_a_block_of_it(monkeypatch):
+    """ImageNet's is 10.5 GB; benchmarks/knn.py measures the bytes."""
+    normalize, copied = torch.nn.functional.normalize, []
+
+    def watched(rows, dim):
+        copied.append(len(rows))
+        return normalize(rows, dim=dim)
+    monkeypatch.setattr(knn.functional, "normalize", watched)
+    monkeypatch.setattr(knn, "BLOCK", 7)
+    bank = torch.eye(40)
+    votes = knn.predict(bank, torch.arange(40), torch.eye(40)[:3], 40, (1,), (0.07,), torch.device("cpu"))
+    assert votes[1, 0.07].tolist() == [0, 1, 2]
+    assert copied == [3, 7, 7, 7, 7, 7, 5] and torch.equal(bank, torch.eye(40))
 
 
 def test_a_small_temperature_does_not_overflow():

@@ -25,7 +25,7 @@ from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.precision import tf32
 
-QUERIES = 512  # validation images compared at once: 512 x 1.28 M similarities are 2.6 GB on one process
+QUERIES, BLOCK = 512, 2 ** 14  # validation and training images compared at once: 34 MB of similarities
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,37 @@ def predict(bank, bank_labels, queries, classes: int, ks, temperatures, device) 
     bank (n_r, 2048) with bank_labels (n_r,): this rank's part of the training set, which stays where it is;
     queries (m, 2048): all of them on every rank. Each rank finds its own nearest, then the lists are merged.
     """
-    bank = functional.normalize(bank, dim=1).to(device)
-    bank_labels, most = bank_labels.to(device), max(ks)
+    most = max(ks)
+    similarities, own_labels = nearest(bank, bank_labels, queries, most, device)
     votes = {(k, temperature): [] for temperature in temperatures for k in ks}
-    for chunk in bar(queries.split(QUERIES), "neighbours"):
-        similarities = bank @ functional.normalize(chunk, dim=1).to(device).T  # (n_r, chunk)
-        near, places = similarities.topk(min(most, len(bank)), dim=0)
-        near, labels = all_gather_rows(near), all_gather_rows(bank_labels[places])
-        near, places = near.topk(most, dim=0)  # (most, chunk), nearest first
-        labels = labels.gather(0, places)
+    for near, labels in zip(similarities.split(QUERIES, 1), own_labels.split(QUERIES, 1)):
+        near, places = all_gather_rows(near).topk(most, dim=0)  # (most, chunk), nearest first
+        labels = all_gather_rows(labels).gather(0, places)
         # Less its largest, which no vote notices, so that a small temperature cannot overflow.
         for (k, temperature), found in votes.items():
             weights = ((near[:k] - near[:1]) / temperature).exp()
             totals = weights.new_zeros(classes, near.shape[1]).scatter_add_(0, labels[:k], weights)
             found.append(totals.argmax(0).cpu())
     return {grid: torch.cat(found) for grid, found in votes.items()}
+
+
+def nearest(bank, bank_labels, queries, most: int, device):
+    """Similarities (most, m) of each query to its nearest of this rank's bank, and their labels (most, m), on
+    the device; -inf where the bank is smaller.
+
+    The bank is normalised and travels to the device a block at a time, so that beside it there is never more
+    than a block.
+    """
+    queries = functional.normalize(queries, dim=1).to(device)
+    similarities = queries.new_full((most, len(queries)), -torch.inf)
+    labels = bank_labels.new_zeros(similarities.shape, device=device)
+    blocks = list(zip(bank.split(BLOCK), bank_labels.split(BLOCK)))
+    for rows, own in bar(blocks, "neighbours"):
+        rows, own = functional.normalize(rows, dim=1).to(device), own.to(device)
+        for chunk, near, names in zip(queries.split(QUERIES), similarities.split(QUERIES, 1),
+                                      labels.split(QUERIES, 1)):
+            found, places = (rows @ chunk.T).topk(min(most, len(rows)), dim=0)
+            found, order = torch.cat([near, found]).topk(most, dim=0)
+            names.copy_(torch.cat([names, own[places]]).gather(0, order))
+            near.copy_(found)
+    return similarities, labels

@@ -42,7 +42,8 @@ class Settings(NamedTuple):
 def normalised(features: np.ndarray, epsilon: float) -> np.ndarray:
     """(n, d) -> the same in float64, each row over (its L2 norm + epsilon)."""
     features = features.astype(np.float64)
-    return features / (np.linalg.norm(features, axis=1, keepdims=True) + epsilon)
+    features /= np.linalg.norm(features, axis=1, keepdims=True) + epsilon
+    return features
 
 
 def gram(features: np.ndarray) -> np.ndarray:

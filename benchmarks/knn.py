@@ -1,0 +1,93 @@
+"""kNN on ImageNet's features: time and memory of all similarities at once over ours, a block at a time.
+
+    python benchmarks/knn.py [--images 40000] [--queries 512] [--device cuda]
+
+One rank's work: `images` training features of 2048 values, of which ImageNet has 1.28 million over all ranks,
+20 and 200 neighbours. Both find the same neighbours. Memory is what is needed above the features: the plain
+side's grows with the bank, ours is a block of it, whatever its size, and the queries. Exits with 1 where ours
+takes more than `BOUND` above the queries.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from torch.nn import functional
+
+from benchmarks import common
+from transfer.classification import knn
+
+DIMENSIONS, CLASSES, KS, TEMPERATURE = 2048, 1000, (20, 200), 0.07
+BOUND = 256  # MiB: a block of the bank, normalised, and its similarities; the allocator's and libraries' own
+
+
+def problem(images, queries):
+    """bank (images, 2048), labels (images,), queries (queries, 2048): features of 1000 classes."""
+    draw = torch.Generator().manual_seed(0)
+    centres = torch.randn(CLASSES, DIMENSIONS, generator=draw)
+    labels = torch.arange(images) % CLASSES
+    bank = torch.empty(images, DIMENSIONS)
+    for rows, own in zip(bank.split(4096), labels.split(4096)):
+        rows.normal_(generator=draw).mul_(4).add_(centres[own])
+    return bank, labels, centres[:queries % CLASSES or CLASSES].repeat(-(-queries // CLASSES), 1)[:queries] \
+        + 4 * torch.randn(queries, DIMENSIONS, generator=draw)
+
+
+def plain(bank, labels, queries, device):
+    """The votes by whole matrices, in chunks of the queries alone."""
+    bank, labels = functional.normalize(bank, dim=1).to(device), labels.to(device)
+    votes = {k: [] for k in KS}
+    for chunk in functional.normalize(queries, dim=1).split(knn.QUERIES):
+        near, places = (bank @ chunk.to(device).T).topk(max(KS), dim=0)
+        weights = (near / TEMPERATURE).exp()
+        for k, found in votes.items():
+            totals = weights.new_zeros(CLASSES, len(chunk)).scatter_add_(0, labels[places[:k]], weights[:k])
+            found.append(totals.argmax(0).cpu())
+    return {k: torch.cat(found) for k, found in votes.items()}
+
+
+def ours(bank, labels, queries, device):
+    votes = knn.predict(bank, labels, queries, CLASSES, KS, (TEMPERATURE,), device)
+    return {k: votes[k, TEMPERATURE] for k in KS}
+
+
+FORMULATIONS = {"plain": plain, "ours": ours}
+
+
+def peak(name, images, queries, device):
+    """Bytes above the features on the CPU, where the bank lies."""
+    data = problem(images, queries)
+    FORMULATIONS[name](data[0][:1000], data[1][:1000], data[2][:10], torch.device(device))  # loads libraries
+    return common.peak_bytes(lambda: FORMULATIONS[name](*data, torch.device(device)), torch.device(device))
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=40_000, help="training features of this rank")
+    parser.add_argument("--queries", type=int, default=512, help="validation features")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(arguments)
+    device, sizes = torch.device(args.device), (args.images, args.queries)
+    mib = {name: common.in_fresh_process(peak, name, *sizes, args.device) / common.MIB
+           for name in FORMULATIONS}
+    data, found = problem(*sizes), {}
+    seconds = common.compare({name: lambda name=name: found.update({name: FORMULATIONS[name](*data, device)})
+                              for name in FORMULATIONS}, rounds=3, synchronise=common.synchroniser(device))
+    same = {k: (found["plain"][k] == votes).double().mean().item() for k, votes in found["ours"].items()}
+    print(f"{args.images} x {DIMENSIONS} features, {args.images * DIMENSIONS * 4 / common.MIB:.0f} MiB; "
+          f"{args.queries} queries; same votes: "
+          + ", ".join(f"{share:.2%} (k = {k})" for k, share in same.items()))
+    print(f"memory above the features: {mib['plain']:.0f} MiB plain, {mib['ours']:.0f} MiB ours")
+    print(f"time, plain over ours: {common.ratio(seconds['plain'], seconds['ours'])}")
+    bound = BOUND + 4 * args.queries * DIMENSIONS / common.MIB
+    if mib["ours"] > bound:
+        print(f"error: ours takes more than {bound:.0f} MiB", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
