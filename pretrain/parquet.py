@@ -12,7 +12,7 @@ import numpy as np
 
 from pretrain.packed import Strings, first_line, pick, sha256
 
-LARGEST_GROUP = 2 ** 28  # bytes of pictures; reading takes up to three times as much for a moment
+LARGEST_GROUP = 2 ** 27  # bytes of pictures; reading takes eight times as much (benchmarks/sources.py)
 
 
 class Parquet:

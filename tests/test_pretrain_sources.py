@@ -241,8 +241,8 @@ def test_a_picture_of_a_parquet_file_costs_its_row_group_and_not_the_file(tmp_pa
 def test_row_groups_too_large_to_be_read_for_one_picture_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "LARGEST_GROUP", 1000)
     write_parquet(tmp_path / "set.parquet", list(pictures()))
-    with pytest.raises(ValueError, match="set.parquet: expected row groups of at most 0 MiB of pictures, since "
-                                         "each picture is read with its group, found .* MiB; write it again"):
+    with pytest.raises(ValueError, match="set.parquet: expected row groups of at most 0 MiB of pictures, "
+                                         "since each picture is read with its group, found .* MiB; write it"):
         open_source(tmp_path / "set.parquet")
 
 

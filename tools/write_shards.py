@@ -27,7 +27,7 @@ def write(source, folder: Path, pictures: int) -> list[Path]:
     same command goes on after a stop. ValueError for pictures that are not files' bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for first in tqdm(range(0, len(source), pictures), unit="shard"):
+    for first in tqdm(range(0, len(source), pictures), unit="shard", disable=None):
         paths.append(folder / f"train-{first // pictures:05}.tar")
         if paths[-1].is_file():
             continue
@@ -64,7 +64,7 @@ def add(archive, name, data):
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="what pretrain/main.py takes")
-    parser.add_argument("folder", type=Path, help="of the shards, new or from an earlier start of this command")
+    parser.add_argument("folder", type=Path, help="of the shards, new or of an earlier start")
     parser.add_argument("--pictures", type=int, default=5000, help="in a shard (default: %(default)s)")
     args = parser.parse_args(arguments)
     try:

@@ -59,7 +59,7 @@ def collect_all(backbone, sets: list[Samples], pipeline: Pipeline, context, devi
 
 def place(folder: Path, backbone, samples: Samples, pipeline: Pipeline) -> Path:
     """Where the features belong. Pixels are not read, but those that came without files of their own. Every
-    rank calls it and asks for its part of the files' sizes and times: a million questions to a file server."""
+    rank calls it and asks for its part of the sizes and times: a million questions to a file server."""
     versions = torch.__version__, torchvision.__version__, PIL.__version__
     digest = hashlib.sha256(json.dumps([backbone.sha256, astuple(pipeline), versions]).encode())
     if samples.pixels is not None:
