@@ -100,6 +100,16 @@ def test_a_damaged_file_is_computed_anew(train, context, capsys, damage):
     assert path.read_bytes() == whole
 
 
+def test_features_that_are_not_finite_are_refused(train, context, monkeypatch):
+    def damaged(network, pictures, *_):
+        rows = torch.zeros(len(pictures), 2048)
+        rows[-1, -1] = torch.inf
+        return rows
+    monkeypatch.setattr("transfer.classification.features.features_of", damaged)
+    with pytest.raises(ValueError, match="train: features are not finite; the weights are damaged"):
+        features(train, context)
+
+
 def test_a_folder_that_cannot_be_written_costs_only_the_cache(train, context, capsys):
     context.cache.write_text("a file")
     assert features(train, context).shape == (len(train), 2048)
@@ -107,35 +117,28 @@ def test_a_folder_that_cannot_be_written_costs_only_the_cache(train, context, ca
 
 
 def two_ranks(train, context):
+    """This rank's features, all of them, where they are kept, and how many files each rank asked for that."""
     found = cache.collect(toys.backbone(), [train], SMALL, context, CPU)[0][0]
-    return found, cache.collect_all(toys.backbone(), [train], SMALL, context, CPU)[0]
-
-
-def test_ranks_write_one_file_and_read_their_part_of_it(train, context, tmp_path, monkeypatch):
-    own, (whole, labels) = launch(two_ranks, 2, train, context)
-    assert len(whole) == len(train) == 14 and torch.equal(whole[:7], own)
-    assert labels.tolist() == train.labels.tolist()
-    alone = features(train, dataclasses.replace(context, cache=None))
-    assert torch.allclose(whole, alone, rtol=0, atol=1e-5 * alone.abs().max())
-    monkeypatch.setattr(cache, "freeze", no_network)
-    assert torch.equal(features(train, context), whole)
-
-
-def ranks_place(train, folder):
-    """(the file's path, how many pictures each rank asked the file system about)."""
+    whole = cache.collect_all(toys.backbone(), [train], SMALL, context, CPU)[0]
     asked, path = [], layouts.Samples.path
 
     def watched(samples, index):
         asked.append(index)
         return path(samples, index)
     layouts.Samples.path = watched  # in a process of its own
-    found = cache.place(folder, toys.backbone(), train, SMALL)
-    return found, cache.row_counts(len(asked))
+    place = cache.place(context.cache, toys.backbone(), train, SMALL)
+    return found, whole, place, cache.row_counts(len(asked))
 
 
-def test_ranks_share_the_questions_to_the_file_system(train, tmp_path):
-    found, asked = launch(ranks_place, 2, train, tmp_path)
-    assert asked == [7, 7] and found == cache.place(tmp_path, toys.backbone(), train, SMALL)
+def test_ranks_write_one_file_and_read_their_part_of_it(train, context, tmp_path, monkeypatch):
+    own, (whole, labels), place, asked = launch(two_ranks, 2, train, context)
+    assert asked == [7, 7] and place == cache.place(context.cache, toys.backbone(), train, SMALL)
+    assert len(whole) == len(train) == 14 and torch.equal(whole[:7], own)
+    assert labels.tolist() == train.labels.tolist()
+    alone = features(train, dataclasses.replace(context, cache=None))
+    assert torch.allclose(whole, alone, rtol=0, atol=1e-5 * alone.abs().max())
+    monkeypatch.setattr(cache, "freeze", no_network)
+    assert torch.equal(features(train, context), whole)
 
 
 def test_slices_of_unequal_ranks(context, tmp_path, monkeypatch):
