@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import sys
 import time
@@ -188,7 +189,7 @@ def _spawn(function, processes, args):
     pipes = [context.Pipe(duplex=False) for _ in range(processes)]
     workers = [context.Process(target=_worker, args=(function, number, processes, store.port, pipe[1], args))
                for number, pipe in enumerate(pipes)]
-    heard = {}  # rank -> ("value", ...) or a Story, of those that have spoken
+    heard = {}  # rank -> its pickled value or a Story, of those that have spoken
     try:
         with signals.deferred():
             with signals.held_back():
@@ -199,7 +200,7 @@ def _spawn(function, processes, args):
             _wait(workers, {pipe[0]: number for number, pipe in enumerate(pipes)}, heard)
     finally:  # also on KeyboardInterrupt and on SystemExit from a signal handler of the caller
         _stop(workers)
-    return heard[0][1]
+    return pickle.loads(heard[0])
 
 
 def _worker(function, number, processes, port, pipe, args):
@@ -220,7 +221,8 @@ def _worker(function, number, processes, port, pipe, args):
             watch = _watch = _join(store, number, processes, tell)
             pipe.send("ready")
             value = function(*args)
-            pipe.send(("value", value if number == 0 else None))
+            # By value: a tensor's memory would be fetched from here, when this process may have ended.
+            pipe.send(pickle.dumps(value) if number == 0 else b"")
             barrier()
         except (Exception, signals.Stopped) as error:
             story = watch.explain(error) if watch else Story("failed", str(error), number)

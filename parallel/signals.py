@@ -49,7 +49,7 @@ class _State:
 
 
 def received() -> int:
-    """The first stop signal since the outermost `listening` began; 0 for none."""
+    """The first stop signal in the outermost `listening`; 0 for none."""
     return _State.received
 
 
@@ -103,7 +103,7 @@ def listening(farewell=None):
     watch calls it where the main thread cannot.
     """
     if not _State.listening:
-        _State.received, _State.farewell = 0, farewell
+        _State.farewell = farewell
         before = {number: signal.signal(number, _note) for number in STOP_SIGNALS}
         _State.pipe = _State.pipe or os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # for good: a thread reads it
         while heard(0):
@@ -119,7 +119,7 @@ def listening(farewell=None):
             signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            _State.farewell = None
+            _State.received, _State.farewell = 0, None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 from parallel import checkpoints
 from parallel.collectives import all_gather_rows, rank
 from parallel.launch import launch
+from transfer.classification.data import TrainBatches
 from transfer.classification.linear import Config
 from transfer.classification.training import Checkpoint
 from transfer.config import Context
@@ -29,7 +30,7 @@ def made(out, seed=0, classes=3, value=0.0, config=CONFIG):
         head.weight.fill_(value)
     context = Context(out=out, data=out, gpus=1, workers=0, seed=seed, device="cpu", resume=True)
     backbone = Backbone("toy", "torchvision", {}, "0" * 64, "toy.pth")
-    return Checkpoint(context, backbone, config, {"head": head}, optimizer), head
+    return Checkpoint(context, backbone, config, {"head": head}, optimizer, TrainBatches(16, 4, seed)), head
 
 
 def changed(**changes):
@@ -65,10 +66,13 @@ def zeroed(path):
     (changed(history=[ROW] * 3), "history: expected 2 entries, found 3"),
     (changed(history=[{"loss": 0.5}]), "history.0: expected top1, found none"),
     (changed(history=7), "history: expected list, found int"),
+    (changed(progress={"step": 5, "loss_sums": torch.zeros(1, 1).double()}), "progress.step: expected 0 to 4"),
+    (changed(progress={"step": 1, "loss_sums": torch.zeros(1, 2).double()}), "progress.loss_sums: expected"),
+    (changed(progress=[]), "progress: expected dict, found list"),
     (lambda path: made(path.parent, seed=5)[0].save([ROW]), "it is of seed 5, now 0"),
 ], ids=["zeroed", "empty", "foreign", "list", "no optimizer", "no identity", "identity tensor",
         "identity text", "identity list", "shape", "type", "a tensor less", "no head", "no momenta",
-        "long history", "columns", "no history", "seed"])
+        "long history", "columns", "no history", "long epoch", "other losses", "no progress", "seed"])
 def test_what_is_not_this_run_s_is_refused_in_one_line_and_changes_nothing(tmp_path, damage, message):
     made(tmp_path, value=7.0)[0].save([ROW])
     damage(tmp_path / "checkpoint.pth")

@@ -98,8 +98,8 @@ def test_an_interrupted_run_continues_exactly(root, tmp_path, monkeypatch):
     context = toys.context(root, tmp_path / "broken")
     save = training.Checkpoint.save
 
-    def save_once(self, history):
-        save(self, history)
+    def save_once(self, history, *more):
+        save(self, history, *more)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training.Checkpoint, "save", save_once)
@@ -134,9 +134,8 @@ def test_a_backbone_that_changes_in_a_run_is_an_error(root, tmp_path, monkeypatc
     train_epoch = linear.train_epoch
 
     def tamper(network, *others):
-        losses = train_epoch(network, *others)
+        train_epoch(network, *others)
         next(network.parameters()).data[0] += 1e-6
-        return losses
 
     monkeypatch.setattr(linear, "train_epoch", tamper)
     with pytest.raises(RuntimeError, match="frozen backbone changed during the run"):

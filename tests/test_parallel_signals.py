@@ -16,6 +16,7 @@ def test_a_signal_is_noted_where_work_can_be_saved_and_ends_other_work():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
         assert signals.received() == signals.wish() == signal.SIGTERM
+    assert signals.received() == 0
     assert signal.getsignal(signal.SIGTERM) is before
     with signals.listening():
         assert signals.received() == 0

@@ -174,7 +174,7 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(monkeypatch):
 
 def test_a_worker_says_nothing_of_a_trainer_that_left():
     """Its thread that hands batches over meets a closed connection, now and then, after Ctrl-C."""
-    code = ("import sys; from pretrain import data; data._leave_quietly(0)\n"
+    code = ("import sys; from parallel import signals; signals.loader_worker(0)\n"
             "for error in (ConnectionResetError('left'), EOFError('left'), KeyError('seen')):\n"
             "    sys.excepthook(type(error), error, None)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

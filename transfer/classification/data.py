@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
+from parallel import signals
 from parallel.collectives import rank, world_size
 from transfer.classification.layouts import Samples
 
@@ -88,7 +89,8 @@ def _seed(*key):
 
 
 class TrainBatches:
-    """This rank's part of each batch of an epoch: lists of (epoch, index). Set `epoch` before iterating.
+    """This rank's part of each batch of an epoch: lists of (epoch, index). Set `epoch` before iterating, and
+    `start` to leave out the batches before it; len() is that of a whole epoch.
 
     A batch of `batch_size` (over all ranks) is a slice of the epoch's permutation, cut into one run per rank,
     so all ranks together see what one process would see. The last batch may be smaller. With `pad` it is
@@ -101,7 +103,8 @@ class TrainBatches:
             nearest = max(1, round(batch_size / world_size())) * world_size()
             raise ValueError(f"batch_size {batch_size} is over all {world_size()} processes and must divide "
                              f"by them; the nearest that does is {nearest}")
-        self.count, self.batch_size, self.seed, self.pad, self.epoch = count, batch_size, seed, pad, 0
+        self.count, self.batch_size, self.seed, self.pad = count, batch_size, seed, pad
+        self.epoch = self.start = 0
 
     def __len__(self):
         return -(-self.count // self.batch_size)
@@ -115,7 +118,7 @@ class TrainBatches:
         generator = torch.Generator()
         generator.manual_seed(_seed(self.seed, self.epoch))
         order = torch.randperm(self.count, generator=generator)
-        for step in range(len(self)):
+        for step in range(self.start, len(self)):
             places = torch.arange(self.size(step)) + step * self.batch_size
             batch = order[places % self.count].tolist()
             yield [(self.epoch, index) for index in part(batch)]
@@ -146,7 +149,8 @@ def loader(images: Images, batches, context) -> torch.utils.data.DataLoader:
     workers = min(context.workers, len(batches))
     return torch.utils.data.DataLoader(images, batch_sampler=batches, num_workers=workers,
                                        collate_fn=functools.partial(_collate, images=images),
-                                       pin_memory=context.device == "cuda", persistent_workers=workers > 0)
+                                       pin_memory=context.device == "cuda", persistent_workers=workers > 0,
+                                       worker_init_fn=signals.loader_worker)
 
 
 def read(batches):

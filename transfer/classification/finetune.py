@@ -27,6 +27,7 @@ import torch.distributed
 from torch import nn
 from torch.nn import functional
 
+from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, local_device, world_size
 from transfer.classification import data as images
@@ -135,7 +136,8 @@ def run(backbone, config: Config, context) -> dict[str, float]:
             {"params": list(head.parameters()), "lr": config.head_learning_rate},
             {"params": list(network.parameters()), "lr": config.backbone_learning_rate},
         ], momentum=config.momentum, weight_decay=config.weight_decay)
-        checkpoint = Checkpoint(context, backbone, config, {"head": head, "network": network}, optimizer)
+        checkpoint = Checkpoint(context, backbone, config, {"head": head, "network": network}, optimizer,
+                                batches)
         history = checkpoint.load()
         train_loader = images.loader(images.Images(train, config.image_size, augment=True, seed=context.seed,
                                                    crop_scale=config.crop_scale), batches, context)
@@ -143,7 +145,10 @@ def run(backbone, config: Config, context) -> dict[str, float]:
         val_loader = images.loader(val_images, images.OrderedBatches(len(val), BATCH_SIZE), context)
         for epoch in range(len(history), config.epochs):
             batches.epoch, factor = epoch, schedule_factor(config, epoch)
-            loss = train_epoch(network, head, optimizer, config, factor, train_loader, device)
+            loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
+            steps = checkpoint.steps(train_loader, history, loss_sum)
+            train_epoch(network, head, optimizer, config, factor, steps, loss_sum, batches)
+            (loss,) = mean_losses(loss_sum, batches)
             (top1, top5), truth, predicted = validate(network, head, val_loader, device)
             history.append({"loss": loss, "top1": top1, "top5": top5})
             # Before the checkpoint, so that one that says it is finished has them.
@@ -162,26 +167,23 @@ def check(config: Config) -> None:
         raise ValueError(f"precision: expected float32 or float64, found {config.precision!r}")
 
 
-def train_epoch(network, head, optimizer, config, factor, train_loader, device) -> float:
-    """One pass at constant rates; returns the mean loss of all ranks."""
-    batches = train_loader.batch_sampler
+def train_epoch(network, head, optimizer, config, factor, steps, loss_sum, batches) -> None:
+    """One pass at constant rates. steps: of Checkpoint; loss_sum (1,): this rank's losses are added."""
     rates = config.head_learning_rate, config.backbone_learning_rate
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = factor * rate
     parameters = [*head.parameters(), *network.parameters()]
     network.train()
     head.train()
-    loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
-    for step, (pictures, labels, _) in enumerate(bar(images.read(train_loader), f"epoch {batches.epoch + 1}",
-                                                     len(batches))):
-        logits = head(network(images.normalised(pictures, device, head.weight.dtype)))
-        losses = functional.cross_entropy(logits, labels.to(device), reduction="sum")
-        optimizer.zero_grad()
-        (losses / batches.size(step)).backward()
-        sum_gradients(parameters)
-        optimizer.step()
-        loss_sum += losses.detach()
-    return mean_losses(loss_sum, sum(batches.size(step) for step in range(len(batches))), batches.epoch)[0]
+    with signals.deferred():
+        for step, (pictures, labels, _) in steps:
+            logits = head(network(images.normalised(pictures, loss_sum.device, head.weight.dtype)))
+            losses = functional.cross_entropy(logits, labels.to(loss_sum.device), reduction="sum")
+            optimizer.zero_grad()
+            (losses / batches.size(step)).backward()
+            sum_gradients(parameters)
+            optimizer.step()
+            loss_sum += losses.detach()
 
 
 @torch.inference_mode()

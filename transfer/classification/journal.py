@@ -30,10 +30,10 @@ class Journal:
             tqdm.write(text)
 
 
-def bar(iterable, text, total=None):
-    """The iterable, with a progress bar on rank 0 if that is a terminal."""
+def bar(iterable, text, total=None, done=0):
+    """The iterable, with a progress bar on rank 0 if that is a terminal. done: steps before its first."""
     shown = is_main() and sys.stderr.isatty()
-    return tqdm(iterable, desc=text, total=total, leave=False, disable=not shown)
+    return tqdm(iterable, desc=text, total=total, initial=done, leave=False, disable=not shown)
 
 
 def keep(context, name: str, content) -> None:

@@ -28,6 +28,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
+from parallel import signals
 from parallel.collectives import all_gather_rows, local_device
 from transfer.classification import data as images
 from transfer.classification import layouts
@@ -154,7 +155,8 @@ def run(backbone, config: Config, context) -> dict[str, float]:
         network = freeze(backbone, device, config.precision)
         heads = make_heads(config, len(train.classes), context.seed, device)
         optimizer = optimiser_of(heads, config)
-        checkpoint = Checkpoint(context, backbone, config, {"heads": heads}, optimizer,
+        checkpoint = Checkpoint(context, backbone, config, {"heads": heads}, optimizer, batches,
+                                len(heads.layers),
                                 ("loss", "top1", "top5", *(["held_out_top1"] if is_sweep(config) else [])))
         history = checkpoint.load()
         if len(history) < config.epochs:
@@ -162,7 +164,10 @@ def run(backbone, config: Config, context) -> dict[str, float]:
             features = collect(backbone, sets, config.pipeline, context, device)
         for epoch in range(len(history), config.epochs):
             batches.epoch, factor = epoch, schedule_factor(config, epoch)
-            losses = train_epoch(network, heads, optimizer, config, factor, train_loader, device)
+            loss_sum = torch.zeros(len(heads.layers), dtype=torch.float64, device=device)
+            steps = checkpoint.steps(train_loader, history, loss_sum)
+            train_epoch(network, heads, optimizer, config, factor, steps, loss_sum, batches)
+            losses = mean_losses(loss_sum, batches)
             chosen, row, predicted = judge(heads, losses, features, config, context, device)
             history.append(row)
             # Before the checkpoint, so that one that says it is finished has them.
@@ -209,18 +214,16 @@ def judge(heads, losses, features, config, context, device):
     return chosen, row, predicted
 
 
-def train_epoch(network, heads, optimizer, config, factor, train_loader, device) -> list[float]:
-    """One pass over the training images at constant rates; returns each head's mean loss over all ranks."""
-    batches = train_loader.batch_sampler
+def train_epoch(network, heads, optimizer, config, factor, steps, loss_sum, batches) -> None:
+    """One pass over the training images at constant rates. steps: of Checkpoint; loss_sum (heads,): each
+    head's losses on this rank are added."""
     for group, (rate, _) in zip(optimizer.param_groups, grid(config), strict=True):
         group["lr"] = factor * rate
     heads.train()
-    loss_sum = torch.zeros(len(heads.layers), dtype=torch.float64, device=device)
-    for step, (pictures, labels, _) in enumerate(bar(images.read(train_loader), f"epoch {batches.epoch + 1}",
-                                                     len(batches))):
-        features = features_of(network, pictures, device, config.precision)
-        loss_sum += train_step(heads, optimizer, features, labels.to(device), batches.size(step))
-    return mean_losses(loss_sum, sum(batches.size(step) for step in range(len(batches))), batches.epoch)
+    with signals.deferred():
+        for step, (pictures, labels, _) in steps:
+            features = features_of(network, pictures, loss_sum.device, config.precision)
+            loss_sum += train_step(heads, optimizer, features, labels.to(loss_sum.device), batches.size(step))
 
 
 def train_step(heads, optimizer, features, labels, count: int) -> torch.Tensor:

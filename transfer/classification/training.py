@@ -7,9 +7,11 @@ import os
 import torch
 from torch import nn
 
-from parallel import checkpoints
-from parallel.collectives import agree, all_reduce_sum, is_main, require_same, world_size
-from transfer.classification.journal import keep
+from parallel import checkpoints, signals
+from parallel.collectives import (agree, all_gather_rows, all_reduce_sum, barrier, is_main, rank,
+                                  require_same, world_size)
+from transfer.classification import data as images
+from transfer.classification.journal import bar, keep
 
 
 def schedule_factor(config, epoch: int) -> float:
@@ -51,11 +53,13 @@ def sum_gradients(parameters) -> None:
         gradient.copy_(total.view(gradient.shape))
 
 
-def mean_losses(loss_sum: torch.Tensor, images: int, epoch: int) -> list[float]:
-    """This rank's summed losses (heads,) -> means over all ranks' images; ValueError when all diverged."""
-    losses = (all_reduce_sum(loss_sum.detach().double().cpu().clone()) / images).tolist()
+def mean_losses(loss_sum: torch.Tensor, batches) -> list[float]:
+    """This rank's losses (heads,), summed over an epoch of images.TrainBatches -> means over all ranks'
+    images; ValueError when all diverged."""
+    count = sum(batches.size(step) for step in range(len(batches)))
+    losses = (all_reduce_sum(loss_sum.double().cpu().clone()) / count).tolist()
     if not any(math.isfinite(loss) for loss in losses):
-        raise ValueError(f"loss is {losses[0]} in epoch {epoch + 1}; lower the learning rate")
+        raise ValueError(f"loss is {losses[0]} in epoch {batches.epoch + 1}; lower the learning rate")
     return losses
 
 
@@ -71,11 +75,14 @@ def keep_history(context, history: list[dict]) -> None:
 
 
 class Checkpoint:
-    """context.out/checkpoint.pth after each epoch: what training continues from, exactly."""
+    """context.out/checkpoint.pth after each epoch, and within one where a signal ends it: what training
+    continues from, exactly."""
 
-    def __init__(self, context, backbone, config, modules: dict[str, nn.Module], optimizer,
+    def __init__(self, context, backbone, config, modules: dict[str, nn.Module], optimizer, batches, losses=1,
                  columns=("loss", "top1", "top5")):
-        """columns: of each epoch's row in the history."""
+        """batches: images.TrainBatches. losses: how many each rank sums up in an epoch. columns: of each
+        epoch's row in the history."""
+        self.batches, self.progress = batches, {"step": 0, "loss_sums": torch.zeros(0, losses).double()}
         self.path, self.resume = context.out / "checkpoint.pth", context.resume
         self.modules, self.optimizer, self.config = modules, optimizer, config
         self.row = dict.fromkeys(columns, 0.0)
@@ -95,7 +102,32 @@ class Checkpoint:
             for name, module in self.modules.items():
                 module.load_state_dict(saved[name])
             self.optimizer.load_state_dict(saved["optimizer"])
+            self.progress = saved.get("progress", self.progress)
         return history
+
+    def steps(self, loader, history: list[dict], loss_sum: torch.Tensor):
+        """(step, batch) of an epoch, from where an interrupted one stopped; every rank iterates it.
+
+        history: of the epochs before. loss_sum (losses,): this rank's, which the caller adds to in each step;
+        continued, too. Where a stop signal came to any rank, all save after their step and raise Stopped;
+        inside `signals.deferred` only.
+        """
+        self.batches.start, sums = self.progress["step"], self.progress["loss_sums"]
+        if len(sums) == world_size():
+            loss_sum += sums[rank()].to(loss_sum.device)
+        elif is_main():
+            loss_sum += sums.sum(0).to(loss_sum.device)
+        self.progress = {"step": 0, "loss_sums": sums[:0]}
+        shown = bar(images.read(loader), f"epoch {self.batches.epoch + 1}", len(self.batches),
+                    self.batches.start)
+        for step, batch in enumerate(shown, self.batches.start):
+            yield step, batch
+            number = signals.wish()
+            if number:
+                self.save(history, step + 1, loss_sum)
+                barrier()  # the first to leave ends the others
+                raise signals.Stopped(number)
+        self.batches.start = 0
 
     def _fitting(self) -> dict | None:
         """The file, found to be this run's; None where there is none."""
@@ -110,6 +142,7 @@ class Checkpoint:
             saved["optimizer"] = checkpoints.optimizer_state(saved["optimizer"], self.optimizer, slots)
             rows = len(saved["history"]) if isinstance(saved["history"], list) else 0
             checkpoints.require_like(saved["history"], [self.row] * min(rows, self.config.epochs), "history")
+            self._require_progress(saved.get("progress", self.progress))
         except ValueError as error:
             reason = str(error).removeprefix(f"{self.path}: ")
             raise ValueError(f"{self.path}: {reason}; remove it, choose another --output or start over with "
@@ -126,9 +159,21 @@ class Checkpoint:
         if changed:
             raise ValueError(f"it is of {changed}")
 
-    def save(self, history: list[dict]) -> None:
-        """Write atomically on rank 0: an interruption leaves the old checkpoint or the new one."""
+    def _require_progress(self, found) -> None:
+        sums = found.get("loss_sums") if isinstance(found, dict) else None
+        ranks = len(sums) if isinstance(sums, torch.Tensor) and sums.dim() == 2 else 1
+        losses = self.progress["loss_sums"].shape[1]
+        checkpoints.require_like(found, {"step": 0, "loss_sums": torch.zeros(ranks, losses).double()},
+                                 "progress")
+        if not 0 <= found["step"] <= len(self.batches):
+            raise ValueError(f"progress.step: expected 0 to {len(self.batches)}, found {found['step']}")
+
+    def save(self, history: list[dict], step: int = 0, loss_sum: torch.Tensor | None = None) -> None:
+        """Write atomically on rank 0: an interruption leaves the old checkpoint or the new one. step,
+        loss_sum: of the epoch after `history`; every rank calls it."""
+        sums = self.progress["loss_sums"] if loss_sum is None else all_gather_rows(loss_sum.cpu()[None])
         if is_main():
             state = {name: module.state_dict() for name, module in self.modules.items()}
             checkpoints.write({"identity": self.identity, "history": history,
+                               "progress": {"step": step, "loss_sums": sums},
                                "optimizer": self.optimizer.state_dict(), **state}, self.path)
