@@ -9,7 +9,6 @@ import os
 import re
 import socket
 import tarfile
-import zipfile
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,9 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pretrain.packed import Strings, first_line, pick, sha256
+
+
+INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_index
 
 
 class Shards:
@@ -107,9 +109,10 @@ def stored(file, key) -> dict | None:
     """What an index file holds, if it is whole and of the shards as they are now."""
     try:
         with np.load(file, allow_pickle=False) as cached:
-            return dict(cached) if str(cached["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            index = dict(cached) if str(cached["key"]) == key else {}
+    except Exception:  # a damaged or foreign file raises almost anything
         return None
+    return index if index.keys() == {"key", *INDEX} else None
 
 
 def keep(file, index) -> None:

@@ -103,19 +103,29 @@ def test_cached_features(tmp_path, canary, form):
     assert cache.read(tmp_path / "features.npy", range(1), 1, features.Pipeline()) is None
 
 
-def test_index_of_shards(tmp_path, canary):
-    """It is made anew."""
+@pytest.mark.parametrize("form", [objects, archive, pickled, zipped])
+def test_index_of_shards(tmp_path, canary, form):
+    """It is made anew, whether the file is another's or one entry of ours."""
     picture = tmp_path / "0.png"
     classification_toys.picture(picture, 0, 0)
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         file.add(picture, "0.png")
     shards.Shards([tmp_path / "a.tar"])
+
+    def part(path, _):
+        with open(path, "wb") as file:
+            np.savez(file, key=content["key"])
+
     (index,) = tmp_path.glob(".pretrain_index_*.npz")
     with np.load(index) as file:
         content = dict(file)
     with open(index, "wb") as file:
         np.savez(file, **content | {"size": np.array([canary], dtype=object)})
     assert shards.Shards([tmp_path / "a.tar"]).read(0) == picture.read_bytes()
+    for others in (form, lambda path, _: np.save(path, np.zeros(3)), part):
+        others(tmp_path / "other.npy", canary)
+        (tmp_path / "other.npy").replace(index)
+        assert shards.Shards([tmp_path / "a.tar"]).read(0) == picture.read_bytes()
 
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([*detection_toys.SMALL, "SOLVER.MAX_ITER", "2"])
