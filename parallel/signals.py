@@ -96,6 +96,18 @@ def deferred():
 
 
 @contextlib.contextmanager
+def urgent():
+    """Inside, and within `deferred`, a stop signal ends the work at once; one that was noted does so now."""
+    before, _State.deferred = _State.deferred, 0
+    try:
+        if _State.received:
+            raise Stopped(_State.received)
+        yield
+    finally:
+        _State.deferred = before
+
+
+@contextlib.contextmanager
 def listening(farewell=None):
     """Heed stop signals inside this block. May be nested.
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import random
+import signal
 from types import SimpleNamespace
 
 import detection_toys as toys
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 from weights_toys import distinct_backbone
 
+from parallel import signals
 from transfer.detection import configuration, d2, hooks, norms, resumption, trainer
 from transfer.detection.protocol import Config, run
 from transfer.precision import tf32
@@ -89,10 +92,32 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_other_workers(root,
     monkeypatch.undo()
     (tmp_path / "last_checkpoint").write_text(f"model_{saved:07d}.pth")
     metrics = run(backbone, often, dataclasses.replace(context, workers=1, resume=True))
+    assert_the_same_run(voc_run, tmp_path, metrics)
+
+
+def test_a_stop_signal_is_saved_after_its_iteration(root, backbone, voc_run, tmp_path, monkeypatch):
+    """SIGUSR1 in iteration 1, long before a checkpoint is due."""
+    context, before_step = toys.context(root, tmp_path), hooks.SeedEachIteration.before_step
+
+    def told(hook):
+        before_step(hook)
+        if hook.trainer.iter == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(hooks.SeedEachIteration, "before_step", told)
+    with signals.listening(), pytest.raises(signals.Stopped):
+        run(backbone, VOC, dataclasses.replace(context, workers=1))
+    monkeypatch.undo()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert_the_same_run(voc_run, tmp_path, run(backbone, VOC, dataclasses.replace(context, resume=True)))
+
+
+def assert_the_same_run(voc_run, out, metrics):
+    """Figures, weights and momenta of a run left alone and of one in parts."""
     assert metrics == voc_run[1]
-    assert [line["iteration"] for line in lines(tmp_path) if "total_loss" in line] == [0, 1, 2, 3]
-    whole, parts = (torch.load(out / "model_final.pth", weights_only=True)
-                    for out in (voc_run[0].out, tmp_path))
+    assert [line["iteration"] for line in lines(out) if "total_loss" in line] == [0, 1, 2, 3]
+    whole, parts = (torch.load(folder / "model_final.pth", weights_only=True)
+                    for folder in (voc_run[0].out, out))
     assert whole["model"].keys() == parts["model"].keys()
     for name, tensor in whole["model"].items():
         assert torch.equal(tensor, parts["model"][name]), name

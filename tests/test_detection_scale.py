@@ -137,7 +137,7 @@ import sys
 import torch.distributed as dist
 from detectron2.utils import comm
 from parallel.collectives import rank
-from parallel.launch import launch
+from parallel.launch import joined, launch
 from transfer.detection import d2
 
 start = dist.init_process_group
@@ -147,19 +147,21 @@ def run():
     d2.join_processes()
     return comm.all_gather(dist.get_rank()), comm.get_local_rank(), comm.get_local_size()
 
-for seed in range(2):
-    sys.stdout.write(f"rank {rank()} {launch(run, 2)}\\n")  # whole lines
+for group in range(2):
+    with joined():
+        for seed in range(2):
+            sys.stdout.write(f"rank {rank()} {launch(run, 2)}\\n")  # whole lines
 """
 
 
-def test_detectron2_gathers_in_each_of_two_runs_under_torchrun_with_the_groups_of_gpus():
+def test_detectron2_gathers_in_each_run_under_torchrun_with_the_groups_of_gpus():
     """The group of a machine with GPUs has a backend for each device and neither's name."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*torchrun, "--no-python", sys.executable, "-c", TWO_RUNS], cwd=ROOT,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
                           timeout=120)
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
-        *2 * ["rank 0 ([0, 1], 0, 2)"], *2 * ["rank 1 None"]], done.stderr
+        *4 * ["rank 0 ([0, 1], 0, 2)"], *4 * ["rank 1 ([0, 1], 1, 2)"]], done.stderr
 
 
 def test_micro_batches_have_the_joint_gradient_but_for_trained_batch_norm(root, joint, tmp_path):

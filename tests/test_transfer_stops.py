@@ -59,11 +59,10 @@ def assert_same(one, other):
             assert value == other[name], name
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("run, config, steps, stood", [
-    (linear.run, LINEAR, 2, (0, 2)), (linear.run, LINEAR, 8, (1, 4)), (linear.run, SWEEP, 3, (1, 1)),
-    (finetune.run, FINETUNE, 5, (1, 1)),
-], ids=["linear", "last step", "sweep", "fine-tuning"])
+@pytest.mark.parametrize("processes, run, config, steps, stood", [
+    (1, linear.run, LINEAR, 2, (0, 2)), (1, linear.run, LINEAR, 8, (1, 4)), (2, linear.run, SWEEP, 3, (1, 1)),
+    (2, finetune.run, FINETUNE, 5, (1, 1)),
+], ids=["linear", "last step", "sweep, two processes", "fine-tuning, two processes"])
 def test_a_stopped_run_continues_within_its_epoch(root, tmp_path, processes, run, config, steps, stood):
     whole, parts = (toys.context(root, tmp_path / name, gpus=processes) for name in ("whole", "parts"))
     with signals.listening():

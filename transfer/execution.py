@@ -36,7 +36,7 @@ def run_one(task, backbone, seed, arguments):
         return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
                    f"replaces it)\n  record {record}")
     agree(workspace.require_writable, record.parent, main_only=True)
-    context = claimed(context, draft, arguments.resume, arguments.rerun)
+    context = claimed(task, context, draft, arguments.resume, arguments.rerun)
     if draft.scaled:
         say(f"{task.name} seed {seed}: scaled run, not the default protocol's {', '.join(draft.scaled)}")
     start = time.time()
@@ -55,9 +55,10 @@ def drafted(task, backbone, seed, arguments):
     return config, context, make_draft(task, backbone, config, context)
 
 
-def claimed(context, draft, resume, rerun):
+def claimed(task, context, draft, resume, rerun):
     """Make the output folder this run's, and return the context with whether it continues there."""
-    continues = of_main(agree(workspace.claim, context.out, identity(draft), resume, rerun, main_only=True))
+    continues = of_main(agree(workspace.claim, context.out, identity(draft), resume, rerun,
+                              resolved(task.config), main_only=True))
     if continues and not resume:
         say(f"{draft.task} seed {draft.seed}: the job was started again, its run in {context.out} continues")
     return dataclasses.replace(context, resume=continues)
@@ -75,7 +76,7 @@ def evaluate_again(task, backbone, config, draft, context):
     if not hasattr(config, "rescaled"):
         raise ValueError(f"--eval-only is for detection; {task.name} evaluates within its run")
     agree(require_checkpoint, context.out)
-    context = claimed(context, draft, resume=True, rerun=False)
+    context = claimed(task, context, draft, resume=True, rerun=False)
     metrics = launch(task.run, context.gpus, backbone, config, context)
     say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {context.out}")
 

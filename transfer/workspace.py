@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from parallel.checkpoints import regular
 from parallel.slurm import restarts, this_job
 from transfer.config import differences
 
@@ -20,11 +21,11 @@ PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "scikit-lea
             "faster-coco-eval")
 
 
-def claim(out, identity, resume, rerun):
+def claim(out, identity, resume, rerun, usual=None):
     """Make `out` this run's folder: new, continued (resume) or emptied (rerun); never somebody else's.
 
     identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job
-    that runs it. Returns whether the run continues what the folder holds: with resume, and where SLURM or
+    that runs it. usual: values of settings that an older file does not know. Returns whether the run continues what the folder holds: with resume, and where SLURM or
     torchrun started the same job again. Raises ValueError where the folder holds something else, or an
     earlier run and neither resume nor rerun is set. A folder with nothing but run.json is that of a run which
     was refused before it began: it counts as new.
@@ -35,6 +36,8 @@ def claim(out, identity, resume, rerun):
     continues = False
     if out.exists() and {path.name for path in out.iterdir()} - {MARK}:
         found = _read_mark(mark)
+        if isinstance(found.get("config"), dict):
+            found["config"] = {**(usual or {}), **found["config"]}
         if any(found.get(key) != identity[key] for key in identity):
             raise ValueError(f"{out} is a run with {another(found, identity)}; choose another --output")
         continues = resume or bool(job) and found.get("job") == job and restarts() > 0
@@ -84,10 +87,10 @@ def require_writable(folder):
 
 def _read_mark(mark):
     """Return what run.json says of its folder. Raises ValueError where there is none, or it is damaged."""
-    if not mark.exists():
+    if not os.path.lexists(mark):
         raise ValueError(f"{mark.parent}: expected an empty folder or our own run; choose another --output")
     try:
-        found = json.loads(mark.read_text())
+        found = json.loads(regular(mark).read_text())
         found.keys()
         return found
     except (ValueError, AttributeError):

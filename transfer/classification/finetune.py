@@ -136,8 +136,9 @@ def run(backbone, config: Config, context) -> dict[str, float]:
             {"params": list(head.parameters()), "lr": config.head_learning_rate},
             {"params": list(network.parameters()), "lr": config.backbone_learning_rate},
         ], momentum=config.momentum, weight_decay=config.weight_decay)
+        ranks = {} if config.sync_batch_norm else {"processes": world_size()}
         checkpoint = Checkpoint(context, backbone, config, {"head": head, "network": network}, optimizer,
-                                batches)
+                                batches, **ranks)
         history = checkpoint.load()
         train_loader = images.loader(images.Images(train, config.image_size, augment=True, seed=context.seed,
                                                    crop_scale=config.crop_scale), batches, context)

@@ -79,15 +79,15 @@ class Checkpoint:
     continues from, exactly."""
 
     def __init__(self, context, backbone, config, modules: dict[str, nn.Module], optimizer, batches, losses=1,
-                 columns=("loss", "top1", "top5")):
+                 columns=("loss", "top1", "top5"), **recipe):
         """batches: images.TrainBatches. losses: how many each rank sums up in an epoch. columns: of each
-        epoch's row in the history."""
+        epoch's row in the history. recipe: what else belongs to the run's identity."""
         self.batches, self.progress = batches, {"step": 0, "loss_sums": torch.zeros(0, losses).double()}
         self.path, self.resume = context.out / "checkpoint.pth", context.resume
         self.modules, self.optimizer, self.config = modules, optimizer, config
         self.row = dict.fromkeys(columns, 0.0)
         self.identity = json.dumps({**dataclasses.asdict(config), "weights": backbone.sha256,
-                                    "seed": context.seed})
+                                    "seed": context.seed, **recipe})
 
     def load(self) -> list[dict]:
         """Restore what was saved and return its history; [] where there is nothing to resume. Every rank
@@ -150,12 +150,14 @@ class Checkpoint:
         return saved
 
     def _require_same_run(self, identity) -> None:
-        """ValueError for another run's identity. A setting that did not exist yet has its default."""
+        """ValueError for another run's identity. A setting that did not exist yet has its default, or what the
+        run has."""
+        mine = json.loads(self.identity)
         defaults = {one.name: one.default for one in dataclasses.fields(self.config)}
         theirs = json.loads(identity) if isinstance(identity, str) else None
         if not isinstance(theirs, dict):
             raise ValueError(f"expected the identity of a run, found {identity!r:.40}")
-        changed = checkpoints.difference(json.loads(json.dumps(defaults)) | theirs, json.loads(self.identity))
+        changed = checkpoints.difference(mine | json.loads(json.dumps(defaults)) | theirs, mine)
         if changed:
             raise ValueError(f"it is of {changed}")
 

@@ -8,6 +8,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import BN_MODULE_TYPES
 
+from parallel import signals
+from parallel.collectives import barrier
 from transfer.detection import expected, kept, pictures
 from transfer.detection.loader import mix
 
@@ -47,6 +49,19 @@ class SameStatistics(HookBase):
             if isinstance(module, BN_MODULE_TYPES):
                 dist.broadcast(module.running_mean, 0)
                 dist.broadcast(module.running_var, 0)
+
+
+class StopWhenAsked(HookBase):
+    """After an iteration in which a stop signal came to any process, save and leave. The last hook: the others
+    have done their part of the iteration, and a resumed run goes on with the next one."""
+
+    def after_step(self):
+        number = signals.wish()
+        if number:
+            iteration = self.trainer.iter
+            self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            barrier()  # the first to leave ends the others
+            raise signals.Stopped(number)
 
 
 class Curves(HookBase):

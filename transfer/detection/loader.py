@@ -14,6 +14,8 @@ from detectron2.data import (DatasetFromList, DatasetMapper, build_detection_tra
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from parallel import signals
+
 
 def mix(*numbers):
     """Return one 63-bit seed of several small non-negative integers; neighbours give unrelated seeds."""
@@ -87,9 +89,12 @@ class SeededMapper(NamingMapper):
 
     def __init__(self, config, seed):
         super().__init__(config, is_train=True)
-        self.seed = seed
+        self.seed, self.in_worker = seed, False
 
     def __call__(self, image):
+        if torch.utils.data.get_worker_info() and not self.in_worker:
+            self.in_worker = True  # Detectron2 has no place to say it when a worker starts
+            signals.loader_worker()
         state = np.random.get_state()
         np.random.seed(mix(self.seed, image["place"]) % 2**32)  # Detectron2 draws from NumPy's global state
         try:

@@ -14,6 +14,7 @@ from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from parallel import signals
 from parallel.collectives import agree, all_reduce_sum, barrier, local_device, world_size
 from transfer.detection import configuration, d2, hooks, kept, pictures, resumption
 from transfer.detection.accumulation import AccumulatingTrainer
@@ -88,7 +89,12 @@ class Trainer(DefaultTrainer):
             built.insert(number + 1, hooks.SameStatistics(built[number]))
         if comm.is_main_process():
             built.append(hooks.Curves(Path(self.cfg.OUTPUT_DIR)))
-        return [hooks.SeedEachIteration(self.cfg.SEED), *built]
+        return [hooks.SeedEachIteration(self.cfg.SEED), *built, hooks.StopWhenAsked()]
+
+    def after_train(self):
+        """Evaluation: model_final.pth is there, from which a resumed run evaluates again."""
+        with signals.urgent():
+            super().after_train()
 
     def state_dict(self):
         """What a checkpoint holds. Detectron2 v0.6 leaves the optimiser out; later versions do not."""
@@ -190,7 +196,8 @@ def _train_and_test(backbone, cfg, identity, context):
         weights = "random" if backbone.format == "random" else "trained"
         trainer.register_hooks([hooks.Expected(cfg, weights)])
     try:
-        trainer.train()
+        with signals.deferred():
+            trainer.train()
     except (FloatingPointError, torch.cuda.OutOfMemoryError) as error:
         raise ValueError(explained(error, trainer)) from None
     if comm.is_main_process():
