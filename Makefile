@@ -7,12 +7,13 @@ READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 FAIL := >&2; exit 2
 
-.PHONY: help setup demo test pretrain transfer tables report bench doctor
+.PHONY: help setup demo test cluster-test cluster-packages pretrain transfer tables report bench doctor
 
 help:
 	@echo "make setup                          .venv with everything in it (about 3 minutes, 5.5 GB, once)"
 	@echo "make demo                           the whole suite on embedded data, from images to tables"
 	@echo "make test [ARGS=...]                the tests; ARGS goes to pytest"
+	@echo "make cluster-test [ARGS=...]        the tests on a SLURM of their own; as root on Debian, installs it"
 	@echo "make pretrain DATA=... [ARGS=...]   Barlow Twins over all GPUs; ARGS goes to pretrain/main.py"
 	@echo "make transfer WEIGHTS=... [TASK=...] [DATA=...] [ARGS=...]"
 	@echo "                                    one benchmark, or all whose data is found"
@@ -49,8 +50,20 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 demo: setup
 	@$(PY) tools/demo.py
 
-test: setup
+# In CI the tests on a SLURM are part of it, where its packages can be had.
+test: setup $(if $(filter true,$(CI)),cluster-packages)
 	@$(PY) -m pytest $(ARGS)
+
+cluster-test: setup cluster-packages
+	@$(PY) -m pytest --cluster tests/slurm $(ARGS)
+
+# Where this fails, the tests say what they lack. The packages stay; the cluster itself leaves nothing.
+cluster-packages:
+	@PATH=$$PATH:/usr/sbin:/sbin; \
+	command -v slurmctld && command -v slurmd && command -v munged && command -v ip || { \
+	    echo "installing slurm-wlm, munge and iproute2 for the tests on a SLURM"; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes \
+	        --no-install-recommends slurm-wlm munge iproute2; } > /dev/null || true
 
 pretrain: setup
 	@test -n "$(DATA)" || { \

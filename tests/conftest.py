@@ -11,10 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-
 SCHEDULER = ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", "salloc", "sacct")
 OF_A_JOB = ("SLURM_", "SBATCH_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 OF_A_PROCESS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cluster", action="store_true", help="run the tests on a SLURM of their own")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 import json
 
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import nn
 
 from pretrain.config import recipe
@@ -19,6 +18,8 @@ def toy_backbone(arch, stem):
 
 def write_pictures(root, count=10):
     """root/train/a/<number>.png, 60 x 60 pixels, cut from two photographs."""
+    from sklearn.datasets import load_sample_images  # here: not every user of the toys waits for it
+
     folder = root / "train" / "a"
     folder.mkdir(parents=True, exist_ok=True)
     photographs = load_sample_images().images

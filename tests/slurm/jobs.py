@@ -1,0 +1,87 @@
+"""Jobs on the tests' cluster: the commands, batch jobs, and waiting for what they do."""
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tests.pretrain_toys import lines
+
+ROOT = Path(__file__).resolve().parents[2]
+ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
+
+
+def pretrain(pictures, folder, *more, main="tests/slurm/toy_main.py") -> list[str]:
+    """A pretraining command without its `python`: 60 steps, a checkpoint after every fourth."""
+    flags = f"""--arch resnet18 --projector 8-8 --image-size 32 --batch-size 4 --epochs 15 --warmup-epochs 1
+        --workers 0 --print-freq 1 --no-tensorboard --device cpu --checkpoint-dir {folder}"""
+    return [main, str(pictures), *flags.split(), *map(str, more)]
+
+
+def in_two_processes(*command):
+    """Run a pretraining command in two processes of this machine, without any SLURM."""
+    subprocess.run([sys.executable, *command, "--processes", "2"], cwd=ROOT, check=True,
+                   env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+
+
+def steps(folder) -> list[int]:
+    """The steps in a run's stats.txt."""
+    return [line["step"] for line in lines(folder)] if (folder / "stats.txt").exists() else []
+
+
+def assert_same_run(folder, other):
+    """Two pretraining runs wrote the same log and the same checkpoint, bit for bit, and the same backbone."""
+    assert lines(folder) == lines(other)
+    for name in ("checkpoint.pth", "resnet18.pth"):
+        one, two = (dict(flat(torch.load(run / name, weights_only=True))) for run in (folder, other))
+        assert one.keys() == two.keys()
+        differing = [key for key in one if not torch.equal(torch.as_tensor(one[key]), torch.as_tensor(two[key]))]
+        assert not differing, f"{name}: {differing[:5]}"
+
+
+def flat(state, prefix=""):
+    """(name, leaf) of nested dicts and lists; strings and None are left out."""
+    if isinstance(state, (dict, list, tuple)):
+        for name, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from flat(value, f"{prefix}.{name}")
+    elif isinstance(state, (torch.Tensor, bool, int, float)):
+        yield prefix, state
+
+
+def wait_until(holds, what, seconds=120):
+    """Return the seconds that it took until holds() was true."""
+    start = time.monotonic()
+    while not holds():
+        assert time.monotonic() - start < seconds, f"waited {seconds} s for {what()}"
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+class Job:
+    """A batch job that runs one command line from the repository's root; its output is in folder/job.out."""
+
+    def __init__(self, cluster, folder, command, *options):
+        self.cluster, self.file = cluster, folder / "job.out"
+        script = folder / "job.sh"
+        script.write_text("#!/bin/sh\n" + (command if isinstance(command, str) else shlex.join(command)) + "\n")
+        done = cluster.run("sbatch", "--parsable", "--output", self.file, "--open-mode=append",
+                           "--nodes=2", "--ntasks-per-node=1", *options, script)
+        self.number = done.stdout.strip()
+
+    def says(self) -> str:
+        """What the job has printed."""
+        return self.file.read_text() if self.file.exists() else ""
+
+    def shows(self, field) -> str:
+        """A field of `scontrol show job`, such as JobState."""
+        text = self.cluster.run("scontrol", "show", "job", "--oneliner", self.number).stdout
+        return re.search(rf"\b{field}=(\S*)", text)[1]
+
+    def wait(self, state="COMPLETED", seconds=120):
+        """Wait until the job has ended, and check how."""
+        wait_until(lambda: self.shows("JobState") in ENDED, self.says, seconds)
+        assert self.shows("JobState") == state, self.says()

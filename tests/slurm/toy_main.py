@@ -1,0 +1,25 @@
+"""pretrain/main.py with the tests' tiny network, in which a step takes at least TOY_SECONDS.
+
+The sleep, not the network, makes a run last: tests that interrupt it need time, and no processor.
+"""
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from pretrain import main, model  # noqa: E402
+from tests.pretrain_toys import toy_backbone  # noqa: E402
+
+
+def slow_backbone(arch, stem):
+    backbone, width = toy_backbone(arch, stem)
+    backbone.register_forward_pre_hook(lambda *_: time.sleep(float(os.environ.get("TOY_SECONDS", 0)) / 2))
+    return backbone, width  # two views, hence half of it
+
+
+model.build_backbone = slow_backbone  # also in the processes that are spawned: they import this file
+
+if __name__ == "__main__":
+    sys.exit(main.main())
