@@ -57,13 +57,14 @@ test: setup $(if $(filter true,$(CI)),cluster-packages)
 cluster-test: setup cluster-packages
 	@$(PY) -m pytest --cluster tests/slurm $(ARGS)
 
-# Where this fails, the tests say what they lack. The packages stay; the cluster itself leaves nothing.
+# Whatever cannot be had here, the tests name it. The packages stay; the cluster itself leaves nothing.
 cluster-packages:
-	@PATH=$$PATH:/usr/sbin:/sbin; \
-	command -v slurmctld && command -v slurmd && command -v munged && command -v ip || { \
-	    echo "installing slurm-wlm, munge and iproute2 for the tests on a SLURM"; \
+	@PATH=$$PATH:/usr/sbin:/sbin; for command in slurmctld slurmd munged ip; do \
+	    command -v $$command > /dev/null || missing="$$command $$missing"; done; \
+	test -z "$$missing" -o $$(id -u) != 0 || { \
+	    echo "installing slurm-wlm, munge and iproute2, found no $$missing"; \
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes \
-	        --no-install-recommends slurm-wlm munge iproute2; } > /dev/null || true
+	        --no-install-recommends slurm-wlm munge iproute2 > /dev/null; } || true
 
 pretrain: setup
 	@test -n "$(DATA)" || { \

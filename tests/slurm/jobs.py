@@ -61,6 +61,20 @@ def wait_until(holds, what, seconds=120):
     return time.monotonic() - start
 
 
+def processes(cluster, word, *variables) -> list[int]:
+    """The cluster's processes with a word in their command line and all these NAME=value in their environment."""
+    wanted = {f"SLURM_CONF={cluster.folder}/slurm.conf", *variables}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = set((folder / "environ").read_text(errors="replace").split("\0"))
+            if wanted <= environment and word in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+        except OSError:
+            pass  # it has ended
+    return found
+
+
 class Job:
     """A batch job that runs one command line from the repository's root; its output is in folder/job.out."""
 
