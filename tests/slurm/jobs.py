@@ -87,8 +87,9 @@ class Job:
         self.number = done.stdout.strip()
 
     def says(self) -> str:
-        """What the job has printed."""
-        return self.file.read_text() if self.file.exists() else ""
+        """What the job has printed, less the log of its steps."""
+        printed = self.file.read_text() if self.file.exists() else ""
+        return "".join(line for line in printed.splitlines(keepends=True) if line[0] != "{")
 
     def shows(self, field) -> str:
         """A field of `scontrol show job`, such as JobState."""

@@ -54,3 +54,31 @@ def test_one_rank_stops_answering(cluster, pictures, alone, tmp_path):
     wait_until(lambda: job.shows("JobState") == "FAILED", job.says)
     again(cluster, pictures, tmp_path)
     assert_same_run(tmp_path, alone)
+
+
+def test_the_time_limit_comes_near(cluster, pictures, alone, tmp_path):
+    """SLURM looks at limits twice a minute, so the signal comes within the first 40 seconds."""
+    job = started(cluster, pictures, tmp_path, "--requeue", "--time=1", "--signal=USR1@50", seconds=1)
+    job.wait()
+    assert "was requeued" in job.says() and job.shows("Restarts") == "1", job.says()
+    assert_same_run(tmp_path, alone)
+
+
+def test_one_host_is_lost_and_comes_back(cluster, pictures, alone, tmp_path):
+    job = started(cluster, pictures, tmp_path, "--requeue")
+    cluster.signal_host("node2", "KILL")
+    seconds = wait_until(lambda: "error" in job.says(), job.says)
+    cluster.start_host("node2")
+    print(seconds, job.says())
+    job.wait()
+    assert_same_run(tmp_path, alone)
+
+
+def test_one_host_is_cut_off_and_comes_back(cluster, pictures, alone, tmp_path):
+    job = started(cluster, pictures, tmp_path, "--requeue")
+    cluster.cable("node2", "down")
+    seconds = wait_until(lambda: "error" in job.says(), job.says)
+    print(seconds, job.says())
+    cluster.cable("node2", "up")
+    job.wait()
+    assert_same_run(tmp_path, alone)
