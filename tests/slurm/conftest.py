@@ -9,6 +9,21 @@ from tests.pretrain_toys import write_pictures
 from tests.slurm import cluster as slurm
 from tests.slurm.jobs import in_two_processes, pretrain
 
+NOTICED = pytest.StashKey[list]()
+
+
+@pytest.fixture
+def noticed(request):
+    """noticed(line) shows what became of a fault, and how soon, at the end of the tests' output."""
+    found = request.config.stash.setdefault(NOTICED, [])
+    return lambda line: found.append(f"{request.node.name}: {line}")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.stash.get(NOTICED, []):
+        terminalreporter.section("noticed")
+        terminalreporter.write_line("\n".join(config.stash[NOTICED]))
+
 
 @pytest.fixture(scope="session")
 def cluster(request):

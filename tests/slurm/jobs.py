@@ -12,6 +12,7 @@ import torch
 from tests.pretrain_toys import lines
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG = 300  # seconds after which a test gives up; on a busy machine all things take their time
 ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
 
 
@@ -52,7 +53,7 @@ def flat(state, prefix=""):
         yield prefix, state
 
 
-def wait_until(holds, what, seconds=120):
+def wait_until(holds, what, seconds=LONG):
     """Return the seconds that it took until holds() was true."""
     start = time.monotonic()
     while not holds():
@@ -76,14 +77,19 @@ def processes(cluster, word, *variables) -> list[int]:
 
 
 class Job:
-    """A batch job that runs one command line from the repository's root; its output is in folder/job.out."""
+    """A batch job on both hosts, from the repository's root; its output is in folder/job.out.
 
-    def __init__(self, cluster, folder, command, *options):
+    command: the words of one, or the text of a script. A second start of the job, and each later one, is
+    without TOY_SECONDS.
+    """
+
+    def __init__(self, cluster, folder, command, *options, **environment):
         self.cluster, self.file = cluster, folder / "job.out"
         script = folder / "job.sh"
-        script.write_text("#!/bin/sh\n" + (command if isinstance(command, str) else shlex.join(command)) + "\n")
+        text = command if isinstance(command, str) else shlex.join(map(str, command))
+        script.write_text(f'#!/bin/sh\n[ -z "$SLURM_RESTART_COUNT" ] || unset TOY_SECONDS\n{text}\n')
         done = cluster.run("sbatch", "--parsable", "--output", self.file, "--open-mode=append",
-                           "--nodes=2", "--ntasks-per-node=1", *options, script)
+                           "--nodes=2", "--ntasks-per-node=1", *options, script, **environment)
         self.number = done.stdout.strip()
 
     def says(self) -> str:
@@ -96,7 +102,7 @@ class Job:
         text = self.cluster.run("scontrol", "show", "job", "--oneliner", self.number).stdout
         return re.search(rf"\b{field}=(\S*)", text)[1]
 
-    def wait(self, state="COMPLETED", seconds=120):
+    def wait(self, state="COMPLETED", seconds=LONG):
         """Wait until the job has ended, and check how."""
         wait_until(lambda: self.shows("JobState") in ENDED, self.says, seconds)
         assert self.shows("JobState") == state, self.says()

@@ -2,6 +2,7 @@
 import os
 import re
 import signal
+import time
 
 import pytest
 import torch
@@ -9,21 +10,33 @@ import torch
 from tests.slurm.jobs import Job, assert_same_run, pretrain, processes, steps, wait_until
 
 SRUN = ["srun", "--kill-on-bad-exit", "python"]
-SLOW = "TOY_SECONDS=0.2"  # 60 steps take 12 s
-SOON = "BARLOW_TIMEOUT_SECONDS=10"
+TIMEOUT = 10  # seconds without a sign of life
 
 
-def started(cluster, pictures, folder, *options, seconds=0.2):
-    """A job that pretrains on both hosts and has made some steps."""
-    command = ["env", f"TOY_SECONDS={seconds}", SOON, *SRUN, *pretrain(pictures, folder)]
-    job = Job(cluster, folder, command, *options)
+def started(cluster, pictures, folder, *options, command=SRUN):
+    """A job that pretrains on both hosts and has made some steps; the rest of it takes ten seconds."""
+    job = Job(cluster, folder, [*command, *pretrain(pictures, folder)], *options, TOY_SECONDS=0.2,
+              BARLOW_TIMEOUT_SECONDS=TIMEOUT)
     wait_until(lambda: len(steps(folder)) > 10, job.says)
     return job
 
 
-def again(cluster, pictures, folder):
-    """The same command a second time, without haste of ours."""
-    Job(cluster, folder, [*SRUN, *pretrain(pictures, folder)]).wait()
+def go_on(cluster, pictures, folder, *options):
+    """The same command a second time."""
+    Job(cluster, folder, [*SRUN, *pretrain(pictures, folder)], *options).wait()
+
+
+def rank(cluster, number):
+    """The process of a rank that srun started."""
+    [pid] = processes(cluster, "toy_main.py", f"SLURM_PROCID={number}")
+    return pid
+
+
+def seconds_until(job, pattern, noticed):
+    """Wait until a job says something, and keep when and what for the end of the tests' output."""
+    seconds = wait_until(lambda: re.search(pattern, job.says()), job.says)
+    noticed(f"after {seconds:.0f} s: {re.search(f'.*{pattern}.*', job.says())[0]}")
+    return seconds
 
 
 def test_requeued(cluster, pictures, alone, tmp_path):
@@ -34,51 +47,90 @@ def test_requeued(cluster, pictures, alone, tmp_path):
     assert_same_run(tmp_path, alone)
 
 
-def test_one_rank_is_killed(cluster, pictures, alone, tmp_path):
-    job = started(cluster, pictures, tmp_path)
-    [pid] = processes(cluster, "toy_main.py", "SLURM_PROCID=1")
-    os.kill(pid, signal.SIGKILL)
-    seconds = wait_until(lambda: job.shows("JobState") == "FAILED", job.says)
-    assert seconds < 30, job.says()
-    again(cluster, pictures, tmp_path)
-    assert_same_run(tmp_path, alone)
-
-
-def test_one_rank_stops_answering(cluster, pictures, alone, tmp_path):
-    job = started(cluster, pictures, tmp_path)
-    [pid] = processes(cluster, "toy_main.py", "SLURM_PROCID=1")
-    os.kill(pid, signal.SIGSTOP)
-    seconds = wait_until(lambda: "error" in job.says(), job.says)
-    print(seconds, job.says())
-    assert seconds < 30 and re.search(r"process 1 of 2 on node2", job.says()), job.says()
-    wait_until(lambda: job.shows("JobState") == "FAILED", job.says)
-    again(cluster, pictures, tmp_path)
-    assert_same_run(tmp_path, alone)
-
-
 def test_the_time_limit_comes_near(cluster, pictures, alone, tmp_path):
-    """SLURM looks at limits twice a minute, so the signal comes within the first 40 seconds."""
-    job = started(cluster, pictures, tmp_path, "--requeue", "--time=1", "--signal=USR1@50", seconds=1)
+    """SLURM looks at limits twice a minute, so that the signal comes within the first 40 seconds."""
+    job = Job(cluster, tmp_path, [*SRUN, *pretrain(pictures, tmp_path)], "--requeue", "--time=1",
+              "--signal=USR1@50", TOY_SECONDS=1)
     job.wait()
-    assert "was requeued" in job.says() and job.shows("Restarts") == "1", job.says()
+    assert f"SLURM job {job.number} was requeued" in job.says() and job.shows("Restarts") == "1", job.says()
     assert_same_run(tmp_path, alone)
 
 
-def test_one_host_is_lost_and_comes_back(cluster, pictures, alone, tmp_path):
-    job = started(cluster, pictures, tmp_path, "--requeue")
-    cluster.signal_host("node2", "KILL")
-    seconds = wait_until(lambda: "error" in job.says(), job.says)
-    cluster.start_host("node2")
-    print(seconds, job.says())
-    job.wait()
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_rank_is_killed(cluster, pictures, alone, tmp_path, noticed, number):
+    job = started(cluster, pictures, tmp_path)
+    os.kill(rank(cluster, number), signal.SIGKILL)
+    seconds = noted(record_property, job, f"task {number}: Killed", time.monotonic())
+    job.wait("FAILED")
+    assert seconds < 30
+    go_on(cluster, pictures, tmp_path)
     assert_same_run(tmp_path, alone)
 
 
-def test_one_host_is_cut_off_and_comes_back(cluster, pictures, alone, tmp_path):
+def test_one_rank_stops_answering(cluster, pictures, alone, tmp_path, noticed):
+    job = started(cluster, pictures, tmp_path)
+    os.kill(rank(cluster, 1), signal.SIGSTOP)
+    seconds = noted(record_property, job, r"process 1 of 2 \(host node2\) has not answered", time.monotonic())
+    assert TIMEOUT <= seconds < TIMEOUT + 20
+    job.wait("FAILED")
+    go_on(cluster, pictures, tmp_path)
+    assert_same_run(tmp_path, alone)
+
+
+def test_one_host_is_cut_off_and_comes_back(cluster, pictures, alone, tmp_path, noticed):
+    """SLURM takes a silent host for down and gives the job a new start, for which the host is there again."""
     job = started(cluster, pictures, tmp_path, "--requeue")
     cluster.cable("node2", "down")
-    seconds = wait_until(lambda: "error" in job.says(), job.says)
-    print(seconds, job.says())
-    cluster.cable("node2", "up")
+    begun = time.monotonic()
+    try:
+        noted(record_property, job, r"process 1 of 2 \(host node2\) has not answered", begun)
+        wait_until(lambda: "down" in cluster.run("sinfo", "--nodes=node2", "--format=%T").stdout, job.says)
+        record_property("down", f"for SLURM after {time.monotonic() - begun:.0f} s")
+    finally:
+        cluster.cable("node2", "up")
     job.wait()
+    assert_same_run(tmp_path, alone)
+
+
+def test_one_host_is_lost_and_the_other_goes_on(cluster, pictures, alone, tmp_path, noticed):
+    """Another number of processes: equal to rounding."""
+    job = started(cluster, pictures, tmp_path, "--no-requeue")
+    cluster.signal_host("node2", "KILL")
+    try:
+        noted(record_property, job, r"process 1 of 2 \(host node2\)", time.monotonic())
+        cluster.run("scancel", job.number)
+        go_on(cluster, pictures, tmp_path, "--nodes=1")
+    finally:
+        cluster.start_host("node2")
+    ours, theirs = (torch.load(folder / "checkpoint.pth")["model"] for folder in (tmp_path, alone))
+    for name, value in theirs.items():
+        assert torch.allclose(value.double(), ours[name].double(), rtol=1e-3, atol=1e-4), name
+
+
+def test_torchrun_loses_a_worker_and_then_an_agent(cluster, pictures, alone, tmp_path, noticed):
+    """--max-restarts brings workers back; a lost agent comes back when its command is given again."""
+    def agent(host):
+        torchrun = """torchrun --nnodes=2 --nproc-per-node=1 --max-restarts=3 --rdzv-backend=c10d
+            --rdzv-endpoint=node1:29500 --rdzv-id=toy""".split()
+        (tmp_path / host).mkdir(exist_ok=True)
+        return Job(cluster, tmp_path / host, [*torchrun, *pretrain(pictures, tmp_path)], "--nodes=1",
+                   f"--nodelist={host}", TOY_SECONDS=0.2, BARLOW_TIMEOUT_SECONDS=TIMEOUT)
+
+    def new_steps(restarts, least):
+        worker = ("toy_main.py", f"TORCHELASTIC_RESTART_COUNT={restarts}")
+        return lambda: processes(cluster, *worker, "RANK=0") and len(steps(tmp_path)) > least
+    one, two = agent("node1"), agent("node2")
+    wait_until(new_steps(0, 10), one.says)
+    [worker] = processes(cluster, "toy_main.py", "RANK=1")
+    os.kill(worker, signal.SIGKILL)
+    begun = time.monotonic()
+    wait_until(lambda: processes(cluster, "toy_main.py", "TORCHELASTIC_RESTART_COUNT=1"), one.says)
+    noticed(f"torchrun started new workers {time.monotonic() - begun:.0f} s after one was killed")
+    wait_until(new_steps(1, 20), one.says)
+    [lost] = processes(cluster, "--max-restarts", f"SLURM_JOB_ID={two.number}")
+    os.kill(lost, signal.SIGKILL)
+    two.wait("FAILED")
+    three = agent("node2")
+    wait_until(lambda: three.shows("JobState") in ("COMPLETED", "FAILED") , three.says); print("ONE", one.says(), "THREE", three.says())
+    one.wait()
     assert_same_run(tmp_path, alone)
