@@ -35,13 +35,18 @@ def steps(folder) -> list[int]:
 
 
 def assert_same_run(folder, other):
-    """Two pretraining runs wrote the same log and the same checkpoint, bit for bit, and the same backbone."""
+    """Two pretraining runs wrote the same log and the same checkpoint and backbone, bit for bit."""
     assert lines(folder) == lines(other)
     for name in ("checkpoint.pth", "resnet18.pth"):
-        one, two = (dict(flat(torch.load(run / name, weights_only=True))) for run in (folder, other))
-        assert one.keys() == two.keys()
-        differing = [key for key in one if not torch.equal(torch.as_tensor(one[key]), torch.as_tensor(two[key]))]
-        assert not differing, f"{name}: {differing[:5]}"
+        assert_same_tensors(folder / name, other / name)
+
+
+def assert_same_tensors(path, other):
+    """Two files of torch hold the same tensors and numbers, bit for bit."""
+    one, two = (dict(flat(torch.load(file, weights_only=True))) for file in (path, other))
+    assert one.keys() == two.keys()
+    differing = [key for key in one if not torch.equal(torch.as_tensor(one[key]), torch.as_tensor(two[key]))]
+    assert not differing, f"{path}: {differing[:5]}"
 
 
 def flat(state, prefix=""):
@@ -92,17 +97,20 @@ class Job:
                            "--nodes=2", "--ntasks-per-node=1", *options, script, **environment)
         self.number = done.stdout.strip()
 
-    def says(self) -> str:
-        """What the job has printed, less the log of its steps."""
-        printed = self.file.read_text() if self.file.exists() else ""
-        return "".join(line for line in printed.splitlines(keepends=True) if line[0] != "{")
+    def prints(self) -> str:
+        """What the job has printed."""
+        return self.file.read_text() if self.file.exists() else ""
 
-    def shows(self, field) -> str:
-        """A field of `scontrol show job`, such as JobState."""
-        text = self.cluster.run("scontrol", "show", "job", "--oneliner", self.number).stdout
+    def says(self) -> str:
+        """What the job has printed, less the figures of steps and epochs."""
+        return "".join(line for line in self.prints().splitlines(keepends=True) if line[0] != "{")
+
+    def shows(self, field, element="") -> str:
+        """A field of `scontrol show job`, such as JobState; element: "_0" is the first of an array."""
+        text = self.cluster.run("scontrol", "show", "job", "--oneliner", self.number + element).stdout
         return re.search(rf"\b{field}=(\S*)", text)[1]
 
-    def wait(self, state="COMPLETED", seconds=LONG):
+    def wait(self, state="COMPLETED", element=""):
         """Wait until the job has ended, and check how."""
-        wait_until(lambda: self.shows("JobState") in ENDED, self.says, seconds)
-        assert self.shows("JobState") == state, self.says()
+        wait_until(lambda: self.shows("JobState", element) in ENDED, self.says)
+        assert self.shows("JobState", element) == state, self.says()

@@ -108,29 +108,33 @@ def test_one_host_is_lost_and_the_other_goes_on(cluster, pictures, alone, tmp_pa
 
 
 def test_torchrun_loses_a_worker_and_then_an_agent(cluster, pictures, alone, tmp_path, noticed):
-    """--max-restarts brings workers back; a lost agent comes back when its command is given again."""
+    """--max-restarts brings workers back; a lost agent comes back when its command is given again.
+
+    Not with torchrun's own choice, one store for all rounds, in which new workers find the addresses of old
+    ones (pytorch issue 135712).
+    """
     def agent(host):
         torchrun = """torchrun --nnodes=2 --nproc-per-node=1 --max-restarts=3 --rdzv-backend=c10d
             --rdzv-endpoint=node1:29500 --rdzv-id=toy""".split()
         (tmp_path / host).mkdir(exist_ok=True)
         return Job(cluster, tmp_path / host, [*torchrun, *pretrain(pictures, tmp_path)], "--nodes=1",
-                   f"--nodelist={host}", TOY_SECONDS=0.2, BARLOW_TIMEOUT_SECONDS=TIMEOUT)
+                   f"--nodelist={host}", TOY_SECONDS=0.2, BARLOW_TIMEOUT_SECONDS=TIMEOUT,
+                   TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1)
 
-    def new_steps(restarts, least):
-        worker = ("toy_main.py", f"TORCHELASTIC_RESTART_COUNT={restarts}")
-        return lambda: processes(cluster, *worker, "RANK=0") and len(steps(tmp_path)) > least
+    def worker(rank, *before):
+        """The process of a rank, when it is not one of those and the run is going on."""
+        wait_until(lambda: set(processes(cluster, "toy_main.py", f"RANK={rank}")) - set(before), one.says)
+        wait_until(lambda: len(steps(tmp_path)) > 10 * (1 + len(before)), one.says)
+        return processes(cluster, "toy_main.py", f"RANK={rank}")[0]
     one, two = agent("node1"), agent("node2")
-    wait_until(new_steps(0, 10), one.says)
-    [worker] = processes(cluster, "toy_main.py", "RANK=1")
-    os.kill(worker, signal.SIGKILL)
+    first = worker(1)
+    os.kill(first, signal.SIGKILL)
     begun = time.monotonic()
-    wait_until(lambda: processes(cluster, "toy_main.py", "TORCHELASTIC_RESTART_COUNT=1"), one.says)
-    noticed(f"torchrun started new workers {time.monotonic() - begun:.0f} s after one was killed")
-    wait_until(new_steps(1, 20), one.says)
+    worker(1, first)
+    noticed(f"new workers had made ten steps {time.monotonic() - begun:.0f} s after one was killed")
     [lost] = processes(cluster, "--max-restarts", f"SLURM_JOB_ID={two.number}")
     os.kill(lost, signal.SIGKILL)
     two.wait("FAILED")
-    three = agent("node2")
-    wait_until(lambda: three.shows("JobState") in ("COMPLETED", "FAILED") , three.says); print("ONE", one.says(), "THREE", three.says())
+    agent("node2").wait()
     one.wait()
     assert_same_run(tmp_path, alone)
