@@ -44,14 +44,14 @@ def test_an_array_of_tasks_after_a_pretraining_one_of_them_requeued(cluster, pic
         pictures, tmp_path / "before", "--arch", "resnet50", "--epochs", 1, main="pretrain/main.py")])
     weights = tmp_path / "before" / "resnet50.pth"
     # A rate at which this network's features, hardly trained, do not diverge.
-    tasks = {"imagenet_linear": ("learning_rate", 0.001, "epochs", 8), "imagenet_knn": ()}
+    tasks = {"imagenet_linear": ("learning_rate", 0.001, "epochs", 4), "imagenet_knn": ()}
     cases = [shlex.join(["srun", "python", *command(task, weights, "array", *more)])
              for task, more in tasks.items()]
     script = f"case $SLURM_ARRAY_TASK_ID in 0) {cases[0]};; 1) {cases[1]};; esac"
     array = Job(cluster, tmp_path / "array", script, "--array=0-1", f"--dependency=afterok:{before.number}",
                 "--requeue")
     assert array.shows("Dependency") == f"afterok:{before.number}(unfulfilled)"
-    wait_until(lambda: '"epoch": 2' in array.prints(), array.prints)
+    wait_until(lambda: '"epoch": 1' in array.prints(), array.prints)
     cluster.run("scontrol", "requeue", f"{array.number}_0")
     for element in ("_0", "_1"):
         array.wait(element=element)
@@ -61,6 +61,22 @@ def test_an_array_of_tasks_after_a_pretraining_one_of_them_requeued(cluster, pic
     for task, more in tasks.items():
         on_one_machine(command(task, weights, "alone", *more))
     assert figures(tmp_path / "array") == figures(tmp_path / "alone")
+
+
+def test_detectron2_counts_processes_by_host(cluster, tmp_path):
+    """Its local rank is that of the GPU to use."""
+    code = """
+from parallel.launch import joined
+from transfer.detection import d2
+from detectron2.utils import comm
+with joined():
+    d2.join_processes()
+    print(f"rank {comm.get_rank()} is local {comm.get_local_rank()} of {comm.get_local_size()}", flush=True)
+"""
+    job = Job(cluster, tmp_path, ["srun", "python", "-c", code], "--ntasks-per-node=2")
+    job.wait()
+    assert sorted(line for line in job.says().splitlines() if line.startswith("rank")) == [
+        "rank 0 is local 0 of 2", "rank 1 is local 1 of 2", "rank 2 is local 0 of 2", "rank 3 is local 1 of 2"]
 
 
 def test_a_detector_on_two_hosts(cluster, command, tmp_path):

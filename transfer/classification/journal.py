@@ -28,6 +28,7 @@ class Journal:
             file.write(text + "\n")
         if show:
             tqdm.write(text)
+            sys.stdout.flush()  # a job's output is a file, in which lines would only show at the end
 
 
 def bar(iterable, text, total=None, done=0):
