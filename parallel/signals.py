@@ -211,6 +211,6 @@ def requeue(number: int) -> str:
     if not shutil.which("scontrol"):
         return f"no scontrol here, so job {job} comes back only where RequeueExit has {STOPPED_STATUS}"
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode not in (0, -signal.SIGTERM):  # SLURM ends the job, scontrol with it, before it answers
         return f"scontrol requeue {job} failed: {' '.join(done.stderr.split()) or done.returncode}"
     return f"SLURM job {job} was requeued"

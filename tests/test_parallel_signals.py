@@ -55,7 +55,8 @@ def test_signals_are_heard_while_the_main_thread_cannot_answer():
      "no scontrol here, so job 12 comes back only where RequeueExit has 75", ""),
     (signal.SIGTERM, {"SLURM_JOB_ID": "12"}, "exit 0",
      "SLURM itself requeues job 12 if this was a preemption", ""),
-], ids=["no job", "job", "array", "refused", "no scontrol", "preempted"])
+    (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, "kill -TERM $$", "SLURM job 12 was requeued", "requeue 12"),
+], ids=["no job", "job", "array", "refused", "no scontrol", "preempted", "ended with the job"])
 def test_requeue_asks_slurm_for_the_job(tmp_path, monkeypatch, number, environment, scontrol, said, called):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
