@@ -6,6 +6,7 @@ launch.py       starting processes, or joining those of torchrun and SLURM
 watch.py        who is still there, and leaving together
 signals.py      being asked to stop
 slurm.py        what SLURM says of this process
+launcher.py     the flags of --launcher slurm; jobs.py submits jobs and waits for them
 """
 import os
 

@@ -3,6 +3,7 @@
     python pretrain/main.py DATA                                  # all GPUs of this machine, or the CPU
     torchrun --standalone --nproc-per-node=8 pretrain/main.py DATA --epochs 1000 --batch-size 2048
     srun python pretrain/main.py DATA                             # in a SLURM job, one task for each GPU
+    python pretrain/main.py DATA --launcher slurm --nodes 4 --gpus-per-node 8     # as a job; --plan shows it
 
 DATA is an image folder, or what else sources.py knows. Leaves checkpoint.pth (after each epoch and every
 --checkpoint-minutes; the same command resumes from it, within an epoch, too), <arch>.pth (the backbone) and
@@ -27,6 +28,7 @@ from parallel import signals
 
 import torch
 
+from parallel import jobs, launcher
 from pretrain import config, data, dryrun
 from parallel.collectives import agree, is_main
 from parallel.launch import WorkerError, complain, joined, launch
@@ -34,7 +36,8 @@ from pretrain.trainer import Run, last_good, train
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
+                                     parents=[launcher.flags()])
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of train/<class>/<picture> or of "
                         "<class>/<picture>, text list of pictures, .npz, .parquet or webdataset shards")
     parser.add_argument("--workers", type=int, default=8, metavar="N", help="data loading processes for each "
@@ -67,6 +70,8 @@ def parse(arguments):
     parser.add_argument("--wandb", action="store_true", help="and for Weights & Biases (needs wandb)")
     parser.add_argument("--dry-run", action="store_true", help="print recipe, rates, and memory and time "
                         f"from {dryrun.WARM + dryrun.MEASURED} steps; write nothing")
+    parser.add_argument("--plan", action="store_true", help="with --launcher slurm: print the job script and "
+                        "submit nothing")
     parser.add_argument("--preset", default="code", metavar="NAME",
                         help=f"recipe that the flags below change: {', '.join(config.PRESETS)} "
                         "(default: code)")
@@ -83,6 +88,8 @@ def prepare(arguments) -> tuple[config.PretrainConfig, Run, int, bool]:
     if args["device"] == "cpu":
         given.setdefault("precision", "fp32")
     recipe = config.recipe(args.pop("preset"), **given)
+    if args.pop("plan"):
+        raise ValueError("--plan: expected --launcher slurm with it, found none; --dry-run measures a run")
     processes, dry = args.pop("processes"), args.pop("dry_run")
     if processes is None:
         processes = torch.cuda.device_count() if args["device"] == "cuda" else 1
@@ -125,6 +132,9 @@ def main(arguments=None) -> int:
 
 
 def work(arguments, standing) -> int:
+    cluster, own = launcher.split(arguments)
+    if cluster.launcher:
+        return submit(cluster, own)
     with joined():
         recipe, run, processes, dry = agree(prepare, arguments)
         if dry:
@@ -139,6 +149,17 @@ def work(arguments, standing) -> int:
     if is_main():
         print("written: " + ", ".join(map(str, outcome.files)))
     return 0
+
+
+def submit(cluster, arguments) -> int:
+    """--launcher slurm: the same command as a job. What can be known to be wrong is refused here."""
+    plan = "--plan" in arguments
+    own = ["--device", cluster.device, *(word for word in arguments if word != "--plan")]
+    _, run, _, _ = prepare([*own, "--processes", str(cluster.tasks), *(["--dry-run"] if plan else [])])
+    command = [str(Path(__file__).resolve()), *own]
+    folder = run.checkpoint_dir
+    return jobs.run([jobs.Cell(f"pretraining in {folder}", command, command)], cluster, folder,
+                    f"pretrain-{folder.name}", run.workers, plan)
 
 
 class Standing:

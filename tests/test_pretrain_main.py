@@ -174,3 +174,24 @@ def test_interrupted_leaves_a_checkpoint_and_says_so(pictures, tmp_path, number,
         for _ in range(150):
             os.killpg(run.pid, 0)
             time.sleep(0.1)
+
+
+def test_a_job_script_is_planned_and_nothing_written(pictures, call, tmp_path):
+    status, out, err = call(pictures, *SMALL, "--launcher", "slurm", "--nodes", "2", "--gpus-per-node", "0",
+                            "--time", "1:00:00", "--checkpoint-dir", "bt", "--plan")
+    assert (status, err) == (0, "")
+    assert "#SBATCH --nodes=2\n" in out and "#SBATCH --job-name=pretrain-bt\n" in out
+    assert f"--output {tmp_path}/bt/slurm/%j_%t_log.out --cpus-per-task=2 " in out
+    assert out.splitlines()[-1].startswith(f"# task becomes: python {SCRIPT} --device cpu {pictures} --arch")
+    assert "--plan" not in out and "--launcher" not in out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--plan"], "--plan: expected --launcher slurm with it, found none; --dry-run measures a run"),
+    (["--launcher", "slurm", "--gpus-per-node", "3"], "--batch-size 4 does not divide by 3 processes"),
+    (["--launcher", "slurm", "--gpus-per-node", "0"], "sbatch"),
+], ids=["plan", "batch", "sbatch"])
+def test_what_cannot_be_submitted_is_refused_here(pictures, call, words, message):
+    """The last reaches the command sbatch of the tests, which fails."""
+    status, _, err = call(pictures, *SMALL, *words)
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err

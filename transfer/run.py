@@ -3,8 +3,9 @@
     python transfer/run.py --task coco_det --weights bt.pth
     python transfer/run.py --task voc_det --weights bt.pth --num-gpus 8 --seeds 5
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data learning_rate 0.1
+    python transfer/run.py --task all --seeds 5 --weights bt.pth --launcher slurm --gpus-per-node 8 --wait
 
-Here are the flags; execution.py makes one run, suite.py several tasks.
+Here are the flags; execution.py makes one run, suite.py several tasks, submit.py hands them to SLURM.
 """
 
 import argparse
@@ -18,10 +19,10 @@ if not __package__:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from parallel import signals  # noqa: E402
+from parallel import launcher, signals  # noqa: E402
 from parallel.collectives import agree, is_main  # noqa: E402
 from parallel.launch import complain, joined  # noqa: E402
-from transfer import workspace  # noqa: E402
+from transfer import submit, workspace  # noqa: E402
 from transfer.config import differences, nearest, resolved  # noqa: E402
 from transfer.execution import one_line, run_config, run_one  # noqa: E402
 from transfer.suite import RUNS, run_suite, show_plan  # noqa: E402
@@ -33,6 +34,7 @@ def parser():
     """Return the argument parser; the README shows each flag in use."""
     parser = argparse.ArgumentParser(
         description="Run transfer tasks on a ResNet-50 backbone.", allow_abbrev=False,
+        parents=[launcher.flags()],
         epilog="KEY VALUE pairs change the task's config; such a run is recorded as scaled.")
     parser.error = lambda message: parser.exit(  # one line, and once for all processes
         2, f"error: {message}; --help shows the flags\n" if is_main() else "")
@@ -81,6 +83,7 @@ def parser():
 def main(argv=None):
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
     arguments = parser().parse_intermixed_args(argv)  # flags may stand between the pairs
+    arguments.command = sys.argv[1:] if argv is None else list(argv)
     with signals.listening(farewell):
         try:
             if arguments.list:
@@ -139,8 +142,13 @@ def run(arguments):
         raise ValueError("KEY VALUE pairs and --split-file belong to one task, found --task "
                          f"{arguments.task}")
     agree(workspace.require_records, Path(arguments.results))
-    backbone = agree(read, arguments.weights, arguments.format, arguments.name, arguments.encoder)
+    cluster, _ = launcher.split(arguments.command)
+    backbone = None
+    if not cluster.after or arguments.check:  # else another job is yet to make the weights
+        backbone = agree(read, arguments.weights, arguments.format, arguments.name, arguments.encoder)
     seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
+    if cluster.launcher and not arguments.check:
+        return submit.submit(tasks, backbone, seeds, arguments)
     if arguments.plan:
         return show_plan(tasks, backbone, seeds, arguments)
     if suite:

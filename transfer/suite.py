@@ -32,11 +32,29 @@ def run_suite(tasks, backbone, seeds, arguments):
             if is_main():
                 print(f"{task.name}: not run: {one_line(error)}", file=sys.stderr, flush=True)
     if not arguments.check:
-        own = Path(arguments.results).resolve() != RUNS
-        command = shlex.join(["python", "results/make.py",
-                              *(["--runs", arguments.results, "--out", "TABLES"] if own else [])])
-        say(plan.closing(store.load(arguments.results)[0], backbone.sha256, command))
+        show_tables(backbone, arguments)
     return status
+
+
+def show_tables(backbone, arguments):
+    """Print the tables that hold a figure of this backbone, and the command that writes them."""
+    own = Path(arguments.results).resolve() != RUNS
+    command = shlex.join(["python", "results/make.py",
+                          *(["--runs", arguments.results, "--out", "TABLES"] if own else [])])
+    say(plan.closing(store.load(arguments.results)[0], backbone.sha256, command))
+
+
+def missing_seeds(task, backbone, seeds, arguments):
+    """Return the seeds of a task that have no record yet; all with --rerun and --eval-only, and where the
+    backbone is None because it is yet to be made. Raises ValueError or OSError where the task cannot run."""
+    config, context = run_config(task, arguments), make_context(seeds[0], arguments)
+    if backbone is None:
+        task.data(config, context)  # the listing is read, so bad data stops here
+        return list(seeds)
+    draft = make_draft(task, backbone, config, context)
+    again = arguments.rerun or arguments.eval_only
+    return [seed for seed in seeds
+            if again or not store.find(dataclasses.replace(draft, seed=seed), arguments.results)]
 
 
 def show_plan(tasks, backbone, seeds, arguments):
