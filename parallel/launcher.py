@@ -83,7 +83,8 @@ def split(arguments) -> tuple[argparse.Namespace, list[str]]:
     least = -(-cluster.signal_seconds // 60) + 2
     if cluster.time is not None and cluster.time < least:
         raise ValueError(f"--time: expected at least {least} min, so that a run gets somewhere before it is "
-                         f"told to save itself (--signal-seconds {cluster.signal_seconds}), found {cluster.time}")
+                         f"told to save itself (--signal-seconds {cluster.signal_seconds}), found "
+                         f"{cluster.time}")
     cluster.tasks_per_node = cluster.tasks_per_node or cluster.gpus_per_node or 1
     cluster.tasks = cluster.nodes * cluster.tasks_per_node
     cluster.device = "cuda" if cluster.gpus_per_node else "cpu"

@@ -38,8 +38,8 @@ def test_processes_and_device_follow_from_the_gpus(words, tasks, device):
 @pytest.mark.parametrize("words, message", [
     ("--partition gpu", "--partition: expected --launcher slurm with it, found none"),
     ("--no-requeue", "--requeue: expected --launcher slurm with it, found none"),
-    ("--launcher slurm --time 6", "--time: expected at least 7 min, so that a run gets somewhere before it is "
-     "told to save itself (--signal-seconds 300), found 6")])
+    ("--launcher slurm --time 6", "--time: expected at least 7 min, so that a run gets somewhere before it "
+     "is told to save itself (--signal-seconds 300), found 6")])
 def test_flags_that_do_not_fit_are_refused(words, message):
     with pytest.raises(ValueError) as error:
         launcher.split(words.split())

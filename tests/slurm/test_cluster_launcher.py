@@ -34,7 +34,8 @@ def pretraining(pictures, folder):
 
 def transfer(folder, data, *more):
     flags = f"""--task imagenet_knn,imagenet_linear --seeds 2 --weights {folder}/run/resnet50.pth
-        --data {data} --output {folder}/out --results {folder}/records --cache {folder}/features --workers 0 --smoke"""
+        --data {data} --output {folder}/out --results {folder}/records --cache {folder}/features
+        --workers 0 --smoke"""
     return ["transfer/run.py", *flags.split(), *ONE_HOST, *more]
 
 
