@@ -2,7 +2,8 @@
 
 collectives.py  which process this is, sums and gathered rows, decisions that all processes take alike
 batchnorm.py    batch normalisation over the rows of all processes
-launch.py       starting processes, or joining those of torchrun and SLURM
+groups.py       the group of processes: meeting, also those of torchrun and SLURM, and leaving together
+launch.py       starting processes on this machine
 watch.py        who is still there, and leaving together
 signals.py      being asked to stop
 slurm.py        what SLURM says of this process

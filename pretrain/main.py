@@ -31,7 +31,8 @@ import torch
 from parallel import jobs, launcher
 from pretrain import config, data, dryrun
 from parallel.collectives import agree, is_main
-from parallel.launch import WorkerError, complain, joined, launch
+from parallel.groups import WorkerError, complain, joined
+from parallel.launch import launch
 from pretrain.trainer import Run, last_good, train
 
 

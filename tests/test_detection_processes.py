@@ -9,7 +9,8 @@ from detectron2.engine import defaults
 from detectron2.utils import comm
 
 from parallel.collectives import rank
-from parallel.launch import COLLECTIVE_MINUTES, launch
+from parallel.groups import COLLECTIVE_MINUTES
+from parallel.launch import launch
 from transfer.detection import d2, trainer
 
 HOSTS = {  # of each process -> its place on its machine, and how many there are on it

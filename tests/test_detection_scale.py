@@ -137,7 +137,8 @@ import sys
 import torch.distributed as dist
 from detectron2.utils import comm
 from parallel.collectives import rank
-from parallel.launch import joined, launch
+from parallel.groups import joined
+from parallel.launch import launch
 from transfer.detection import d2
 
 start = dist.init_process_group

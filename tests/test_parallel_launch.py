@@ -17,7 +17,8 @@ from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import (agree, all_gather_rows, all_reduce_sum, barrier, gather, rank, row_counts,
                                   world_size)
-from parallel.launch import WorkerError, joined, launch
+from parallel.groups import WorkerError, joined
+from parallel.launch import launch
 
 ROOT = Path(__file__).parent.parent
 

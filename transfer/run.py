@@ -21,7 +21,7 @@ if not __package__:
 
 from parallel import launcher, signals  # noqa: E402
 from parallel.collectives import agree, is_main  # noqa: E402
-from parallel.launch import complain, joined  # noqa: E402
+from parallel.groups import complain, joined  # noqa: E402
 from transfer import submit, workspace  # noqa: E402
 from transfer.config import differences, nearest, resolved  # noqa: E402
 from transfer.execution import one_line, run_config, run_one  # noqa: E402

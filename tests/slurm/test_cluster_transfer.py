@@ -66,7 +66,7 @@ def test_an_array_of_tasks_after_a_pretraining_one_of_them_requeued(cluster, pic
 def test_detectron2_counts_processes_by_host(cluster, tmp_path):
     """Its local rank is that of the GPU to use."""
     code = """
-from parallel.launch import joined
+from parallel.groups import joined
 from transfer.detection import d2
 from detectron2.utils import comm
 with joined():

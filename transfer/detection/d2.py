@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, load_voc_instances
 from detectron2.utils import comm
 
-from parallel.launch import COLLECTIVE_MINUTES
+from parallel.groups import COLLECTIVE_MINUTES
 from transfer.detection import data as sets
 from transfer.detection import heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
 

@@ -1,0 +1,194 @@
+"""The group of processes that this one is in: how they meet, and how they leave together."""
+import contextlib
+import datetime
+import functools
+import itertools
+import json
+import os
+import secrets
+import sys
+import time
+import traceback
+
+import torch
+import torch.distributed as dist
+
+from parallel import signals
+from parallel.collectives import USER_ERRORS, barrier, in_group, is_main
+from parallel.slurm import adopt_slurm
+from parallel.watch import Story, Watch
+
+# Of one collective, long, since one process may evaluate COCO while the others wait. That a process is gone
+# is known much earlier, by watch.py.
+COLLECTIVE_MINUTES = 60
+JOIN_SECONDS = 300  # for all processes to come together
+
+
+class WorkerError(RuntimeError):
+    """A process ended for something else than a user's mistake."""
+
+
+_watch: Watch | None = None  # of the group that this process is in
+_calls = itertools.count()  # of `attempt`, the same in every process
+
+
+def watched() -> bool:
+    """Whether this process is in a group that was formed here."""
+    return _watch is not None
+
+
+@contextlib.contextmanager
+def joined():
+    """Be in the group of the processes that torchrun or SLURM started, inside the block; elsewhere nothing.
+
+    An error that leaves the block in one process is raised in all of them, as ValueError where it is a
+    user's and else as WorkerError; so is Stopped. Rank 0 is to say it: in the others `spoken` is True.
+    """
+    adopt_slurm()
+    rank, size = _place()
+    if size == 1 or in_group():
+        yield
+        return
+    watch = join(_meeting_point(rank, size), rank, size, _say_and_leave)
+    try:
+        yield
+        barrier()
+    except (Exception, signals.Stopped) as error:
+        signals.ignore()  # whoever started the processes may end them as soon as the first has left
+        if getattr(error, "agreed", False):
+            error.spoken = rank > 0
+            raise
+        story = watch.explain(error)
+        if story.kind == "failed" and story.finder == rank and story.lost < 0:
+            traceback.print_exception(error)
+        watch.linger()
+        raise error_of(story, spoken=not watch.speaks(story)) from None
+    finally:
+        leave()
+    dist.destroy_process_group()  # not after an error: it could wait for the others
+
+
+def complain(error: Exception) -> int:
+    """Print an error as one line, once for all processes; returns the exit status, 2 for a user's."""
+    if not getattr(error, "spoken", not is_main()):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, USER_ERRORS) else 1
+
+
+def _place() -> tuple[int, int]:
+    """RANK and WORLD_SIZE. ValueError where one is there without the other, or they do not fit."""
+    found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
+    if not any(found.values()):
+        return 0, 1
+    try:
+        rank, size = int(found["RANK"]), int(found["WORLD_SIZE"])
+        if 0 <= rank < size:
+            return rank, size
+    except (TypeError, ValueError):
+        pass
+    error = ValueError("expected RANK from 0 on and WORLD_SIZE above it in the environment, or neither, found "
+                       + " and ".join(f"{name} {value or 'unset'}" for name, value in found.items())
+                       + "; start with torchrun or srun, or unset them")
+    error.spoken = False
+    raise error
+
+
+@functools.cache
+def _meeting_point(rank, size):
+    """The store through which the processes meet, one for all groups of this process."""
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        return next(dist.rendezvous("env://", rank, size, timeout=datetime.timedelta(seconds=JOIN_SECONDS)))[0]
+    except RuntimeError as error:
+        raise ValueError(f"process {rank} of {size} found nobody at the meeting point {address} for "
+                         f"{JOIN_SECONDS} s; is process 0 there, and may this host reach it? "
+                         f"({str(error).splitlines()[0]})") from None
+
+
+def join(store, rank: int, size: int, tell) -> Watch:
+    """Form a group of `size` processes that share a store; returns this one's watch, already going. tell: see
+    Watch. ValueError where they do not all come within JOIN_SECONDS."""
+    global _watch
+    store = dist.PrefixStore(_meet(store, rank, size), store)
+    watch = Watch(store, rank, size, tell)
+    store.wait([f"life/{other}" for other in range(size)])
+    local = int(os.environ.get("LOCAL_RANK", rank))
+    gpu = torch.cuda.is_available() and local < torch.cuda.device_count()
+    if gpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=size,
+                            timeout=datetime.timedelta(minutes=COLLECTIVE_MINUTES))
+    watch.start()
+    _watch = watch
+    return watch
+
+
+def leave() -> None:
+    """End this process's watch."""
+    global _watch
+    if _watch:
+        _watch.end()
+    _watch = None
+
+
+def _meet(store, rank, size) -> str:
+    """A new name for this meeting, the same in every process.
+
+    torchrun keeps one store for all its rounds, in which the addresses of processes that are gone still stand
+    (pytorch issue 135712). So each process has a token, rank 0 calls those that it has found, and only who
+    hears its own token has met the others.
+    """
+    token, deadline = secrets.token_hex(8), time.monotonic() + JOIN_SECONDS
+    if rank:
+        store.set(f"token/{rank}", token)
+    while time.monotonic() < deadline:
+        if rank == 0:
+            tokens = [store.get(key).decode() if store.check([key]) else ""
+                      for key in (f"token/{other}" for other in range(1, size))]
+            store.set("call", json.dumps([token, *tokens]))
+            missing = [other for other in range(1, size) if not store.check([f"{token}/here/{other}"])]
+            if not missing:
+                return token
+        elif store.check(["call"]):
+            name, *tokens = json.loads(store.get("call"))
+            if token in tokens:
+                store.set(f"{name}/here/{rank}", "")
+                return name
+        time.sleep(0.05)
+    raise ValueError(f"process {missing[0] if rank == 0 else 0} of {size} did not come within {JOIN_SECONDS} "
+                     "s; see its host and its log")
+
+
+def attempt(function, *args):
+    """Call a function in each process of a joined group. A user's error that all come to is one for all of
+    them, after which the group can go on; one that only some come to ends the group."""
+    number = next(_calls)
+    try:
+        return function(*args)
+    except USER_ERRORS as error:
+        if getattr(error, "agreed", False) or not _watch.all_came_to(f"end/{number}"):
+            raise
+        error.agreed = True
+        raise
+
+
+def error_of(story: Story, spoken: bool) -> BaseException:
+    """The story as an exception. spoken: whether another process says it."""
+    if story.kind == "stopped":
+        error = signals.Stopped(story.number)
+    else:
+        kinds = {"refused": ValueError, "missing": FileNotFoundError, "failed": WorkerError}
+        error = kinds[story.kind](story.message)
+    error.spoken = spoken
+    return error
+
+
+def _say_and_leave(story: Story):
+    """End a joined process whose main thread cannot."""
+    if story.kind == "stopped":
+        status = signals.farewell(story.number) if _watch.speaks(story) else signals.status(story.number)
+    else:
+        status = 1 if story.kind == "failed" else 2
+        if _watch.speaks(story):
+            print(f"error: {story.message}", file=sys.stderr, flush=True)
+    os._exit(status)
