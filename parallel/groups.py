@@ -86,11 +86,9 @@ def _place() -> tuple[int, int]:
             return rank, size
     except (TypeError, ValueError):
         pass
-    error = ValueError("expected RANK from 0 on and WORLD_SIZE above it in the environment, or neither, found "
-                       + " and ".join(f"{name} {value or 'unset'}" for name, value in found.items())
-                       + "; start with torchrun or srun, or unset them")
-    error.spoken = False
-    raise error
+    raise _alone("expected RANK from 0 on and WORLD_SIZE above it in the environment, or neither, found "
+                 + " and ".join(f"{name} {value or 'unset'}" for name, value in found.items())
+                 + "; start with torchrun or srun, or unset them")
 
 
 @functools.cache
@@ -100,9 +98,16 @@ def _meeting_point(rank, size):
     try:
         return next(dist.rendezvous("env://", rank, size, timeout=datetime.timedelta(seconds=JOIN_SECONDS)))[0]
     except RuntimeError as error:
-        raise ValueError(f"process {rank} of {size} found nobody at the meeting point {address} for "
-                         f"{JOIN_SECONDS} s; is process 0 there, and may this host reach it? "
-                         f"({str(error).splitlines()[0]})") from None
+        raise _alone(f"process {rank} of {size} found nobody at the meeting point {address} for "
+                     f"{JOIN_SECONDS} s; is process 0 there, and may this host reach it? "
+                     f"({str(error).splitlines()[0]})") from None
+
+
+def _alone(message: str) -> ValueError:
+    """An error before there is a group: nobody else says it."""
+    error = ValueError(message)
+    error.spoken = False
+    return error
 
 
 def join(store, rank: int, size: int, tell) -> Watch:
@@ -155,8 +160,8 @@ def _meet(store, rank, size) -> str:
                 store.set(f"{name}/here/{rank}", "")
                 return name
         time.sleep(0.05)
-    raise ValueError(f"process {missing[0] if rank == 0 else 0} of {size} did not come within {JOIN_SECONDS} "
-                     "s; see its host and its log")
+    raise _alone(f"process {missing[0] if rank == 0 else 0} of {size} did not come within {JOIN_SECONDS} s; "
+                 "see its host and its log")
 
 
 def attempt(function, *args):

@@ -74,6 +74,7 @@ class Watch:
         self.answered = 0.0  # when the store last did
         self.connected = True
         self.story: Story | None = None
+        self.explained = False  # the main thread is about to leave by itself
         self.ended = threading.Event()
         self.store.set(f"life/{rank}", self.sign(0))
 
@@ -124,7 +125,7 @@ class Watch:
                 story = Story("stopped", "", self.rank, number=stopped_at[1])
             if story:
                 story = self.post(story)
-                if not self.ended.wait(GRACE):
+                if not self.ended.wait(GRACE) and not self.explained:
                     self.tell(story)
                 return
 
@@ -176,6 +177,7 @@ class Watch:
         A RuntimeError may come from a collective in which another process is missing: it waits for that
         one's story, or for its signs of life to stop.
         """
+        self.explained = True
         if isinstance(error, signals.Stopped):
             return self.post(Story("stopped", "", self.rank, number=error.number))
         if isinstance(error, USER_ERRORS) and not isinstance(error, ConnectionError):

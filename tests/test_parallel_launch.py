@@ -1,4 +1,5 @@
 """Starting processes, and what is said when one of them dies."""
+import concurrent.futures
 import multiprocessing
 import os
 import signal
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from parallel import signals
+from parallel import groups, signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import (agree, all_gather_rows, all_reduce_sum, barrier, gather, rank, row_counts,
                                   world_size)
@@ -157,6 +159,26 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     while alive := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.1)
+
+
+def test_a_process_that_does_not_come_is_named(monkeypatch):
+    monkeypatch.setattr(groups, "JOIN_SECONDS", 0.3)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for rank_, message in ((0, "process 1 of 2 did not come"), (1, "process 0 of 2 did not come")):
+        with pytest.raises(ValueError, match=message) as error:
+            groups.join(store, rank_, 2, None)
+        assert error.value.spoken is False
+
+
+def test_what_an_earlier_meeting_left_in_the_store_misleads_nobody():
+    """As when torchrun starts its processes again: their tokens are new, the store is the old one."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    names = []
+    for _ in range(2):
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            found = [threads.submit(groups._meet, store.clone(), rank_, 3) for rank_ in range(3)]
+            names.append({name.result() for name in found})
+    assert [len(name) for name in names] == [1, 1] and names[0] != names[1]
 
 
 def refused_on_one(folder):
