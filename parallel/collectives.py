@@ -135,8 +135,8 @@ def of_main(value):
 
 
 def require_same(value, difference) -> None:
-    """ValueError in every process where one has another value than the main one. difference(mine, main's) says
-    in words what differs and what to do."""
+    """ValueError in every process where one has another value than the main one. difference(mine, main's)
+    says in words what differs and what to do."""
     first, *others = gather(value)
     for number, other in enumerate(others, 1):
         if other != first:

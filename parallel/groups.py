@@ -95,8 +95,9 @@ def _place() -> tuple[int, int]:
 def _meeting_point(rank, size):
     """The store through which the processes meet, one for all groups of this process."""
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    patience = datetime.timedelta(seconds=JOIN_SECONDS)
     try:
-        return next(dist.rendezvous("env://", rank, size, timeout=datetime.timedelta(seconds=JOIN_SECONDS)))[0]
+        return next(dist.rendezvous("env://", rank, size, timeout=patience))[0]
     except RuntimeError as error:
         raise _alone(f"process {rank} of {size} found nobody at the meeting point {address} for "
                      f"{JOIN_SECONDS} s; is process 0 there, and may this host reach it? "

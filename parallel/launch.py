@@ -140,7 +140,8 @@ def _cause(workers, heard) -> BaseException:
     stories = [heard[number] for number in sorted(heard) if _is_story(heard[number])]
     own = [story for number, story in heard.items() if _is_story(story) and story.finder == number]
     if stories:
-        story = min(own or stories, key=lambda story: ("refused", "missing", "stopped", "failed").index(story.kind))
+        order = ("refused", "missing", "stopped", "failed")
+        story = min(own or stories, key=lambda story: order.index(story.kind))
         if story.kind == "failed" and story.lost < 0:
             print(story.trace, file=sys.stderr, end="")
         return groups.error_of(story, spoken=False)

@@ -76,7 +76,8 @@ def _note(number, frame):
     if not _State.deferred:
         raise Stopped(number)
     if number == signal.SIGINT and is_main() and sys.stderr.isatty():
-        print("\nthis step is finished and saved first; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
+        print("\nthis step is finished and saved first; Ctrl-C again leaves at once", file=sys.stderr,
+              flush=True)
 
 
 def leave_at_once():

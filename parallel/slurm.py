@@ -41,7 +41,8 @@ def this_job() -> str:
     if "SLURM_JOB_ID" in os.environ:
         return f"SLURM job {os.environ['SLURM_JOB_ID']}"
     if "TORCHELASTIC_RUN_ID" in os.environ:  # which is "none" unless it was chosen
-        return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} of process {os.getppid()} on {os.uname().nodename}"
+        agent = f"process {os.getppid()} on {os.uname().nodename}"
+        return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} of {agent}"
     return ""
 
 

@@ -42,8 +42,8 @@ def silence() -> float:
 
 @dataclass(frozen=True)
 class Story:
-    """Why a group ends. kind: refused or missing (a user's error), failed, or stopped (by signal `number`). finder: the
-    rank that tells it; lost: the rank that is gone without a word, or -1."""
+    """Why a group ends. kind: refused or missing (a user's error), failed, or stopped (by signal `number`).
+    finder: the rank that tells it; lost: the rank that is gone without a word, or -1."""
     kind: str
     message: str
     finder: int
@@ -136,8 +136,8 @@ class Watch:
         if now - self.answered > limit:
             how = "does not answer" if self.connected else "cannot be reached"
             return Story("failed", f"the meeting point of the {self.size} processes {how} for "
-                         f"{now - self.answered:.0f} s; is its host down, or has its process ended?", self.rank,
-                         lost=0)
+                         f"{now - self.answered:.0f} s; is its host down, or has its process ended?",
+                         self.rank, lost=0)
         for peer, (sign, since) in self.heard.items():
             if now - since > self.silence and now - self.answered < 3 * BEAT:
                 return self.lost(peer, sign, now - since)

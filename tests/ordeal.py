@@ -1,7 +1,7 @@
 """Kill and requeue a two-process pretraining many times, and compare its end with the run left alone.
 
     python tests/ordeal.py --kills 50                 # SIGKILL at random moments, in runs of ten kills each
-    python tests/ordeal.py --kills 0 --requeues 20    # `scontrol requeue` on the tests' SLURM, ten in each run
+    python tests/ordeal.py --kills 0 --requeues 20    # `scontrol requeue` on the tests' SLURM, ten a run
 
 The tests do the same a few times; this takes about a quarter of an hour, and root for the second part.
 """
@@ -24,7 +24,8 @@ from tests.slurm.cluster import Cluster  # noqa: E402
 from tests.slurm.jobs import Job, assert_same_run, in_two_processes, pretrain, steps, wait_until  # noqa: E402
 
 A_RUN = 10  # kills or requeues of one run
-OFTEN = ("--checkpoint-minutes", 1e-9, "--epochs", 50)  # a checkpoint after every step: kills fall into writing
+# A checkpoint after every step, so that kills fall into writing.
+OFTEN = ("--checkpoint-minutes", 1e-9, "--epochs", 50)
 
 
 def main():
@@ -57,8 +58,8 @@ def report(outcome, alone):
     """Compare a run with the one left alone, and say what it went through."""
     folder, story = outcome
     assert_same_run(folder, alone)
-    print(f"{folder.name}: {story}; log, checkpoint and backbone equal those of the run left alone, bit for bit",
-          flush=True)
+    print(f"{folder.name}: {story}; log, checkpoint and backbone equal those of the run left alone, bit for "
+          "bit", flush=True)
 
 
 def killed(pictures, folder, draw):
@@ -66,8 +67,8 @@ def killed(pictures, folder, draw):
     victims = []
     for _ in range(A_RUN):
         before = len(steps(folder))
-        run = subprocess.Popen([sys.executable, *pretrain(pictures, folder, *OFTEN), "--processes", "2"], cwd=ROOT,
-                               env=os.environ | {"OMP_NUM_THREADS": "1", "TOY_SECONDS": "0.1"},
+        run = subprocess.Popen([sys.executable, *pretrain(pictures, folder, *OFTEN), "--processes", "2"],
+                               cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "TOY_SECONDS": "0.1"},
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         wait_until(lambda: len(steps(folder)) > before + 1, lambda: f"steps after {before}")
         time.sleep(draw.uniform(0, 0.3))
@@ -79,7 +80,8 @@ def killed(pictures, folder, draw):
                     "all": [run.pid, *workers]}[victim]:
             os.kill(pid, signal.SIGKILL)
         run.wait(60)
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), lambda: "its processes", 60)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), lambda: "its processes",
+                   60)
     in_two_processes(*pretrain(pictures, folder, *OFTEN))
     return folder, "killed " + ", ".join(f"{victims.count(one)} times {one}" for one in sorted(set(victims)))
 

@@ -117,7 +117,7 @@ def test_an_interrupted_run_continues_exactly(root, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="checkpoint.pth: it is of batch_size 4, now 2; "):
         linear.run(toys.backbone(), dataclasses.replace(config, batch_size=2), again)
     (context.out / "checkpoint.pth").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="checkpoint.pth: cannot be read as a checkpoint .*; remove it, choose another"):
+    with pytest.raises(ValueError, match="checkpoint.pth: cannot be read as a checkpoint .*; remove it"):
         linear.run(toys.backbone(), config, again)
 
 

@@ -54,13 +54,14 @@ def allowed(path):
     return ("transfer", "parallel")
 
 
-FILES = sorted(path for wing in ("parallel", "pretrain", "transfer", "results") for path in (ROOT / wing).rglob("*.py"))
+FILES = sorted(path for wing in ("parallel", "pretrain", "transfer", "results")
+               for path in (ROOT / wing).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_file_imports_only_what_its_wing_may(path):
     for name in ours(path):
-        if name in ("parallel", "pretrain", "transfer"):  # the dotted name beside it says which module is meant
+        if name in ("parallel", "pretrain", "transfer"):  # the dotted name beside it says which module
             continue
         assert any(name == prefix or name.startswith(f"{prefix}.") for prefix in allowed(path)), name
 

@@ -135,8 +135,9 @@ def freeze(folder):
 def test_a_process_that_stops_answering_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("BARLOW_TIMEOUT_SECONDS", "8")
     start = time.monotonic()
-    with pytest.raises(WorkerError, match=f"process 1 of 2 .host {socket.gethostname()}. has not answered for .*"
-                                          r"it was last at tests/test_parallel_launch\.py"):
+    wanted = (f"process 1 of 2 .host {socket.gethostname()}. has not answered for .*"
+              r"it was last at tests/test_parallel_launch\.py")
+    with pytest.raises(WorkerError, match=wanted):
         launch(freeze, 2, tmp_path)
     assert time.monotonic() - start < 60 and not multiprocessing.active_children()
 
