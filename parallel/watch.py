@@ -23,6 +23,7 @@ from parallel.collectives import USER_ERRORS
 BEAT = 1.0  # seconds between two signs of life
 GRACE = 5.0  # seconds for a main thread to end by itself, and for a story to come
 UNREACHABLE = 15.0  # seconds without a connection to the store: it ended, and the process with it
+ASLEEP = 3.0  # seconds between two looks of a thread that looks twice a second
 STOPPING = 25.0  # seconds after SIGTERM, within which the main thread ends or is ended: SLURM kills after 30
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,10 +81,14 @@ class Watch:
 
     def start(self):
         """When all processes have given their first sign."""
-        self.answered = time.monotonic()
-        self.heard = dict.fromkeys(self.peers, (None, self.answered))
+        self.begin_anew()
         for work in (self.listen, self.decide):
             threading.Thread(target=work, daemon=True).start()
+
+    def begin_anew(self):
+        """Count silence from now on."""
+        self.answered = time.monotonic()
+        self.heard = dict.fromkeys(self.peers, (None, self.answered))
 
     def sign(self, number: int) -> str:
         return f"{number}\n{socket.gethostname()}\n{position()}"
@@ -110,8 +115,11 @@ class Watch:
     # The second thread
 
     def decide(self):
-        stopped_at = None
+        stopped_at, awake = None, time.monotonic()
         while not self.ended.is_set():
+            if time.monotonic() - awake > ASLEEP:
+                self.begin_anew()  # this process was stopped itself (Ctrl-Z, scontrol suspend): so were others
+            awake = time.monotonic()
             for number in signals.heard(BEAT / 2):
                 if stopped_at and number == signals.signal.SIGINT \
                         and time.monotonic() - stopped_at[0] > signals.SECOND_CTRL_C:

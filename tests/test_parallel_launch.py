@@ -142,6 +142,30 @@ def test_a_process_that_stops_answering_is_named(tmp_path, monkeypatch):
     assert time.monotonic() - start < 60 and not multiprocessing.active_children()
 
 
+def count_together(folder):
+    """Says when it has begun; its collectives take longer than a lost process may stay."""
+    (folder / f"ready-{rank()}").touch()
+    for _ in range(80):
+        barrier()
+        time.sleep(0.1)
+    return "counted"
+
+
+def test_a_group_that_was_stopped_as_a_whole_goes_on(tmp_path, monkeypatch):
+    """As by Ctrl-Z and fg, for longer than the limit of silence."""
+    monkeypatch.setenv("BARLOW_TIMEOUT_SECONDS", "5")
+
+    def stop_for_a_while():
+        workers = [child.pid for child in multiprocessing.active_children()]
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in workers:
+                os.kill(pid, number)
+            time.sleep(8 if number == signal.SIGSTOP else 0)
+    sender = send_when_ready(tmp_path, stop_for_a_while)
+    assert launch(count_together, 2, tmp_path) == "counted"
+    sender.join()
+
+
 def sleeping_parent(folder):
     launch(fall_asleep, 2, folder)
 
