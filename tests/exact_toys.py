@@ -125,8 +125,12 @@ def buffers_after_validation():
 
 
 def run_all(root, out):
-    """Of rank 0: figures, buffers, its living children and when it was done."""
-    if world_size() > 1:
-        torch.set_num_threads(1)  # of the processes that share the cores
-    found = figures_of(root, out), buffers_after_validation()
+    """Of rank 0: figures, buffers, its living children and when it was done. In one thread a process, as the
+    number of threads moves the rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = figures_of(root, out), buffers_after_validation()
+    finally:
+        torch.set_num_threads(threads)
     return *found, len(multiprocessing.active_children()), time.time()
