@@ -157,10 +157,10 @@ def test_a_group_that_was_stopped_as_a_whole_goes_on(tmp_path, monkeypatch):
 
     def stop_for_a_while():
         workers = [child.pid for child in multiprocessing.active_children()]
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in workers:
-                os.kill(pid, number)
-            time.sleep(8 if number == signal.SIGSTOP else 0)
+        for number, pid, seconds in ((signal.SIGSTOP, workers[0], 0), (signal.SIGSTOP, workers[1], 8),
+                                     (signal.SIGCONT, workers[0], 2), (signal.SIGCONT, workers[1], 0)):
+            os.kill(pid, number)
+            time.sleep(seconds)  # hosts do not wake up together
     sender = send_when_ready(tmp_path, stop_for_a_while)
     assert launch(count_together, 2, tmp_path) == "counted"
     sender.join()
