@@ -145,7 +145,7 @@ def test_a_process_that_stops_answering_is_named(tmp_path, monkeypatch):
 def count_together(folder):
     """Says when it has begun; its collectives take longer than a lost process may stay."""
     (folder / f"ready-{rank()}").touch()
-    for _ in range(80):
+    for _ in range(110):
         barrier()
         time.sleep(0.1)
     return "counted"
@@ -156,6 +156,7 @@ def test_a_group_that_was_stopped_as_a_whole_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("BARLOW_TIMEOUT_SECONDS", "5")
 
     def stop_for_a_while():
+        time.sleep(3)  # until they have seen each other's signs
         workers = [child.pid for child in multiprocessing.active_children()]
         for number, pid, seconds in ((signal.SIGSTOP, workers[0], 0), (signal.SIGSTOP, workers[1], 8),
                                      (signal.SIGCONT, workers[0], 2), (signal.SIGCONT, workers[1], 0)):
