@@ -117,10 +117,11 @@ class Watch:
     def decide(self):
         stopped_at, awake = None, time.monotonic()
         while not self.ended.is_set():
+            heard = signals.heard(BEAT / 2)
             if time.monotonic() - awake > ASLEEP:
                 self.begin_anew()  # this process was stopped itself (Ctrl-Z, scontrol suspend): so were others
             awake = time.monotonic()
-            for number in signals.heard(BEAT / 2):
+            for number in heard:
                 if stopped_at and number == signals.signal.SIGINT \
                         and time.monotonic() - stopped_at[0] > signals.SECOND_CTRL_C:
                     signals.leave_at_once()
