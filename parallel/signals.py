@@ -146,6 +146,13 @@ def held_back():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def last(status: int) -> int:
+    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a second
+    to end, in which SIGUSR1 would make a failure of a run that is done."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    return status
+
+
 def heard(seconds: float) -> list[int]:
     """Wait this long at most for signals; the stop signals among them, in turn. Unlike the handler it learns
     of a signal while the main thread is inside a call of C. For one thread at a time."""

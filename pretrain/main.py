@@ -178,4 +178,4 @@ class Standing:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(signals.last(main()))

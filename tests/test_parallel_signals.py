@@ -1,12 +1,17 @@
 """Stop signals are noted, not died of."""
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from parallel import signals
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_a_signal_is_noted_where_work_can_be_saved_and_ends_other_work():
@@ -68,3 +73,15 @@ def test_requeue_asks_slurm_for_the_job(tmp_path, monkeypatch, number, environme
     assert (tmp_path / "called").exists() == bool(called)
     if called:
         assert (tmp_path / "called").read_text().strip() == called
+
+
+@pytest.mark.parametrize("command, status", [
+    (["transfer/run.py", "--list"], 0), (["pretrain/main.py", "no/such/folder", "--device", "cpu"], 2)],
+    ids=["transfer", "pretrain"])
+def test_a_signal_after_the_end_changes_no_status(command, status):
+    """As SLURM may send one before the time limit, while the interpreter ends."""
+    code = ("import atexit, os, runpy, signal, sys; atexit.register(os.kill, os.getpid(), signal.SIGUSR1); "
+            "runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.argv = {command}; {code}"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == status, done.stderr

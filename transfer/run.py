@@ -168,4 +168,4 @@ def chosen(names):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(signals.last(main()))
