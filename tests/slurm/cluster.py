@@ -74,7 +74,7 @@ class Cluster:
             for name, address in HOSTS.items():
                 self.run("sh", "-euc", CABLE, "cable", name, address)
                 self.start_host(name)
-            self._wait_for("two idle hosts", ["sinfo", "--noheader", "--format=%T %D"], f"idle {len(HOSTS)}")
+            self.wait_until_idle()
         except BaseException:
             self.__exit__()
             raise
@@ -116,6 +116,10 @@ class Cluster:
         """Switch a host on."""
         command = ["ip", "netns", "exec", name, *UNSHARE, "sh", "-euc", HOST, name, name, self.folder]
         subprocess.Popen(self.enter(*command), stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def wait_until_idle(self):
+        """Wait until all hosts are there and have nothing to do; a job that is cancelled has half a minute."""
+        self._wait_for("idle hosts", ["sinfo", "--noheader", "--format=%P %T %D"], f"main* idle {len(HOSTS)}", 60)
 
     def signal_host(self, name, signal):
         """Send a signal, such as "KILL", to every process of a host."""

@@ -37,6 +37,14 @@ def cluster(request):
         yield running
 
 
+@pytest.fixture(autouse=True)
+def no_job_is_left(cluster):
+    """A test that failed leaves no job to the next one, and no host that is down."""
+    yield
+    cluster.run("scancel", "--user=root")
+    cluster.wait_until_idle()
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     """18 pictures: four steps of four to an epoch."""

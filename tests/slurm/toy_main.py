@@ -3,12 +3,16 @@
 The sleep, not the network, makes a run last: tests that interrupt it need time, and no processor.
 """
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
+# As main.py does while it imports.
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from parallel import signals  # noqa: E402
 from pretrain import main, model  # noqa: E402
 from tests.pretrain_toys import toy_backbone  # noqa: E402
 
@@ -22,4 +26,4 @@ def slow_backbone(arch, stem):
 model.build_backbone = slow_backbone  # also in the processes that are spawned: they import this file
 
 if __name__ == "__main__":
-    sys.exit(main.main())
+    sys.exit(signals.last(main.main()))
