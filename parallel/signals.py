@@ -147,8 +147,8 @@ def held_back():
 
 
 def last(status: int) -> int:
-    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a second
-    to end, in which SIGUSR1 would make a failure of a run that is done."""
+    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a
+    second to end, in which SIGUSR1 would make a failure of a run that is done."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
     return status
 

@@ -118,8 +118,9 @@ class Cluster:
         subprocess.Popen(self.enter(*command), stdin=subprocess.DEVNULL, start_new_session=True)
 
     def wait_until_idle(self):
-        """Wait until all hosts are there and have nothing to do; a job that is cancelled has half a minute."""
-        self._wait_for("idle hosts", ["sinfo", "--noheader", "--format=%P %T %D"], f"main* idle {len(HOSTS)}", 60)
+        """Wait until all hosts are there and idle; a job that is cancelled has half a minute to end."""
+        self._wait_for("idle hosts", ["sinfo", "--noheader", "--format=%P %T %D"],
+                       f"main* idle {len(HOSTS)}", seconds=60)
 
     def signal_host(self, name, signal):
         """Send a signal, such as "KILL", to every process of a host."""

@@ -68,7 +68,7 @@ def wait_until(holds, what, seconds=LONG):
 
 
 def processes(cluster, word, *variables) -> list[int]:
-    """The cluster's processes with a word in their command line and all these NAME=value in their environment."""
+    """The cluster's processes with a word in their command and all these NAME=value in their environment."""
     wanted = {f"SLURM_CONF={cluster.folder}/slurm.conf", *variables}
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

@@ -111,8 +111,8 @@ def test_one_host_is_lost_and_the_other_goes_on(cluster, pictures, alone, tmp_pa
 def test_torchrun_loses_a_worker_and_then_an_agent(cluster, pictures, alone, tmp_path, noticed):
     """--max-restarts brings workers back; a lost agent comes back when its command is given again.
 
-    Not with torchrun's own choice, one store for all rounds, in which new workers find the addresses of old
-    ones (pytorch issue 135712).
+    Not with torchrun's default, a store that lasts for all rounds, whose address a new agent is not told
+    (docs/cluster.md).
     """
     def agent(host):
         torchrun = """torchrun --nnodes=2 --nproc-per-node=1 --max-restarts=3 --rdzv-backend=c10d
