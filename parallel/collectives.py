@@ -98,6 +98,13 @@ def all_gather_rows(tensor: torch.Tensor, counts: list[int] | None = None) -> to
 USER_ERRORS = (ValueError, OSError)  # their message is the whole story; of others it is a bug's
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether another try would end alike: a user's error, but none of a disk or a network."""
+    lasting = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError,
+               IsADirectoryError)
+    return isinstance(error, lasting)
+
+
 def gather(value) -> list:
     """Every process's value, by rank. For small things that can be pickled."""
     if world_size() == 1:

@@ -2,10 +2,10 @@
 import contextlib
 import datetime
 import functools
-import itertools
 import json
 import os
 import secrets
+import signal
 import sys
 import time
 import traceback
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from parallel import signals
-from parallel.collectives import USER_ERRORS, barrier, in_group, is_main
+from parallel.collectives import barrier, in_group, is_main, is_refusal
 from parallel.slurm import adopt_slurm
 from parallel.watch import Story, Watch
 
@@ -29,12 +29,6 @@ class WorkerError(RuntimeError):
 
 
 _watch: Watch | None = None  # of the group that this process is in
-_calls = itertools.count()  # of `attempt`, the same in every process
-
-
-def watched() -> bool:
-    """Whether this process is in a group that was formed here."""
-    return _watch is not None
 
 
 @contextlib.contextmanager
@@ -42,7 +36,9 @@ def joined():
     """Be in the group of the processes that torchrun or SLURM started, inside the block; elsewhere nothing.
 
     An error that leaves the block in one process is raised in all of them, as ValueError where it is a
-    user's and else as WorkerError; so is Stopped. Rank 0 is to say it: in the others `spoken` is True.
+    user's and else as WorkerError; so is Stopped. Rank 0 is to say it: in the others `spoken` is True. After
+    an error the group is left as it is, since leaving in order could wait for ever; the process is to end by
+    `last`.
     """
     adopt_slurm()
     rank, size = _place()
@@ -68,39 +64,55 @@ def joined():
     dist.destroy_process_group()  # not after an error: it could wait for the others
 
 
+def last(status: int) -> int:
+    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a second
+    to end, in which SIGUSR1 would make a failure of a run that is done. Where a group is left, end at once."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    if in_group():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
 def complain(error: Exception) -> int:
     """Print an error as one line, once for all processes; returns the exit status, 2 for a user's."""
     if not getattr(error, "spoken", not is_main()):
         print(f"error: {error}", file=sys.stderr, flush=True)
-    return 2 if isinstance(error, USER_ERRORS) else 1
+    return 2 if is_refusal(error) else 1
 
 
 def _place() -> tuple[int, int]:
-    """RANK and WORLD_SIZE. ValueError where one is there without the other, or they do not fit."""
+    """RANK and WORLD_SIZE. ValueError where one is there without the other, or they do not fit, and where
+    nothing says where to meet."""
     found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
     if not any(found.values()):
         return 0, 1
     try:
         rank, size = int(found["RANK"]), int(found["WORLD_SIZE"])
-        if 0 <= rank < size:
+        if 0 <= rank < size and (size == 1 or {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()):
             return rank, size
     except (TypeError, ValueError):
         pass
-    raise _alone("expected RANK from 0 on and WORLD_SIZE above it in the environment, or neither, found "
+    found |= {name: os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")}
+    raise _alone("expected RANK from 0 on, WORLD_SIZE above it, MASTER_ADDR and MASTER_PORT in the environment, or "
+                 "none of them, found "
                  + " and ".join(f"{name} {value or 'unset'}" for name, value in found.items())
                  + "; start with torchrun or srun, or unset them")
 
 
 @functools.cache
 def _meeting_point(rank, size):
-    """The store through which the processes meet, one for all groups of this process."""
-    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    patience = datetime.timedelta(seconds=JOIN_SECONDS)
+    """The store through which the processes meet, one for all groups of this process. torchrun has made it;
+    else rank 0 does."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        return next(dist.rendezvous("env://", rank, size, timeout=patience))[0]
+        return dist.TCPStore(host, port, is_master=rank == 0 and not torchruns, wait_for_workers=False,
+                             multi_tenant=True, timeout=datetime.timedelta(seconds=JOIN_SECONDS))
     except RuntimeError as error:
-        raise _alone(f"process {rank} of {size} found nobody at the meeting point {address} for "
-                     f"{JOIN_SECONDS} s; is process 0 there, and may this host reach it? "
+        raise _alone(f"process {rank} of {size} did not reach the meeting point {host}:{port} within "
+                     f"{JOIN_SECONDS} s; is process 0 there, is the port free, and may this host reach it? "
                      f"({str(error).splitlines()[0]})") from None
 
 
@@ -117,7 +129,11 @@ def join(store, rank: int, size: int, tell) -> Watch:
     global _watch
     store = dist.PrefixStore(_meet(store, rank, size), store)
     watch = Watch(store, rank, size, tell)
-    store.wait([f"life/{other}" for other in range(size)])
+    try:
+        store.wait([f"life/{other}" for other in range(size)], datetime.timedelta(seconds=JOIN_SECONDS))
+    except RuntimeError:
+        raise _alone(f"of {size} processes some left while they met; see the lines above and their logs") \
+            from None
     local = int(os.environ.get("LOCAL_RANK", rank))
     gpu = torch.cuda.is_available() and local < torch.cuda.device_count()
     if gpu:
@@ -144,38 +160,25 @@ def _meet(store, rank, size) -> str:
     (pytorch issue 135712). So each process has a token, rank 0 calls those that it has found, and only who
     hears its own token has met the others.
     """
-    token, deadline = secrets.token_hex(8), time.monotonic() + JOIN_SECONDS
+    token, deadline, absent = secrets.token_hex(8), time.monotonic() + JOIN_SECONDS, [0]
     if rank:
         store.set(f"token/{rank}", token)
+        deadline += 5  # rank 0 knows best who is absent
     while time.monotonic() < deadline:
         if rank == 0:
             tokens = [store.get(key).decode() if store.check([key]) else ""
                       for key in (f"token/{other}" for other in range(1, size))]
-            store.set("call", json.dumps([token, *tokens]))
-            missing = [other for other in range(1, size) if not store.check([f"{token}/here/{other}"])]
-            if not missing:
+            absent = [other for other in range(1, size) if not store.check([f"{token}/here/{other}"])]
+            if not absent:
                 return token
+            store.set("call", json.dumps([absent, token, *tokens]))
         elif store.check(["call"]):
-            name, *tokens = json.loads(store.get("call"))
+            absent, name, *tokens = json.loads(store.get("call"))
             if token in tokens:
                 store.set(f"{name}/here/{rank}", "")
                 return name
         time.sleep(0.05)
-    raise _alone(f"process {missing[0] if rank == 0 else 0} of {size} did not come within {JOIN_SECONDS} s; "
-                 "see its host and its log")
-
-
-def attempt(function, *args):
-    """Call a function in each process of a joined group. A user's error that all come to is one for all of
-    them, after which the group can go on; one that only some come to ends the group."""
-    number = next(_calls)
-    try:
-        return function(*args)
-    except USER_ERRORS as error:
-        if getattr(error, "agreed", False) or not _watch.all_came_to(f"end/{number}"):
-            raise
-        error.agreed = True
-        raise
+    raise _alone(f"process {absent[0]} of {size} did not come within {JOIN_SECONDS} s; see its host and its log")
 
 
 def error_of(story: Story, spoken: bool) -> BaseException:
@@ -183,7 +186,7 @@ def error_of(story: Story, spoken: bool) -> BaseException:
     if story.kind == "stopped":
         error = signals.Stopped(story.number)
     else:
-        kinds = {"refused": ValueError, "missing": FileNotFoundError, "failed": WorkerError}
+        kinds = {"refused": ValueError, "missing": FileNotFoundError, "broken": OSError, "failed": WorkerError}
         error = kinds[story.kind](story.message)
     error.spoken = spoken
     return error
@@ -194,7 +197,7 @@ def _say_and_leave(story: Story):
     if story.kind == "stopped":
         status = signals.farewell(story.number) if _watch.speaks(story) else signals.status(story.number)
     else:
-        status = 1 if story.kind == "failed" else 2
+        status = 1 if story.kind in ("failed", "broken") else 2
         if _watch.speaks(story):
             print(f"error: {story.message}", file=sys.stderr, flush=True)
     os._exit(status)

@@ -13,7 +13,7 @@ import traceback
 import torch.distributed as dist
 
 from parallel import groups, signals
-from parallel.collectives import barrier, in_group
+from parallel.collectives import USER_ERRORS, barrier, in_group
 from parallel.groups import WorkerError
 from parallel.watch import Story
 
@@ -23,8 +23,8 @@ START_GRACE = 2.0  # seconds after the first death, for the others' stories: one
 def launch(function, processes: int, *args):
     """Call function(*args) in every process of a group and return rank 0's value.
 
-    - Inside `joined` (torchrun, SLURM) or another group, and with processes <= 1: calls it here; other ranks
-      have their own values.
+    - Inside a group, such as that of `groups.joined`, and with processes <= 1: calls it here; other ranks have
+      their own values.
     - Else spawns `processes` workers that meet on a free port of this machine. `function` must be importable
       (a module's own function), args picklable.
 
@@ -32,8 +32,6 @@ def launch(function, processes: int, *args):
     other failure as one WorkerError that names the process, its traceback printed. No worker outlives the
     call.
     """
-    if groups.watched():
-        return groups.attempt(function, *args)
     if in_group() or processes <= 1:
         return function(*args)
     return _spawn(function, processes, args)
@@ -80,7 +78,8 @@ def _worker(function, number, processes, port, pipe, args):
             pipe.send(pickle.dumps(value) if number == 0 else b"")
             barrier()
         except (Exception, signals.Stopped) as error:
-            story = watch.explain(error) if watch else Story("failed", str(error), number)
+            story = watch.explain(error) if watch else Story(
+                "refused" if isinstance(error, USER_ERRORS) else "failed", str(error), number)
             tell(dataclasses.replace(story, trace=traceback.format_exc()))
         groups.leave()
     dist.destroy_process_group()
@@ -140,7 +139,7 @@ def _cause(workers, heard) -> BaseException:
     stories = [heard[number] for number in sorted(heard) if _is_story(heard[number])]
     own = [story for number, story in heard.items() if _is_story(story) and story.finder == number]
     if stories:
-        order = ("refused", "missing", "stopped", "failed")
+        order = ("refused", "missing", "broken", "stopped", "failed")
         story = min(own or stories, key=lambda story: order.index(story.kind))
         if story.kind == "failed" and story.lost < 0:
             print(story.trace, file=sys.stderr, end="")

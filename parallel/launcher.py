@@ -3,11 +3,23 @@ import argparse
 import os
 import re
 
+from parallel.collectives import is_main
 from parallel.slurm import adopt_slurm
 
 DEFAULTS = {"launcher": None, "partition": None, "account": None, "qos": None, "constraint": None, "nodes": 1,
             "gpus_per_node": 1, "tasks_per_node": None, "cpus_per_task": None, "time": None,
             "signal_seconds": 300, "requeue": True, "after": None, "sbatch": [], "wait": False, "retries": 1}
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser whose errors are one line, said once for all processes."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; --help shows the flags\n" if is_main() else "")
+
+    def print_help(self, file=None):
+        if is_main():
+            super().print_help(file)
 
 
 def flags() -> argparse.ArgumentParser:
@@ -98,6 +110,9 @@ def parameters(cluster, name: str, workers: int) -> dict:
     if cluster.after:  # when that one fails, this one would wait for ever
         more |= {"dependency": f"afterok:{cluster.after}", "kill-on-invalid-dep": "yes"}
     more |= {key: value or True for key, _, value in (option.partition("=") for option in cluster.sbatch)}
+    if "array" in more:  # its numbers are those of the cells
+        raise ValueError("--sbatch array: expected no array, since the launcher makes it, found "
+                         f"{more['array']}; scontrol update ArrayTaskThrottle=N JobId=ID limits how many run")
     return {**{key: getattr(cluster, key) for key in ("partition", "account", "qos", "constraint", "time",
                                                       "nodes")},
             "job_name": name, "gpus_per_node": cluster.gpus_per_node or None,

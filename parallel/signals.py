@@ -146,13 +146,6 @@ def held_back():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def last(status: int) -> int:
-    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a
-    second to end, in which SIGUSR1 would make a failure of a run that is done."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
-    return status
-
-
 def heard(seconds: float) -> list[int]:
     """Wait this long at most for signals; the stop signals among them, in turn. Unlike the handler it learns
     of a signal while the main thread is inside a call of C. For one thread at a time."""
@@ -204,6 +197,17 @@ def _in_a_fork():
 
 
 os.register_at_fork(after_in_child=_in_a_fork)
+
+
+def part(number: int, where: str) -> int:
+    """Ask for the job's return and say, in one line, what the signal ended; returns the exit status. where: how
+    the work stands, or a function that says so and may take a while."""
+    ignore()  # whoever started the processes may end them as soon as the first has left
+    queue = requeue(number)
+    word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    print("; ".join(filter(None, (word, where() if callable(where) else where, queue))), file=sys.stderr,
+          flush=True)
+    return status(number)
 
 
 def requeue(number: int) -> str:

@@ -36,16 +36,23 @@ def first_node(nodes: str) -> str:
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first[0])
 
 
-def this_job() -> str:
-    """What names this process's job and stays the same when the job is started again; "" outside of one."""
+def this_job() -> dict[str, str]:
+    """What names this process's job and stays the same when SLURM or torchrun starts it again."""
+    job = {}
     if "SLURM_JOB_ID" in os.environ:
-        return f"SLURM job {os.environ['SLURM_JOB_ID']}"
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # which is "none" unless it was chosen
+        job["slurm"] = os.environ["SLURM_JOB_ID"]
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    if run:  # "none" unless --rdzv-id chose it; then it is the agent's process that stays
         agent = f"process {os.getppid()} on {os.uname().nodename}"
-        return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} of {agent}"
-    return ""
+        job["torchrun"] = agent if run == "none" else run
+    return job
 
 
-def restarts() -> int:
-    """How often SLURM (scontrol requeue, preemption) or torchrun (--max-restarts) started this job again."""
-    return sum(int(os.environ.get(f"{name}_RESTART_COUNT", 0)) for name in ("SLURM", "TORCHELASTIC"))
+def started_again(before) -> bool:
+    """Whether this is another start of the job that left this_job() `before`: after `scontrol requeue` or a
+    preemption, or when torchrun starts its processes anew, for which it does not always count."""
+    job = this_job()
+    if not isinstance(before, dict):
+        return False
+    requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0 and before.get("slurm") == job.get("slurm")
+    return requeued or "torchrun" in job and before.get("torchrun") == job["torchrun"]

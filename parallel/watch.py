@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallel import signals
-from parallel.collectives import USER_ERRORS
+from parallel.collectives import USER_ERRORS, is_refusal
 
 BEAT = 1.0  # seconds between two signs of life
 GRACE = 5.0  # seconds for a main thread to end by itself, and for a story to come
 UNREACHABLE = 15.0  # seconds without a connection to the store: it ended, and the process with it
 ASLEEP = 3.0  # seconds between two looks of a thread that looks twice a second
-STOPPING = 25.0  # seconds after SIGTERM, within which the main thread ends or is ended: SLURM kills after 30
+STOPPING = 15.0  # seconds after SIGTERM, within which the main thread ends or is ended: SLURM kills after 30
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,7 +43,8 @@ def silence() -> float:
 
 @dataclass(frozen=True)
 class Story:
-    """Why a group ends. kind: refused or missing (a user's error), failed, or stopped (by signal `number`).
+    """Why a group ends. kind: refused or missing (a user's error), broken (a disk's or a network's), failed,
+    or stopped (by signal `number`).
     finder: the rank that tells it; lost: the rank that is gone without a word, or -1."""
     kind: str
     message: str
@@ -58,8 +59,9 @@ def position() -> str:
     frame = sys._current_frames().get(threading.main_thread().ident)
     while frame:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and path.parent.name != "parallel":
-            return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
+        place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(".")
+        if place.parts and place.parts[0] != "parallel" and not place.parts[0].startswith("."):
+            return f"{place}:{frame.f_lineno}"
         frame = frame.f_back
     return "no code of ours"
 
@@ -115,26 +117,27 @@ class Watch:
     # The second thread
 
     def decide(self):
-        stopped_at, awake = None, time.monotonic()
+        first, since, awake = 0, None, time.monotonic()  # of stop signals; since one that is not to wait
         while not self.ended.is_set():
             heard = signals.heard(BEAT / 2)
             if time.monotonic() - awake > ASLEEP:
                 self.begin_anew()  # this process was stopped itself (Ctrl-Z, scontrol suspend): so were others
             awake = time.monotonic()
             for number in heard:
-                if stopped_at and number == signals.signal.SIGINT \
-                        and time.monotonic() - stopped_at[0] > signals.SECOND_CTRL_C:
+                if number == signals.signal.SIGINT == first and awake - since > signals.SECOND_CTRL_C:
                     signals.leave_at_once()
-                stopped_at = stopped_at or (time.monotonic(), number)
+                first = first or number
+                if number != signals.REQUEUE_SIGNAL:  # that one leaves as much time as the user asked for
+                    since = since or awake
             story = self.story or self.missing()
             if os.getppid() != self.parent:
                 story = Story("failed", "the process that started this one has ended", self.rank, lost=0)
-            if stopped_at and stopped_at[1] != signals.REQUEUE_SIGNAL \
-                    and time.monotonic() - stopped_at[0] > STOPPING:
-                story = Story("stopped", "", self.rank, number=stopped_at[1])
+            overdue = since and awake - since > STOPPING
+            if overdue:
+                story = Story("stopped", "", self.rank, number=first)
             if story:
                 story = self.post(story)
-                if not self.ended.wait(GRACE) and not self.explained:
+                if not self.ended.wait(0 if overdue else GRACE) and not self.explained:
                     self.tell(story)
                 return
 
@@ -177,8 +180,12 @@ class Watch:
         return self.story or story
 
     def speaks(self, story: Story) -> bool:
-        """Whether this process is the one that says it."""
-        return self.rank == 0 if story.lost != 0 else self.rank == story.finder
+        """Whether this process is the one that says it. Where the store went with rank 0 nobody knows what
+        others found, and the first two of each host speak."""
+        if story.lost != 0:
+            return self.rank == 0
+        local = os.environ.get("SLURM_LOCALID", os.environ.get("LOCAL_RANK", "0"))
+        return self.rank == story.finder and (self.connected or int(local) < 2)
 
     def explain(self, error: BaseException) -> Story:
         """The story behind an error of this process's main thread, known to all afterwards.
@@ -191,7 +198,7 @@ class Watch:
             return self.post(Story("stopped", "", self.rank, number=error.number))
         if isinstance(error, USER_ERRORS) and not isinstance(error, ConnectionError):
             kind = "missing" if isinstance(error, FileNotFoundError) else "refused"
-            return self.post(Story(kind, str(error), self.rank))
+            return self.post(Story(kind if is_refusal(error) else "broken", str(error), self.rank))
         patience = 2 * GRACE if isinstance(error, (RuntimeError, ConnectionError)) else 0
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and not self.story:
@@ -200,7 +207,15 @@ class Watch:
                     return self.post(self.lost(peer, sign, time.monotonic() - since))
             time.sleep(BEAT / 10)
         return self.post(Story("failed", f"process {self.rank} of {self.size} (host {socket.gethostname()}) "
-                               f"failed with {type(error).__name__}: {str(error).strip()}", self.rank))
+                               f"failed with {type(error).__name__}: {str(error).strip()}{self.places()}",
+                               self.rank))
+
+    def places(self) -> str:
+        """Where other processes are, if it is not where this one is: one of them may be what all wait for."""
+        signs = [(peer, *(sign or b"\n?\n").decode().split("\n")[1:]) for peer, (sign, _) in self.heard.items()]
+        others = [f"process {peer} (host {host}) is at {where}" for peer, host, where in signs
+                  if where and where != position()]
+        return "; " + ", ".join(others[:8]) if others else ""
 
     def linger(self) -> None:
         """Wait until the others have read the story: the store may be in this process."""
@@ -213,17 +228,6 @@ class Watch:
             except RuntimeError:
                 return
             time.sleep(BEAT / 10)
-
-    def all_came_to(self, place: str) -> bool:
-        """Say that this process came to a named place; whether, within a grace, all processes did."""
-        places = [f"{place}/{rank}" for rank in range(self.size)]
-        self.store.set(places[self.rank], "")
-        deadline = time.monotonic() + GRACE
-        while not self.store.check(places):
-            if time.monotonic() > deadline or self.story:
-                return False
-            time.sleep(BEAT / 10)
-        return True
 
     def end(self):
         self.ended.set()

@@ -1,4 +1,5 @@
 """What a run writes down about itself: stats.txt, TensorBoard and, when asked, Weights & Biases."""
+import fcntl
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ class Logbook:
 
     def __init__(self, run, first: int):
         self.start = time.time()
+        self.lock = alone_in(run.checkpoint_dir)
         self.writer, self.wandb = None, None
         if run.wandb:
             self.wandb = open_wandb(run)
@@ -53,10 +55,25 @@ class Logbook:
 
     def close(self):
         self.file.close()
+        self.lock.close()
         if self.writer:
             self.writer.close()
         if self.wandb:
             self.wandb.finish()
+
+
+def alone_in(folder: Path):
+    """An open file whose lock says that a run is at work in this folder; the kernel drops it with the process.
+    ValueError where another run has it. A file system without locks is taken as it is."""
+    file = open(folder / ".lock", "a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{folder}: expected no run at work, found one; wait for it, or choose another "
+                         "--checkpoint-dir") from None
+    except OSError:
+        pass
+    return file
 
 
 def take_back(path: Path, first: int) -> None:

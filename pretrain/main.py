@@ -28,17 +28,18 @@ from parallel import signals
 
 import torch
 
-from parallel import jobs, launcher
+from parallel import groups, jobs, launcher
 from pretrain import config, data, dryrun
 from parallel.collectives import agree, is_main
 from parallel.groups import WorkerError, complain, joined
 from parallel.launch import launch
+from parallel.slurm import adopt_slurm
 from pretrain.trainer import Run, last_good, train
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
-                                     parents=[launcher.flags()])
+    parser = launcher.CommandLine(description=__doc__.splitlines()[0], allow_abbrev=False,
+                                  parents=[launcher.flags()])
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of train/<class>/<picture> or of "
                         "<class>/<picture>, text list of pictures, .npz, .parquet or webdataset shards")
     parser.add_argument("--workers", type=int, default=8, metavar="N", help="data loading processes for each "
@@ -122,6 +123,7 @@ def main(arguments=None) -> int:
     Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     standing = Standing()
+    adopt_slurm()  # before anything is said
     with signals.listening(standing.farewell):
         try:
             return work(arguments, standing)
@@ -145,8 +147,8 @@ def work(arguments, standing) -> int:
             return 0
         standing.run = run
         outcome = launch(train, processes, recipe, run)
-    if outcome.signal:
-        return standing.farewell(outcome.signal) if is_main() else signals.status(outcome.signal)
+        if outcome.signal:  # the others wait until the job is requeued
+            return standing.farewell(outcome.signal) if is_main() else signals.status(outcome.signal)
     if is_main():
         print("written: " + ", ".join(map(str, outcome.files)))
     return 0
@@ -168,14 +170,10 @@ class Standing:
     run: Run | None = None
 
     def farewell(self, number: int) -> int:
-        """Say where the run stands, and ask for the job's return; returns the exit status."""
-        where = f"; {last_good(self.run)}; the same command goes on from there" if self.run else ""
-        queue = signals.requeue(number)
-        word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
-        print(f"{word}{where}" + (f"; {queue}" if queue else ""),
-              file=sys.stderr, flush=True)
-        return signals.status(number)
+        """See signals.part."""
+        return signals.part(number, lambda: f"{last_good(self.run)}; the same command goes on from there"
+                            if self.run else "")
 
 
 if __name__ == "__main__":
-    sys.exit(signals.last(main()))
+    sys.exit(groups.last(main()))

@@ -1,7 +1,7 @@
 """The training loop, run by every process of a group."""
+import contextlib
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,22 +117,21 @@ def train(config: PretrainConfig, run: Run) -> Outcome:
     ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and when
     too many steps in a row had to be skipped.
     """
-    with signals.listening(), signals.deferred():
+    with signals.listening(), signals.deferred(), contextlib.ExitStack() as stack:
         training = prepare(config, run, run.checkpoint_dir / "bad_pictures.txt")
         labelled = knn.Labelled(run.knn_data, config.image_size) if run.knn_data else None
         position = checkpoint.resume(run.checkpoint, training.parts, config, training.feed.identity)
         if is_main():
-            training.logbook = Logbook(run, position.step)
+            training.logbook = stack.enter_context(contextlib.closing(Logbook(run, position.step)))
         if labelled and position.step == 0:  # of the untrained network, for comparison
             judge(training, labelled, epoch=0, step=0)
         for epoch in range(position.epoch, config.epochs):
             number = train_epoch(training, epoch, position.start if epoch == position.epoch else 0, labelled)
             if number:
                 return Outcome([run.checkpoint], number)
-    if is_main():
-        checkpoint.export_backbone(run.checkpoint_dir / f"{config.arch}.pth", training.network)
-        training.logbook.close()
-    barrier()
+        if is_main():
+            checkpoint.export_backbone(run.checkpoint_dir / f"{config.arch}.pth", training.network)
+        barrier()
     folder = run.checkpoint_dir
     return Outcome([run.checkpoint, folder / f"{config.arch}.pth", folder / "stats.txt"])
 
@@ -218,7 +217,7 @@ def backward(training, y1, y2):
 
     def autocast():
         dtype = AUTOCAST.get(config.precision)
-        return torch.autocast(training.device.type, dtype=dtype) if dtype else nullcontext()
+        return torch.autocast(training.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def loss_of(z1, z2):
         loss, correlation = barlow_twins_terms(z1, z2, config.lambd, running=training.network.bn)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from parallel.launch import launch
-from transfer.classification import data, layouts, linear, training
+from transfer.classification import data, finetune, layouts, linear, training
 from transfer.tasks import TASKS
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "cluster.md").read_text()
@@ -119,11 +119,11 @@ def test_validation_uses_the_statistics_of_rank_zero(runs):
     assert runs[2][2][1] == [[0, 0, 0]] * 2
 
 
-def test_batch_size_that_does_not_divide(monkeypatch, runs, tmp_path):
-    monkeypatch.setattr(data, "world_size", lambda: 2)
-    config = dataclasses.replace(exact_toys.LINEAR, batch_size=5)
-    with pytest.raises(ValueError, match="batch_size 5 is over all 2 processes and must divide by them"):
-        linear.run(toys.backbone(), config, toys.context(runs[0], tmp_path, gpus=2))
+@pytest.mark.parametrize("protocol, config", [(linear, linear.Config(batch_size=256)),
+                                              (finetune, finetune.Config(batch_size=256))], ids=str)
+def test_batch_size_that_does_not_divide_is_refused_with_the_data(tmp_path, protocol, config):
+    with pytest.raises(ValueError, match="256 is over all 3 processes.*255"):
+        protocol.data(config, toys.context(tmp_path, tmp_path, gpus=3))
 
 
 def test_toy_network_needs_its_batch_norm():

@@ -75,8 +75,8 @@ def test_the_script_of_a_job(tmp_path):
 
 def test_the_script_of_an_array_on_cpus(tmp_path):
     lines = script("--gpus-per-node 0 --tasks-per-node 2 --cpus-per-task 3 --signal-seconds 60 --no-requeue "
-                   "--sbatch array=0-1%1", tmp_path, cells=2)
-    assert "#SBATCH --array=0-1%1" in lines and "#SBATCH --no-requeue" in lines
+                   "--sbatch mem=4G", tmp_path, cells=2)
+    assert "#SBATCH --mem=4G" in lines and "#SBATCH --no-requeue" in lines
     assert "#SBATCH --ntasks-per-node=2" in lines and "#SBATCH --cpus-per-task=3" in lines
     assert "#SBATCH --signal=USR1@60" in lines and not any("gpus" in line or "time" in line for line in lines)
     assert lines[-2:] == ["# task 0 of the array becomes: python main.py 0",

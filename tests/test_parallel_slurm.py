@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel.slurm import adopt_slurm, first_node
+from parallel.slurm import adopt_slurm, first_node, started_again, this_job
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,3 +49,24 @@ def test_a_step_of_slurm_joins_without_torchrun():
                               env=environment | {"SLURM_PROCID": number, "SLURM_LOCALID": number})
              for number in "01"]
     assert [task.communicate(timeout=120)[0].strip() for task in tasks] == ["rank 0 of 2", "rank 1 of 2"]
+
+
+@pytest.mark.parametrize("first, then, again", [
+    ({}, {}, False),
+    ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7"}, False),  # the same command twice in one allocation
+    ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}, True),
+    ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "8", "SLURM_RESTART_COUNT": "1"}, False),
+    ({"TORCHELASTIC_RUN_ID": "bt"}, {"TORCHELASTIC_RUN_ID": "bt"}, True),  # a lost agent, given again
+    ({"TORCHELASTIC_RUN_ID": "none"}, {"TORCHELASTIC_RUN_ID": "none"}, True),  # the same agent
+    ({"TORCHELASTIC_RUN_ID": "none"}, {"TORCHELASTIC_RUN_ID": "none", "agent": "2"}, False),
+    ({}, {"TORCHELASTIC_RUN_ID": "bt"}, False),
+], ids=["no job", "twice in a job", "requeued", "another job", "run id", "agent", "another agent", "new"])
+def test_a_job_knows_its_earlier_start(monkeypatch, first, then, again):
+    found = []
+    for variables in (first, then):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getppid", lambda: int(variables.get("agent", 1)))
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            found.append((this_job(), started_again(found[0][0]) if found else None))
+    assert found[1][1] == again and not started_again(None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from parallel import signals
-from pretrain import model, trainer
+from pretrain import logbook, model, trainer
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
 from pretrain.optim import LARS
@@ -234,3 +234,10 @@ def test_clipped_ratio_by_hand(rate, gradient, moved):
     weight.grad = torch.tensor([[gradient]])
     LARS([weight], lr=rate, eta=0.01, clip=True).step()
     assert weight.item() == pytest.approx(2 - moved, abs=1e-6)
+
+
+def test_a_folder_has_one_run_at_a_time(start, tmp_path):
+    start("run")
+    with logbook.alone_in(tmp_path / "run"), pytest.raises(ValueError, match="expected no run at work"):
+        start("run")
+    start("run")

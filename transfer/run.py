@@ -19,9 +19,10 @@ if not __package__:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from parallel import launcher, signals  # noqa: E402
+from parallel import groups, launcher, signals  # noqa: E402
 from parallel.collectives import agree, is_main  # noqa: E402
 from parallel.groups import complain, joined  # noqa: E402
+from parallel.slurm import adopt_slurm  # noqa: E402
 from transfer import submit, workspace  # noqa: E402
 from transfer.config import differences, nearest, resolved  # noqa: E402
 from transfer.execution import one_line, run_config, run_one  # noqa: E402
@@ -32,12 +33,10 @@ from transfer.weights.readers import read  # noqa: E402
 
 def parser():
     """Return the argument parser; the README shows each flag in use."""
-    parser = argparse.ArgumentParser(
+    parser = launcher.CommandLine(
         description="Run transfer tasks on a ResNet-50 backbone.", allow_abbrev=False,
         parents=[launcher.flags()],
         epilog="KEY VALUE pairs change the task's config; such a run is recorded as scaled.")
-    parser.error = lambda message: parser.exit(  # one line, and once for all processes
-        2, f"error: {message}; --help shows the flags\n" if is_main() else "")
     parser.add_argument("--list", action="store_true", help="list the tasks and exit")
     parser.add_argument("--task", help="a task's name, several with commas between, or 'all'")
     parser.add_argument("--weights", help="checkpoint of a ResNet-50, or 'random' for random initialisation")
@@ -82,6 +81,7 @@ def parser():
 
 def main(argv=None):
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
+    adopt_slurm()  # before anything is said
     arguments = parser().parse_intermixed_args(argv)  # flags may stand between the pairs
     arguments.command = sys.argv[1:] if argv is None else list(argv)
     with signals.listening(farewell):
@@ -100,17 +100,13 @@ def main(argv=None):
 
 
 def farewell(number):
-    """Say that a stop signal ended the run, and ask for the job's return. Returns the exit status."""
-    word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
-    queue = signals.requeue(number)
-    print(f"{word}: no record was written; --resume continues the run" + (f"; {queue}" if queue else ""),
-          file=sys.stderr, flush=True)
-    return signals.status(number)
+    """See signals.part."""
+    return signals.part(number, "no record was written; --resume continues the run")
 
 
 def list_tasks():
     """Print each task with its place in the paper and its metrics, the main one first."""
-    for task in TASKS.values():
+    for task in TASKS.values() if is_main() else ():
         print(f"{task.name:16} {task.paper:36} {' '.join(task.metrics)}")
     return 0
 
@@ -168,4 +164,4 @@ def chosen(names):
 
 
 if __name__ == "__main__":
-    sys.exit(signals.last(main()))
+    sys.exit(groups.last(main()))

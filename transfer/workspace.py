@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from parallel.checkpoints import regular
-from parallel.slurm import restarts, this_job
+from parallel.slurm import started_again, this_job
 from transfer.config import differences
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,12 +25,12 @@ def claim(out, identity, resume, rerun, usual=None):
     """Make `out` this run's folder: new, continued (resume) or emptied (rerun); never somebody else's.
 
     identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job
-    that runs it. usual: values of settings that an older file does not know. Returns whether the run continues what the folder holds: with resume, and where SLURM or
-    torchrun started the same job again. Raises ValueError where the folder holds something else, or an
+    that runs it. usual: values of settings that an older file does not know. Returns whether the run continues
+    what the folder holds: with resume, and where SLURM or torchrun started the same job again. Raises ValueError where the folder holds something else, or an
     earlier run and neither resume nor rerun is set. A folder with nothing but run.json is that of a run which
     was refused before it began: it counts as new.
     """
-    mark, job = out / MARK, this_job()
+    mark = out / MARK
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: expected a folder, found a file; choose another --output")
     continues = False
@@ -40,14 +40,14 @@ def claim(out, identity, resume, rerun, usual=None):
             found["config"] = {**(usual or {}), **found["config"]}
         if any(found.get(key) != identity[key] for key in identity):
             raise ValueError(f"{out} is a run with {another(found, identity)}; choose another --output")
-        continues = resume or bool(job) and found.get("job") == job and restarts() > 0
+        continues = resume or started_again(found.get("job"))
         if rerun and not continues:
             shutil.rmtree(out)
         elif not continues:
             raise ValueError(f"{out} holds an earlier run; --resume continues it, --rerun starts over")
     out.mkdir(parents=True, exist_ok=True)
     draft = mark.with_suffix(".draft")
-    draft.write_text(json.dumps({**identity, "job": job}, indent=1) + "\n")
+    draft.write_text(json.dumps({**identity, "job": this_job()}, indent=1) + "\n")
     draft.replace(mark)
     return continues
 

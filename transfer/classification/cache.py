@@ -109,9 +109,11 @@ def write(path: Path, own: torch.Tensor, pipeline: Pipeline) -> None:
     The file appears whole or not at all; an OSError (a full disk, no permission) becomes a line.
     """
     counts, kind = row_counts(len(own)), row_type(pipeline)
-    draft = path.with_suffix(f".{os.getpid()}.draft")
+    draft = path.with_suffix(f".{os.uname().nodename}.{os.getpid()}.draft")
     with contextlib.ExitStack() as stack:
         file = None
+        if is_main():
+            stack.callback(remove, draft)  # whatever ends the work
         try:
             if is_main():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,10 +141,14 @@ def write(path: Path, own: torch.Tensor, pipeline: Pipeline) -> None:
                 file = give_up(draft, error)
 
 
-def give_up(draft: Path, error: OSError) -> None:
-    """Say that nothing is kept, and leave nothing half-written."""
+def remove(draft: Path) -> None:
+    """Leave nothing half-written."""
     with contextlib.suppress(OSError):
         draft.unlink()
+
+
+def give_up(draft: Path, error: OSError) -> None:
+    """Say that nothing is kept."""
     tqdm.write(f"{draft.parent}: features are not kept ({error.strerror}); choose another --cache")
 
 

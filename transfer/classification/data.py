@@ -95,14 +95,9 @@ class TrainBatches:
     A batch of `batch_size` (over all ranks) is a slice of the epoch's permutation, cut into one run per rank,
     so all ranks together see what one process would see. The last batch may be smaller. With `pad` it is
     filled up from the permutation's start until it divides by the ranks (as DistributedSampler does).
-    ValueError when batch_size does not divide by the ranks.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, *, pad: bool = False):
-        if batch_size < 1 or batch_size % world_size():
-            nearest = max(1, round(batch_size / world_size())) * world_size()
-            raise ValueError(f"batch_size {batch_size} is over all {world_size()} processes and must divide "
-                             f"by them; the nearest that does is {nearest}")
         self.count, self.batch_size, self.seed, self.pad = count, batch_size, seed, pad
         self.epoch = self.start = 0
 

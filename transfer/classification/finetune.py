@@ -95,6 +95,7 @@ def data(config: Config, context) -> dict:
     list" besides, so that its run is a scaled one even if it is as long as the official list. Of `draw:P%`
     the fingerprint is that of all images, since the seed, which is recorded by itself, makes the draw: the
     records of several draws are one row."""
+    check(config, context.gpus)
     root = context.data / config.dataset
     if not root.is_dir():  # before a list is fetched for it
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
@@ -117,7 +118,7 @@ def data(config: Config, context) -> dict:
 
 def run(backbone, config: Config, context) -> dict[str, float]:
     """{"top1", "top5", "best_top1"} on the validation set, percent. Resumes from context.out if asked to."""
-    check(config)
+    check(config, world_size())
     device, journal = local_device(context.device), Journal(context)
     train, val = lists.chosen_pair(config.split, context.data / config.dataset, context)
     # Equal shares, as DistributedSampler makes them, matter only where each process has its own statistics.
@@ -161,9 +162,9 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     return accuracies(history)
 
 
-def check(config: Config) -> None:
-    """ValueError for values that no training can have."""
-    check_training(config)
+def check(config: Config, processes: int) -> None:
+    """ValueError for values that no training on so many processes can have."""
+    check_training(config, processes)
     if config.precision not in ("float32", "float64"):  # 16-bit training needs loss scaling: another recipe
         raise ValueError(f"precision: expected float32 or float64, found {config.precision!r}")
 

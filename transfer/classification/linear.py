@@ -29,7 +29,7 @@ import torch
 from torch.nn import functional
 
 from parallel import signals
-from parallel.collectives import all_gather_rows, local_device
+from parallel.collectives import all_gather_rows, local_device, world_size
 from transfer.classification import data as images
 from transfer.classification import layouts
 from transfer.classification.cache import collect
@@ -130,6 +130,7 @@ INAT18 = Config(dataset="inat18", epochs=84, learning_rate=0.01, nesterov=True, 
 
 def data(config: Config, context) -> dict:
     """Name, counts and fingerprint of the data set; ValueError or FileNotFoundError when it is incomplete."""
+    check(config, context.gpus)
     train, val = layouts.split_pair(context.data / config.dataset)
     return {"name": config.dataset, "counts": {"train": len(train), "val": len(val)},
             "fingerprint": layouts.fingerprint(train, val)}
@@ -138,7 +139,7 @@ def data(config: Config, context) -> dict:
 def run(backbone, config: Config, context) -> dict[str, float]:
     """{"top1", "top5", "best_top1"} on the validation set, or a sweep's {"swept_top1", "swept_top5",
     "held_out_top1"}, percent. Resumes from context.out if asked to."""
-    check(config)
+    check(config, world_size())
     device, journal = local_device(context.device), Journal(context)
     train, val = layouts.split_pair(context.data / config.dataset)
     sets = [val]
@@ -183,9 +184,9 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     return {"swept_top1": last["top1"], "swept_top5": last["top5"], "held_out_top1": last["held_out_top1"]}
 
 
-def check(config: Config) -> None:
-    """ValueError for values that no training can have."""
-    check_training(config)
+def check(config: Config, processes: int) -> None:
+    """ValueError for values that no training on so many processes can have."""
+    check_training(config, processes)
     check_sweep(config)
     dtype_of(config.precision)
 

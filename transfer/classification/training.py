@@ -24,8 +24,12 @@ def schedule_factor(config, epoch: int) -> float:
     return config.drop_factor ** sum(epoch >= drop for drop in config.drop_epochs)
 
 
-def check_training(config) -> None:
-    """ValueError for values that no training can have."""
+def check_training(config, processes: int = 1) -> None:
+    """ValueError for values that no training on so many processes can have."""
+    if config.batch_size < 1 or config.batch_size % processes:
+        nearest = max(1, round(config.batch_size / processes)) * processes
+        raise ValueError(f"batch_size {config.batch_size} is over all {processes} processes and must divide by "
+                         f"them; the nearest that does is {nearest}")
     if config.schedule not in ("cosine", "step"):
         raise ValueError(f"schedule: expected cosine or step, found {config.schedule!r}")
     if config.epochs < 1:

@@ -61,6 +61,7 @@ class StopWhenAsked(HookBase):
             iteration = self.trainer.iter
             self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
             barrier()  # the first to leave ends the others
+            self.trainer.stopped = True
             raise signals.Stopped(number)
 
 

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Detectron2's DefaultTrainer with our data stream, evaluators and hooks, on GPUs or CPU processes."""
 
+    stopped = False  # by a signal
+
     def __init__(self, cfg):
         with _ddp_of(cfg.MODEL.DEVICE):
             super().__init__(cfg)
@@ -92,7 +94,11 @@ class Trainer(DefaultTrainer):
         return [hooks.SeedEachIteration(self.cfg.SEED), *built, hooks.StopWhenAsked()]
 
     def after_train(self):
-        """Evaluation: model_final.pth is there, from which a resumed run evaluates again."""
+        """Evaluate: model_final.pth is there, from which a resumed run does it again. A run that was stopped
+        only ends its files."""
+        if self.stopped:
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, d2_hooks.EvalHook)]
+            return super().after_train()
         with signals.urgent():
             super().after_train()
 
