@@ -20,7 +20,7 @@ from parallel.watch import Story, Watch
 
 # Of one collective, long, since one process may evaluate COCO while the others wait. That a process is gone
 # is known much earlier, by watch.py.
-COLLECTIVE_MINUTES = 60
+COLLECTIVE_MINUTES = 30
 JOIN_SECONDS = 300  # for all processes to come together
 
 
@@ -65,8 +65,9 @@ def joined():
 
 
 def last(status: int) -> int:
-    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a second
-    to end, in which SIGUSR1 would make a failure of a run that is done. Where a group is left, end at once."""
+    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a
+    second to end, in which SIGUSR1 would make a failure of a run that is done. Where a group is left, end at
+    once."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
     if in_group():
         sys.stdout.flush()
@@ -95,8 +96,8 @@ def _place() -> tuple[int, int]:
     except (TypeError, ValueError):
         pass
     found |= {name: os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")}
-    raise _alone("expected RANK from 0 on, WORLD_SIZE above it, MASTER_ADDR and MASTER_PORT in the environment, or "
-                 "none of them, found "
+    raise _alone("expected RANK from 0 on, WORLD_SIZE above it, MASTER_ADDR and MASTER_PORT in the "
+                 "environment, or none of them, found "
                  + " and ".join(f"{name} {value or 'unset'}" for name, value in found.items())
                  + "; start with torchrun or srun, or unset them")
 
@@ -132,8 +133,8 @@ def join(store, rank: int, size: int, tell) -> Watch:
     try:
         store.wait([f"life/{other}" for other in range(size)], datetime.timedelta(seconds=JOIN_SECONDS))
     except RuntimeError:
-        raise _alone(f"of {size} processes some left while they met; see the lines above and their logs") \
-            from None
+        raise _alone(f"of {size} processes some left while they met; see the lines above and their "
+                     "logs") from None
     local = int(os.environ.get("LOCAL_RANK", rank))
     gpu = torch.cuda.is_available() and local < torch.cuda.device_count()
     if gpu:
@@ -154,13 +155,14 @@ def leave() -> None:
 
 
 def _meet(store, rank, size) -> str:
-    """A new name for this meeting, the same in every process.
+    """A new name for this meeting of processes, the same in each of them.
 
     torchrun keeps one store for all its rounds, in which the addresses of processes that are gone still stand
     (pytorch issue 135712). So each process has a token, rank 0 calls those that it has found, and only who
     hears its own token has met the others.
     """
-    token, deadline, absent = secrets.token_hex(8), time.monotonic() + JOIN_SECONDS, [0]
+    token, deadline = secrets.token_hex(8), time.monotonic() + JOIN_SECONDS
+    absent, old = [0], store.get("call") if store.check(["call"]) else None
     if rank:
         store.set(f"token/{rank}", token)
         deadline += 5  # rank 0 knows best who is absent
@@ -172,13 +174,14 @@ def _meet(store, rank, size) -> str:
             if not absent:
                 return token
             store.set("call", json.dumps([absent, token, *tokens]))
-        elif store.check(["call"]):
-            absent, name, *tokens = json.loads(store.get("call"))
+        elif store.check(["call"]) and (call := store.get("call")) != old:
+            absent, name, *tokens = json.loads(call)
             if token in tokens:
                 store.set(f"{name}/here/{rank}", "")
                 return name
         time.sleep(0.05)
-    raise _alone(f"process {absent[0]} of {size} did not come within {JOIN_SECONDS} s; see its host and its log")
+    raise _alone(f"process {absent[0]} of {size} did not come within {JOIN_SECONDS} s; see its host and its "
+                 "log")
 
 
 def error_of(story: Story, spoken: bool) -> BaseException:
@@ -186,7 +189,8 @@ def error_of(story: Story, spoken: bool) -> BaseException:
     if story.kind == "stopped":
         error = signals.Stopped(story.number)
     else:
-        kinds = {"refused": ValueError, "missing": FileNotFoundError, "broken": OSError, "failed": WorkerError}
+        kinds = {"refused": ValueError, "missing": FileNotFoundError, "broken": OSError,
+                 "failed": WorkerError}
         error = kinds[story.kind](story.message)
     error.spoken = spoken
     return error

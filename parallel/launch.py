@@ -23,8 +23,8 @@ START_GRACE = 2.0  # seconds after the first death, for the others' stories: one
 def launch(function, processes: int, *args):
     """Call function(*args) in every process of a group and return rank 0's value.
 
-    - Inside a group, such as that of `groups.joined`, and with processes <= 1: calls it here; other ranks have
-      their own values.
+    - Inside a group, such as that of `groups.joined`, and with processes <= 1: calls it here; other ranks
+      have their own values.
     - Else spawns `processes` workers that meet on a free port of this machine. `function` must be importable
       (a module's own function), args picklable.
 

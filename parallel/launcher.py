@@ -117,5 +117,7 @@ def parameters(cluster, name: str, workers: int) -> dict:
                                                       "nodes")},
             "job_name": name, "gpus_per_node": cluster.gpus_per_node or None,
             "ntasks_per_node": cluster.tasks_per_node, "cpus_per_task": cpus, "stderr_to_stdout": True,
-            "srun_args": [f"--cpus-per-task={cpus}"],  # since SLURM 22.05 srun does not take sbatch's
+            # Since SLURM 22.05 srun does not take sbatch's CPUs. --wait: for a process that does not answer,
+            # when the others have left; --kill-on-bad-exit would hide their exit status.
+            "srun_args": [f"--cpus-per-task={cpus}", "--wait=60"],
             "additional_parameters": more}

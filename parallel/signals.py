@@ -200,8 +200,8 @@ os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def part(number: int, where: str) -> int:
-    """Ask for the job's return and say, in one line, what the signal ended; returns the exit status. where: how
-    the work stands, or a function that says so and may take a while."""
+    """Ask for the job's return and say, in one line, what the signal ended; returns the exit status. where:
+    how the work stands, or a function that says so and may take a while."""
     ignore()  # whoever started the processes may end them as soon as the first has left
     queue = requeue(number)
     word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"

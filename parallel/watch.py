@@ -121,7 +121,7 @@ class Watch:
         while not self.ended.is_set():
             heard = signals.heard(BEAT / 2)
             if time.monotonic() - awake > ASLEEP:
-                self.begin_anew()  # this process was stopped itself (Ctrl-Z, scontrol suspend): so were others
+                self.begin_anew()  # this process was stopped itself (Ctrl-Z, scontrol suspend), as others
             awake = time.monotonic()
             for number in heard:
                 if number == signals.signal.SIGINT == first and awake - since > signals.SECOND_CTRL_C:
@@ -212,9 +212,9 @@ class Watch:
 
     def places(self) -> str:
         """Where other processes are, if it is not where this one is: one of them may be what all wait for."""
-        signs = [(peer, *(sign or b"\n?\n").decode().split("\n")[1:]) for peer, (sign, _) in self.heard.items()]
-        others = [f"process {peer} (host {host}) is at {where}" for peer, host, where in signs
-                  if where and where != position()]
+        signs = [(peer, sign.decode().split("\n")) for peer, (sign, _) in self.heard.items() if sign]
+        others = [f"process {peer} (host {host}) is at {where}" for peer, (_, host, where) in signs
+                  if where != position()]
         return "; " + ", ".join(others[:8]) if others else ""
 
     def linger(self) -> None:

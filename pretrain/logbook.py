@@ -63,8 +63,8 @@ class Logbook:
 
 
 def alone_in(folder: Path):
-    """An open file whose lock says that a run is at work in this folder; the kernel drops it with the process.
-    ValueError where another run has it. A file system without locks is taken as it is."""
+    """An open file whose lock says that a run is at work in this folder; the kernel drops it with the
+    process. ValueError where another run has it. A file system without locks is taken as it is."""
     file = open(folder / ".lock", "a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -71,7 +71,9 @@ def test_a_stopped_run_continues_within_its_epoch(root, tmp_path, processes, run
     assert (found, len(saved["history"]), saved["progress"]["step"]) == (signal.SIGTERM, *stood)
     figures = [launch(continued, processes, run, config, context) for context in (whole, parts)]
     assert figures[0] == figures[1]
-    one, other = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("whole", "parts"))
+    one, other = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)
+                  for name in ("whole", "parts"))
     assert_same(one, other)
-    curves = [json.loads((tmp_path / name / "record" / "curve.json").read_text()) for name in ("whole", "parts")]
+    curves = [json.loads((tmp_path / name / "record" / "curve.json").read_text())
+              for name in ("whole", "parts")]
     assert curves[0] == curves[1]

@@ -25,10 +25,11 @@ def claim(out, identity, resume, rerun, usual=None):
     """Make `out` this run's folder: new, continued (resume) or emptied (rerun); never somebody else's.
 
     identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job
-    that runs it. usual: values of settings that an older file does not know. Returns whether the run continues
-    what the folder holds: with resume, and where SLURM or torchrun started the same job again. Raises ValueError where the folder holds something else, or an
-    earlier run and neither resume nor rerun is set. A folder with nothing but run.json is that of a run which
-    was refused before it began: it counts as new.
+    that runs it. usual: values of settings that an older file does not know. Returns whether the run
+    continues what the folder holds: with resume, and where SLURM or torchrun started the same job again.
+    Raises ValueError where the folder holds something else, or an earlier run and neither resume nor rerun
+    is set. A folder with nothing but run.json is that of a run which was refused before it began: it counts
+    as new.
     """
     mark = out / MARK
     if out.exists() and not out.is_dir():
@@ -53,7 +54,7 @@ def claim(out, identity, resume, rerun, usual=None):
 
 
 def another(found, wanted):
-    """Return "another config (epochs 2, here 3)" for where the identity of a run differs from the wanted one."""
+    """Return "another config (epochs 2, here 3)" for where the identity of a run is not the wanted one."""
     other = [_difference(key, found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]]
     return f"another {', '.join(other)}"
 

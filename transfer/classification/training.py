@@ -28,8 +28,8 @@ def check_training(config, processes: int = 1) -> None:
     """ValueError for values that no training on so many processes can have."""
     if config.batch_size < 1 or config.batch_size % processes:
         nearest = max(1, round(config.batch_size / processes)) * processes
-        raise ValueError(f"batch_size {config.batch_size} is over all {processes} processes and must divide by "
-                         f"them; the nearest that does is {nearest}")
+        raise ValueError(f"batch_size {config.batch_size} is over all {processes} processes and must divide "
+                         f"by them; the nearest that does is {nearest}")
     if config.schedule not in ("cosine", "step"):
         raise ValueError(f"schedule: expected cosine or step, found {config.schedule!r}")
     if config.epochs < 1:
@@ -154,8 +154,8 @@ class Checkpoint:
         return saved
 
     def _require_same_run(self, identity) -> None:
-        """ValueError for another run's identity. A setting that did not exist yet has its default, or what the
-        run has."""
+        """ValueError for another run's identity. A setting that did not exist yet has its default, or what
+        the run has."""
         mine = json.loads(self.identity)
         defaults = {one.name: one.default for one in dataclasses.fields(self.config)}
         theirs = json.loads(identity) if isinstance(identity, str) else None

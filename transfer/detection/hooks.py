@@ -52,8 +52,8 @@ class SameStatistics(HookBase):
 
 
 class StopWhenAsked(HookBase):
-    """After an iteration in which a stop signal came to any process, save and leave. The last hook: the others
-    have done their part of the iteration, and a resumed run goes on with the next one."""
+    """After an iteration in which a stop signal came to any process, save and leave. The last hook: the
+    others have done their part of the iteration, and a resumed run goes on with the next one."""
 
     def after_step(self):
         number = signals.wish()
