@@ -12,7 +12,7 @@ from pathlib import Path
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from parallel import signals  # noqa: E402
+from parallel import groups  # noqa: E402
 from pretrain import main, model  # noqa: E402
 from tests.pretrain_toys import toy_backbone  # noqa: E402
 
@@ -26,4 +26,4 @@ def slow_backbone(arch, stem):
 model.build_backbone = slow_backbone  # also in the processes that are spawned: they import this file
 
 if __name__ == "__main__":
-    sys.exit(signals.last(main.main()))
+    sys.exit(groups.last(main.main()))
