@@ -13,6 +13,7 @@ from detectron2.engine import DefaultTrainer, defaults
 from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter
 
 from parallel import signals
 from parallel.collectives import agree, all_reduce_sum, barrier, local_device, world_size
@@ -98,6 +99,9 @@ class Trainer(DefaultTrainer):
         only ends its files."""
         if self.stopped:
             self._hooks = [hook for hook in self._hooks if not isinstance(hook, d2_hooks.EvalHook)]
+            for hook in self._hooks:
+                if isinstance(hook, d2_hooks.PeriodicWriter):  # the printer divides by the time since its line
+                    hook._writers = [one for one in hook._writers if not isinstance(one, CommonMetricPrinter)]
             return super().after_train()
         with signals.urgent():
             super().after_train()
