@@ -16,6 +16,7 @@ from torch import nn
 from pretrain import shards
 from tests import pretrain_toys
 from transfer.classification import cache, features
+from transfer.classification.data import TrainBatches
 from transfer.classification.linear import Config as LinearConfig
 from transfer.classification.training import Checkpoint
 from transfer.detection.protocol import Config, run
@@ -81,7 +82,7 @@ def test_linear_and_fine_tuning(tmp_path, canary, form):
     head = nn.Linear(2, 2)
     context = dataclasses.replace(classification_toys.context(tmp_path, tmp_path), resume=True)
     checkpoint = Checkpoint(context, classification_toys.backbone(), LinearConfig(), {"head": head},
-                            torch.optim.SGD(head.parameters(), momentum=0.9))
+                            torch.optim.SGD(head.parameters(), momentum=0.9), TrainBatches(4, 2, 0))
     with pytest.raises(ValueError, match="checkpoint.pth: cannot be read as a checkpoint") as caught:
         checkpoint.load()
     assert one_line(caught)
