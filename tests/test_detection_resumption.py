@@ -12,6 +12,7 @@ from torch import nn
 from parallel import checkpoints
 from parallel.collectives import all_gather_rows, rank
 from parallel.launch import launch
+from tests.checkpoint_damage import changed
 from transfer.detection import resumption, trainer
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.kept import read_metrics
@@ -50,20 +51,6 @@ def save(out, steps=3):
 def read(out):
     toy = Toy(out)
     return resumption.read(out, IDENTITY, toy.model.state_dict(), ITERATIONS, toy)
-
-
-def changed(*path, to=None):
-    """A damage: the entry at a path of keys replaced, or without `to` removed."""
-    def change(file):
-        state = inner = torch.load(file, weights_only=True)
-        for key in path[:-1]:
-            inner = inner[key]
-        if to is None:
-            del inner[path[-1]]
-        else:
-            inner[path[-1]] = to
-        torch.save(state, file)
-    return change
 
 
 def zeroed(file):

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from parallel.launch import launch
+from tests.checkpoint_damage import changed
 from pretrain import checkpoint
 from tests import pretrain_toys
 from tests.pretrain_toys import toy_backbone, write_pictures
@@ -131,47 +132,33 @@ def test_weights_that_are_not_finite_are_never_saved(start, tmp_path):
     assert not (tmp_path / "fresh" / "checkpoint.pth").exists()
 
 
-def entry(*path, to=None):
-    """A damage: the entry at a path of keys replaced, or without `to` removed."""
-    def change(file):
-        state = inner = load(file)
-        for key in path[:-1]:
-            inner = inner[key]
-        if to is None:
-            del inner[path[-1]]
-        else:
-            inner[path[-1]] = to
-        torch.save(state, file)
-    return change
-
-
 @pytest.mark.parametrize("damage, message", [
     (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
     (lambda path: (path.unlink(), path.mkdir()), "expected a file, found a folder or device"),
     (lambda path: torch.save([1], path), "found one without any names"),
     (lambda path: torch.save({"model": {}}, path), "found one without epoch, optimizer"),
-    (entry("epoch", to=1.0), "place.epoch: expected int, found float"),
-    (entry("sampler", to=[0, 0]), "place.sampler: expected dict, found list"),
-    (entry("sampler", "start", to=1), "it stands at 1 finished epochs and 1 steps, step 2, of 1"),
-    (entry("step", to=-2), "it stands at 1 finished epochs and 0 steps, step -2"),
-    (entry("config", to=3), "expected config and data as dicts of settings, found others"),
-    (entry("config", "blur", to=(torch.zeros(2), 1)), "another recipe: blur .*now .1.0, 0.1."),
-    (entry("model", to={}), "model: expected module.backbone.0.weight, found none"),
-    (entry("model", to=3), "model: expected dict, found int"),
-    (entry("model", "module.projector.0.weight", to=torch.zeros(2, 2)), "expected float32 .8, 6., found fl"),
-    (entry("model", "module.projector.0.weight", to=torch.zeros(8, 6).half()), "found float16 .8, 6."),
-    (entry("model", "module.more", to=torch.zeros(1)), "model: found module.more, which is not expected"),
-    (entry("optimizer", to=None), "found one without optimizer"),
-    (entry("optimizer", "state", 0, "mu", to=torch.zeros(3)), "optimizer.state.0.mu: expected float32"),
-    (entry("optimizer", "state", to={}), "optimizer.state: expected 0, found none"),
-    (entry("optimizer", "param_groups", 0, "momentum", to=0.5), "group 0 was made with momentum 0.5, now"),
-    (entry("guard", "mean", to="nan"), "guard.mean: expected float, found str"),
-    (entry("guard", "begin", to=1), "guard: found begin, which is not expected"),
-    (entry("feed", to=[]), "feed: expected dict, found list"),
-    (entry("rng", to=[]), "rng: expected dict, found list"),
-    (entry("rng", "cpu", to=torch.zeros(1, 3, dtype=torch.uint8)), "rng.cpu: expected uint8 .1, 5056., fo"),
-    (entry("rng", "cpu", to=torch.zeros(1, 5056, dtype=torch.uint8)), "rng.cpu: Invalid mt19937 state"),
-    (entry("processes", to=2), "rng.cpu: expected uint8 .2, 5056., found uint8 .1, 5056."),
+    (changed("epoch", to=1.0), "place.epoch: expected int, found float"),
+    (changed("sampler", to=[0, 0]), "place.sampler: expected dict, found list"),
+    (changed("sampler", "start", to=1), "it stands at 1 finished epochs and 1 steps, step 2, of 1"),
+    (changed("step", to=-2), "it stands at 1 finished epochs and 0 steps, step -2"),
+    (changed("config", to=3), "expected config and data as dicts of settings, found others"),
+    (changed("config", "blur", to=(torch.zeros(2), 1)), "another recipe: blur .*now .1.0, 0.1."),
+    (changed("model", to={}), "model: expected module.backbone.0.weight, found none"),
+    (changed("model", to=3), "model: expected dict, found int"),
+    (changed("model", "module.projector.0.weight", to=torch.zeros(2, 2)), "expected float32 .8, 6., found fl"),
+    (changed("model", "module.projector.0.weight", to=torch.zeros(8, 6).half()), "found float16 .8, 6."),
+    (changed("model", "module.more", to=torch.zeros(1)), "model: found module.more, which is not expected"),
+    (changed("optimizer", to=None), "found one without optimizer"),
+    (changed("optimizer", "state", 0, "mu", to=torch.zeros(3)), "optimizer.state.0.mu: expected float32"),
+    (changed("optimizer", "state", to={}), "optimizer.state: expected 0, found none"),
+    (changed("optimizer", "param_groups", 0, "momentum", to=0.5), "group 0 was made with momentum 0.5, now"),
+    (changed("guard", "mean", to="nan"), "guard.mean: expected float, found str"),
+    (changed("guard", "begin", to=1), "guard: found begin, which is not expected"),
+    (changed("feed", to=[]), "feed: expected dict, found list"),
+    (changed("rng", to=[]), "rng: expected dict, found list"),
+    (changed("rng", "cpu", to=torch.zeros(1, 3, dtype=torch.uint8)), "rng.cpu: expected uint8 .1, 5056., fo"),
+    (changed("rng", "cpu", to=torch.zeros(1, 5056, dtype=torch.uint8)), "rng.cpu: Invalid mt19937 state"),
+    (changed("processes", to=2), "rng.cpu: expected uint8 .2, 5056., found uint8 .1, 5056."),
 ])
 def test_what_no_run_of_this_recipe_wrote_is_one_line(start, tmp_path, damage, message):
     """Whatever is missing, of another kind or shape, or does not belong together."""

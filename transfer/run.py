@@ -8,7 +8,6 @@
 Here are the flags; execution.py makes one run, suite.py several tasks, submit.py hands them to SLURM.
 """
 
-import argparse
 import os
 import signal
 import sys

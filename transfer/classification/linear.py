@@ -23,7 +23,6 @@ all heads. The network is not compiled: kernels of the compiler's own would roun
 version and cost each process 38 s, for 1.13 times the speed (both seen on one CPU core).
 """
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch.nn import functional
@@ -35,7 +34,7 @@ from transfer.classification import layouts
 from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline, assert_frozen, dtype_of, features_of, freeze
 from transfer.classification.heads import check_sweep, choose, grid, hold_out, is_sweep, make_heads, score
-from transfer.classification.journal import Journal, bar, keep, keep_predictions
+from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.training import (Checkpoint, accuracies, check_training, keep_history,
                                                mean_losses, schedule_factor, sum_gradients)
 from transfer.precision import tf32

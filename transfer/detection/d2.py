@@ -11,7 +11,6 @@ import socket
 import sys
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, load_voc_instances
