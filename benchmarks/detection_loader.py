@@ -15,13 +15,18 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
-from detectron2.data import (DatasetCatalog, DatasetMapper, MetadataCatalog, build_detection_train_loader,
-                             get_detection_dataset_dicts)
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.structures import BoxMode
 
 from benchmarks.common import compare, ratio
 from benchmarks.views import photographs
-from transfer.detection import configuration, d2
+from transfer.detection import configuration
 from transfer.detection.loader import TrainLoader
 
 NAME, BATCH, BATCHES = "benchmark_photographs", 4, 4

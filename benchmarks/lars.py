@@ -15,7 +15,7 @@ if not __package__:
 import torch
 
 from benchmarks import common
-from pretrain.model import BarlowTwins
+from pretrain.methods.barlow_twins import BarlowTwins
 from pretrain.optim import LARS, parameter_groups
 
 NETWORKS = {"resnet50, 8192-8192-8192": ("resnet50", "8192-8192-8192", "imagenet"),

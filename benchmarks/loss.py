@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks import common
-from pretrain.losses import barlow_twins_loss
+from pretrain.methods.barlow_twins_loss import barlow_twins_loss
 
 LAMBD = 0.0051
 # (N, D): least ratio of time, of peak memory

@@ -24,8 +24,8 @@ import torch
 
 from benchmarks import common
 from benchmarks.views import SIZE, photographs
-from pretrain.augment import make_backend
-from pretrain.sources import open_source
+from pretrain.pictures.augment import make_backend
+from pretrain.pictures.sources import open_source
 from tools import write_shards
 
 GROUPS, SPARE = 8, 80  # row groups and MiB (pyarrow and its allocator) that reading a parquet file may take

@@ -18,7 +18,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import common
-from results import render, store, tables
+from results import assembly, render, store
 from results.record import SCHEMA, Result, to_json
 
 SEEDS = 5
@@ -62,7 +62,7 @@ def ours(root):
     """Return (records, texts) of all tables in all formats."""
     results, problems = store.load(root)
     assert not problems, problems[0]
-    return results, [form(sheet) for sheet in tables.build(results) for form in render.FORMATS.values()]
+    return results, [form(sheet) for sheet in assembly.build(results) for form in render.FORMATS.values()]
 
 
 def peak(name, root):

@@ -21,8 +21,8 @@ from torch.utils.data import default_collate
 from torchvision.transforms import functional
 
 from benchmarks.common import compare, ratio
-from pretrain.augment import MEAN, STD, VIEWS, draws, make_backend
-from pretrain.views_pil import apply
+from pretrain.pictures.augment import MEAN, STD, VIEWS, draws, make_backend
+from pretrain.pictures.views_pil import apply
 
 SIZE = 224
 

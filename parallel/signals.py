@@ -200,29 +200,34 @@ os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def part(number: int, where: str) -> int:
-    """Ask for the job's return and say, in one line, what the signal ended; returns the exit status. where:
+    """Say in one line what the signal ended, and ask for the job's return; returns the exit status. where:
     how the work stands, or a function that says so and may take a while."""
     ignore()  # whoever started the processes may end them as soon as the first has left
-    queue = requeue(number)
     word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
-    print("; ".join(filter(None, (word, where() if callable(where) else where, queue))), file=sys.stderr,
-          flush=True)
+    words, command = requeueing(number)
+    # Said before it is done: SLURM ends a job that it requeues, and this process with it, at once.
+    say("; ".join(filter(None, (word, where() if callable(where) else where, words))))
+    if command:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode not in (0, -signal.SIGTERM):
+            say(f"{' '.join(command)} failed: {' '.join(done.stderr.split()) or done.returncode}")
     return status(number)
 
 
-def requeue(number: int) -> str:
-    """Have SLURM start this job again, if that is ours to ask for; returns what was done, in words ("" when
-    this is no SLURM job)."""
+def say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def requeueing(number: int) -> tuple[str, list[str]]:
+    """How SLURM comes to start this job again, in words ("" when this is no SLURM job), and the command that
+    makes it do so, if that is ours to ask for."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or number == signal.SIGINT:
-        return ""
+        return "", []
     if "SLURM_ARRAY_JOB_ID" in os.environ and "SLURM_ARRAY_TASK_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     if number != REQUEUE_SIGNAL:
-        return f"SLURM itself requeues job {job} if this was a preemption"
+        return f"SLURM itself requeues job {job} if this was a preemption", []
     if not shutil.which("scontrol"):
-        return f"no scontrol here, so job {job} comes back only where RequeueExit has {STOPPED_STATUS}"
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if done.returncode not in (0, -signal.SIGTERM):  # SLURM ends the job, scontrol with it, before it answers
-        return f"scontrol requeue {job} failed: {' '.join(done.stderr.split()) or done.returncode}"
-    return f"SLURM job {job} was requeued"
+        return f"no scontrol here, so job {job} comes back only where RequeueExit has {STOPPED_STATUS}", []
+    return f"asking SLURM to requeue job {job}", ["scontrol", "requeue", job]

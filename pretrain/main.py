@@ -24,17 +24,18 @@ if not __package__:  # started by its path: the repository's root, not pretrain/
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from parallel import signals
-
+import parallel  # noqa: F401, I001  before torch, whose logging it sets
 import torch
 
-from parallel import groups, jobs, launcher
-from pretrain import config, data, dryrun
+from parallel import groups, jobs, launcher, signals
 from parallel.collectives import agree, is_main
 from parallel.groups import WorkerError, complain, joined
 from parallel.launch import launch
 from parallel.slurm import adopt_slurm
+from pretrain import recipe as config
+from pretrain.pictures import batches
 from pretrain.trainer import Run, last_good, train
+from pretrain.upkeep import dryrun
 
 
 def parse(arguments):
@@ -105,7 +106,7 @@ def prepare(arguments) -> tuple[config.PretrainConfig, Run, int, bool]:
     if args["channels_last"] is None:
         args["channels_last"] = args["device"] == "cuda"
     run = Run(**args, command=" ".join(["pretrain/main.py", *arguments]))
-    data.EpochBatches(len(data.open_source(run.data)), recipe.batch_size, processes, 0, recipe.seed)
+    batches.EpochBatches(len(batches.open_source(run.data)), recipe.batch_size, processes, 0, recipe.seed)
     if recipe.batch_size % (processes * recipe.accumulate):
         raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not "
                          f"divide by {processes} processes times {recipe.accumulate} micro-batches")

@@ -3,7 +3,6 @@ import math
 
 import torch
 
-
 CHUNK = 2 ** 22  # elements; on a GPU a few launches for each of these
 
 

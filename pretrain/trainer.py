@@ -9,19 +9,19 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from parallel import signals
-from pretrain import checkpoint, knn
-from pretrain.accumulate import accumulated_backward
-from pretrain.checkpoint import Position
-from pretrain.config import PretrainConfig
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, world_size
-from pretrain.feed import Feed
-from pretrain.health import Guard, diagnosis, gradient_norms, not_finite
-from pretrain.logbook import Logbook
-from pretrain.losses import barlow_twins_terms, gradient_factor
-from pretrain.model import BarlowTwins
-from pretrain.monitor import correlation_health, embedding_health, save_correlation
+from pretrain.accumulate import accumulated_backward
+from pretrain.methods.barlow_twins import BarlowTwins
+from pretrain.methods.barlow_twins_loss import barlow_twins_terms, gradient_factor
 from pretrain.optim import LARS, learning_rates, parameter_groups
+from pretrain.pictures.feed import Feed
+from pretrain.recipe import PretrainConfig
+from pretrain.upkeep import checkpoint, knn
+from pretrain.upkeep.checkpoint import Position
+from pretrain.upkeep.guard import Guard, diagnosis, gradient_norms, not_finite
+from pretrain.upkeep.health import correlation_health, embedding_health, save_correlation
+from pretrain.upkeep.logbook import Logbook
 
 ADVICE = "Lower the learning rates or choose another --precision"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

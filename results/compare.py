@@ -12,11 +12,11 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import tabulate  # noqa: E402
+import tabulate
 
-from results import store, verdicts  # noqa: E402
-from results.catalogue import SPREADS  # noqa: E402
-from results.cells import backbone_text  # noqa: E402
+from results import store, verdicts
+from results.catalogue import SPREADS
+from results.cells import backbone_text
 
 RUNS = Path(__file__).with_name("runs")
 HEADERS = ("Task", "Metric", "Protocol", "Pairs", "A", "B", "A - B", "95% interval", "Seeds needed")

@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
-import tabulate  # noqa: E402
+import tabulate
 
-from results import render, store, tables  # noqa: E402
+from results import assembly, render, store
 
 RUNS = ROOT / "results" / "runs"
 OUT = ROOT / "results" / "tables"
@@ -69,7 +69,7 @@ def make(arguments):
     if arguments.list:
         print(listing(selected(results, arguments.filters)))
         return 1 if problems else 0
-    sheets = tables.build(results)
+    sheets = assembly.build(results)
     standard = not (arguments.runs or arguments.out) and README.exists()
     readme = arguments.readme or (README if standard else None)
     texts = wanted(sheets, arguments.out or OUT, readme)
@@ -119,7 +119,7 @@ def fill_blocks(text, sheets, name):
 
 def selected(results, filters):
     """Return the records that fit every KEY=VALUE. Raises ValueError for an unknown key or task."""
-    tasks = dict.fromkeys([*tables.TASKS, *(result.task for result in results)])
+    tasks = dict.fromkeys([*assembly.TASKS, *(result.task for result in results)])
     for text in filters:
         key, equals, value = text.partition("=")
         if not equals or key not in FILTERS:

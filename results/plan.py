@@ -2,7 +2,7 @@
 
 import statistics
 
-from results import render, tables
+from results import assembly, render
 
 
 def estimate(draft, records):
@@ -51,7 +51,7 @@ def total(seconds):
 def closing(records, sha256, command):
     """Return the tables that hold a figure of one backbone, as text for a terminal, and the command that
     writes them."""
-    sheets = [sheet for sheet in tables.build(records)
+    sheets = [sheet for sheet in assembly.build(records)
               if any(run.backbone["sha256"] == sha256 for *_, cell in sheet.facts for run in cell.runs)]
     return "\n" + "\n".join(map(render.plain, sheets)) + f"{command} writes the tables"
 

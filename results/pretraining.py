@@ -1,8 +1,8 @@
 """What a pretraining run left for the report: results/pretraining/<name>/{stats.txt,correlation.npz}.
 
-stats.txt is that of the run (pretrain/logbook.py): its commands, and one JSON object a line. correlation.npz,
-which may be missing, is written at the end of each epoch (pretrain/monitor.py): step, diagonal, corner and
-singular_values of the last batch's cross-correlation.
+stats.txt is that of the run (pretrain/upkeep/logbook.py): its commands, and one JSON object a line.
+correlation.npz, which may be missing, is written at the end of each epoch (pretrain/upkeep/health.py): step,
+diagonal, corner and singular_values of the last batch's cross-correlation.
 """
 
 import json

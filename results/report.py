@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
-from results import kept, panels, pretraining, store, tables, webpage  # noqa: E402
-from results.cells import backbone_text  # noqa: E402
+from results import assembly, kept, panels, pretraining, store, webpage
+from results.cells import backbone_text
 
 PRETRAINING = ROOT / "results" / "pretraining"  # may be missing
 TITLE = "Barlow Twins transfer benchmarks: report"
@@ -70,7 +70,7 @@ def report(arguments):
 
 def sections(results, runs, files, problems, draw):
     """Return (id, heading, html) of each part of the page. files: {place of a record: Kept}."""
-    groups, sheets = tables.group_runs(results), tables.build(results)
+    groups, sheets = assembly.group_runs(results), assembly.build(results)
     anchors = {run.place: f"record-{number}" for number, group in enumerate(groups) for run in group}
 
     def link(cell):

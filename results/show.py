@@ -13,9 +13,9 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from results import store  # noqa: E402
-from results.cells import backbone_text, changes  # noqa: E402
-from results.plan import duration  # noqa: E402
+from results import store
+from results.cells import backbone_text, changes
+from results.plan import duration
 
 RUNS = Path(__file__).with_name("runs")
 # Flags of transfer/run.py that do not belong to one run from its start; first those that take a value.

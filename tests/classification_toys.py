@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transfer.config import Context
+from transfer.settings import Context
 from transfer.weights.backbone import Backbone, resnet50
 
 CLASSES = ("apple", "boat", "cat")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from transfer.config import Context
+from transfer.settings import Context
 
 # KEY VALUE pairs that make a run of seconds, for any detection config
 SMALL = ("SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "1", "SOLVER.STEPS", "()",

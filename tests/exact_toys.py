@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from parallel.collectives import all_gather_rows, rank, world_size
-from pretrain import model
+from pretrain.methods import barlow_twins as model
 from transfer.classification import finetune, knn, linear, lowshot, probe, svm, svm_solver
 from transfer.detection import d2, trainer
 from transfer.detection.loader import mix

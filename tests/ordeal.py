@@ -19,9 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from tests.pretrain_toys import write_pictures  # noqa: E402
-from tests.slurm.cluster import Cluster  # noqa: E402
-from tests.slurm.jobs import Job, assert_same_run, in_two_processes, pretrain, steps, wait_until  # noqa: E402
+from tests.pretrain_toys import write_pictures
+from tests.slurm.cluster import Cluster
+from tests.slurm.jobs import Job, assert_same_run, in_two_processes, pretrain, steps, wait_until
 
 A_RUN = 10  # kills or requeues of one run
 # A checkpoint after every step, so that kills fall into writing.

@@ -9,8 +9,8 @@ import torch
 
 from parallel.launch import launch
 from transfer.classification import cache, layouts
-from transfer.classification.data import Images, normalised
 from transfer.classification.features import Pipeline
+from transfer.classification.images import Images, normalised
 
 CPU = torch.device("cpu")
 SMALL = Pipeline(32)

@@ -7,8 +7,9 @@ import classification_toys as toys
 import pytest
 import torch
 
-from transfer.classification import data, knn, layouts
-from transfer.config import override
+from transfer.classification import images as data
+from transfer.classification import knn, layouts
+from transfer.settings import override
 
 SMALL = knn.Config(k=(1, 3), image_size=32, precision="float64")
 

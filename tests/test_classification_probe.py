@@ -8,7 +8,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from transfer.classification import data, logistic, probe
+from transfer.classification import images as data
+from transfer.classification import logistic, probe
 from transfer.classification.metrics import confusion, mean_per_class
 
 SMALL = probe.Config(strengths=3, weakest=1e-3, strongest=10.0, image_size=32, max_iterations=30)

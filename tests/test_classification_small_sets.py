@@ -9,7 +9,8 @@ import torchvision
 from scipy.io import savemat
 
 from transfer import doctor
-from transfer.classification import data, small_sets
+from transfer.classification import images as data
+from transfer.classification import small_sets
 from transfer.tasks import TASKS
 
 

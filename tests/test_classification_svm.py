@@ -10,9 +10,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from transfer.classification import data, layouts, svm, svm_solver
+from transfer.classification import images as data
+from transfer.classification import layouts, svm, svm_solver
 from transfer.classification.metrics import average_precision
-from transfer.config import override
+from transfer.settings import override
 
 # The plain loop hits max_iter on toy features as ours does; ours counts it.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from weights_toys import distinct_backbone
 
-from pretrain.model import build_projector
+from pretrain.methods.barlow_twins import build_projector
 from transfer.convert import main
 from transfer.weights import activations, export
 from transfer.weights.backbone import resnet50

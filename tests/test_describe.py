@@ -10,7 +10,7 @@ import torch
 import torchvision
 from weights_toys import distinct_backbone, prefixed, small_state
 
-from pretrain.model import build_projector
+from pretrain.methods.barlow_twins import build_projector
 from transfer.describe import main
 from transfer.weights import inspection
 from transfer.weights.backbone import Backbone

@@ -8,9 +8,9 @@ from pathlib import Path
 import detection_toys as toys
 import pytest
 
-from transfer.config import differences
 from transfer.detection.configuration import CONFIGS, build, flat
 from transfer.detection.protocol import Config, data
+from transfer.settings import differences
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml")
 PAPER = VOC.resolved()

@@ -15,7 +15,6 @@ from benchmarks.evaluation import official, synthetic
 from transfer import run as command
 from transfer.detection import d2, evaluation
 
-
 # VOC
 
 def table(**images):

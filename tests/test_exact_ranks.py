@@ -1,5 +1,4 @@
 """One, two and four processes give the figures that docs/cluster.md promises, on sets of odd size."""
-import dataclasses
 import json
 import re
 import time
@@ -14,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from parallel.launch import launch
-from transfer.classification import data, finetune, layouts, linear, training
+from transfer.classification import finetune, layouts, linear, training
+from transfer.classification import images as data
 from transfer.tasks import TASKS
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "cluster.md").read_text()

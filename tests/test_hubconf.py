@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain import checkpoint
-from pretrain.model import BarlowTwins
+from pretrain.methods.barlow_twins import BarlowTwins
+from pretrain.upkeep import checkpoint
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 

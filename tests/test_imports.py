@@ -44,10 +44,10 @@ def allowed(path):
     if place.startswith("results/"):
         return ("results",)
     if place.startswith("transfer/weights/"):
-        return ("transfer.weights", "transfer.config")
+        return ("transfer.weights", "transfer.settings")
     for wing in ("classification", "detection"):
         if place.startswith(f"transfer/{wing}/"):
-            return (f"transfer.{wing}", "transfer.weights", "transfer.config", "transfer.precision",
+            return (f"transfer.{wing}", "transfer.weights", "transfer.settings", "transfer.precision",
                     "parallel")
     if place in ("transfer/execution.py", "transfer/suite.py"):  # they store records and say which there are
         return ("transfer", "results", "parallel")

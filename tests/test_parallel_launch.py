@@ -17,8 +17,16 @@ from torch import nn
 
 from parallel import groups, signals
 from parallel.batchnorm import convert_sync_batchnorm
-from parallel.collectives import (agree, all_gather_rows, all_reduce_sum, barrier, gather, rank, row_counts,
-                                  world_size)
+from parallel.collectives import (
+    agree,
+    all_gather_rows,
+    all_reduce_sum,
+    barrier,
+    gather,
+    rank,
+    row_counts,
+    world_size,
+)
 from parallel.groups import WorkerError, joined
 from parallel.launch import launch
 

@@ -51,25 +51,29 @@ def test_signals_are_heard_while_the_main_thread_cannot_answer():
 
 @pytest.mark.parametrize("number, environment, scontrol, said, called", [
     (signal.SIGUSR1, {}, "exit 0", "", ""),
-    (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, "exit 0", "SLURM job 12 was requeued", "requeue 12"),
+    (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, "exit 0", "asking SLURM to requeue job 12", "requeue 12"),
     (signal.SIGUSR1, {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "4"}, "exit 0",
-     "SLURM job 11_4 was requeued", "requeue 11_4"),
+     "asking SLURM to requeue job 11_4", "requeue 11_4"),
     (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, "echo not allowed >&2; exit 1",
-     "scontrol requeue 12 failed: not allowed", "requeue 12"),
+     "asking SLURM to requeue job 12\nscontrol requeue 12 failed: not allowed", "requeue 12"),
     (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, None,
      "no scontrol here, so job 12 comes back only where RequeueExit has 75", ""),
     (signal.SIGTERM, {"SLURM_JOB_ID": "12"}, "exit 0",
      "SLURM itself requeues job 12 if this was a preemption", ""),
-    (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, "kill -TERM $$", "SLURM job 12 was requeued", "requeue 12"),
+    (signal.SIGUSR1, {"SLURM_JOB_ID": "12"}, "kill -TERM $$", "asking SLURM to requeue job 12",
+     "requeue 12"),
 ], ids=["no job", "job", "array", "refused", "no scontrol", "preempted", "ended with the job"])
-def test_requeue_asks_slurm_for_the_job(tmp_path, monkeypatch, number, environment, scontrol, said, called):
+def test_parting_asks_slurm_for_the_job(tmp_path, monkeypatch, capsys, number, environment, scontrol, said,
+                                        called):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if scontrol:
         (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/called\n{scontrol}\n")
         (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert signals.requeue(number) == said
+    assert signals.part(number, "saved") == signals.status(number)
+    word = f"stopped by {signal.Signals(number).name}; saved"
+    assert capsys.readouterr().err == "; ".join(filter(None, (word, said))) + "\n"
     assert (tmp_path / "called").exists() == bool(called)
     if called:
         assert (tmp_path / "called").read_text().strip() == called

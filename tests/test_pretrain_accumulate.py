@@ -10,7 +10,7 @@ from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
 from pretrain.accumulate import accumulated_backward
-from pretrain.losses import barlow_twins_loss
+from pretrain.methods.barlow_twins_loss import barlow_twins_loss
 from tests.pretrain_toys import lines, start, toy_backbone, write_pictures
 
 BATCH, WIDTH = 12, 7
@@ -86,7 +86,7 @@ def test_two_processes_equal_one():
 
 
 def test_a_run_says_that_batch_norm_is_per_micro_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.model.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
     write_pictures(tmp_path)
     for folder, count in (("whole", 1), ("parts", 2)):
         start(tmp_path, folder, accumulate=count, epochs=1)

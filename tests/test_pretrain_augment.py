@@ -9,8 +9,9 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import default_collate
 from torchvision.transforms import functional
 
-from pretrain.augment import MEAN, STD, VIEWS, ViewParameters, draws as draws_of, make_backend, sample
-from pretrain.views_pil import apply
+from pretrain.pictures.augment import MEAN, STD, VIEWS, ViewParameters, make_backend, sample
+from pretrain.pictures.augment import draws as draws_of
+from pretrain.pictures.views_pil import apply
 
 PHOTOGRAPH = Image.fromarray(load_sample_images().images[0])  # 640 x 427
 WHOLE = ViewParameters(box=(0, 0, 640, 427), flip=False, jitter=(), grey=False, blur=None, solarise=False)

@@ -7,7 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
-from pretrain.losses import barlow_twins_loss, gradient_factor
+from pretrain.methods.barlow_twins_loss import barlow_twins_loss, gradient_factor
 from pretrain.optim import LARS, parameter_groups
 
 BATCH = 8

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain import correlation
-from pretrain.losses import barlow_twins_loss, barlow_twins_terms, choose_form
-from pretrain.monitor import correlation_health
+from pretrain.methods import correlation
+from pretrain.methods.barlow_twins_loss import barlow_twins_loss, barlow_twins_terms, choose_form
+from pretrain.upkeep.health import correlation_health
 
 SHAPES = [(2, 1), (2, 2), (2, 7), (3, 4), (5, 8), (6, 8), (7, 8), (9, 4), (16, 1)]  # 4N = 3D at (6, 8)
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pretrain import config, main
+from pretrain import main
+from pretrain import recipe as config
 
 SCRIPT = Path(main.__file__)
 SMALL = ["--arch", "resnet18", "--projector", "16-16", "--batch-size", "4", "--image-size", "32",

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from pretrain.checkpoint import load_model
-from pretrain.model import ARCHITECTURES, BarlowTwins, build_backbone, build_projector
+from pretrain.methods.barlow_twins import ARCHITECTURES, BarlowTwins, build_backbone, build_projector
+from pretrain.upkeep.checkpoint import load_model
 
 
 def official_names(width, sizes):

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pretrain import parquet, shards
-from pretrain.augment import VIEWS
-from pretrain.data import build_loader
-from pretrain.sources import open_source
+from pretrain.pictures import parquet, shards
+from pretrain.pictures.augment import VIEWS
+from pretrain.pictures.batches import build_loader
+from pretrain.pictures.sources import open_source
 from tools import write_shards
 
 COUNT = 12

@@ -8,20 +8,21 @@ import time
 import pytest
 import torch
 
-from parallel import signals
-from pretrain import logbook, model, trainer
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
+from pretrain import trainer
+from pretrain.methods import barlow_twins as model
 from pretrain.optim import LARS
+from pretrain.upkeep import logbook
 from tests import pretrain_toys
-from tests.pretrain_toys import SPEED, lines, toy_backbone, toy_recipe, toy_run, write_pictures
+from tests.pretrain_toys import lines, toy_backbone, toy_recipe, toy_run, write_pictures
 
 EVERY_STEP = 1e-9  # minutes
 
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.model.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
     write_pictures(tmp_path, 14)  # three steps of four pictures an epoch
     return lambda folder, run=(), **changes: pretrain_toys.start(tmp_path, folder, run, **changes)
 

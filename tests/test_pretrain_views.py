@@ -9,11 +9,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.utils.data import default_collate
 
-from pretrain import colour
-from pretrain.augment import VIEWS, ViewParameters, draws, make_backend, normalise
-from pretrain.views_device import OPERATIONS, finish_views, pack, planes
-from pretrain.views_fast import crop, decode_jpeg, finish_view
-from pretrain.views_pil import apply
+from pretrain.pictures import colour
+from pretrain.pictures.augment import VIEWS, ViewParameters, draws, make_backend, normalise
+from pretrain.pictures.views_device import OPERATIONS, finish_views, pack, planes
+from pretrain.pictures.views_fast import crop, decode_jpeg, finish_view
+from pretrain.pictures.views_pil import apply
 
 CPU = torch.device("cpu")
 PHOTOGRAPHS = [Image.fromarray(photograph) for photograph in load_sample_images().images]  # 640 x 427

@@ -1,6 +1,6 @@
 """What a filled table is made of (results/cells.py)."""
 
-from results import cells, render, tables
+from results import assembly, cells, render
 from tests.test_results_record import toy
 
 
@@ -8,7 +8,7 @@ def test_remarks_beyond_z_go_on_with_two_letters():
     """A bare | would end a cell of Markdown, a bare brace the group of LaTeX."""
     results = [toy(config={"n": n}, scaled={f"SECTION.A_LONG_NAME_{n}_{key}": [1, 2] for key in range(4)})
                for n in range(30)]
-    sheet = next(sheet for sheet in tables.build(results) if sheet.name == "rehearsal")
+    sheet = next(sheet for sheet in assembly.build(results) if sheet.name == "rehearsal")
     marks = list(cells.remarks(sheet).values())
     assert marks == [*"abcdefghijklmnopqrstuvwxyz", "aa", "ab", "ac", "ad"]
     assert "4 settings<sup>aa</sup> |" in render.markdown(sheet)

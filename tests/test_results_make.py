@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from results import make, render, store, tables
+from results import assembly, make, render, store
 from tests.test_results_record import toy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +37,7 @@ def files(folder):
 
 def test_tables_and_blocks_are_written(folder):
     assert run(folder) == 0
-    sheets = {sheet.name: sheet for sheet in tables.build(store.load(folder / "runs")[0])}
+    sheets = {sheet.name: sheet for sheet in assembly.build(store.load(folder / "runs")[0])}
     written = {path.name: path.read_text("utf-8") for path in (folder / "tables").iterdir()}
     assert written == {f"{name}.{suffix}": form(sheet) for name, sheet in sheets.items()
                        for suffix, form in render.FORMATS.items()}
@@ -141,7 +141,7 @@ def test_a_long_row_of_metrics_is_cut(folder, capsys):
 def test_print_shows_every_table(folder, capsys):
     assert run(folder, "--print") == 0
     out = capsys.readouterr().out
-    assert all(sheet.title in out for sheet in tables.build([])) and "ours: bt [1a2b3c4d], n = 1" in out
+    assert all(sheet.title in out for sheet in assembly.build([])) and "ours: bt [1a2b3c4d], n = 1" in out
 
 
 @pytest.mark.parametrize("text, message", [

@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
-from results import render, tables
+from results import assembly, render
 
-SHEETS = {sheet.name: sheet for sheet in tables.build([])}
+SHEETS = {sheet.name: sheet for sheet in assembly.build([])}
 
 
 @pytest.mark.parametrize("table, row, task, metric, note", [

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from results import render, tables
+from results import assembly, render
 from results.catalogue import Column
 from results.cells import Cell, Noted, Sheet
 from tests.test_results_record import toy
@@ -28,7 +28,7 @@ DOCUMENT = """\\documentclass[twocolumn]{article}
 
 
 def sheets():
-    return [*tables.build(store_of_records()), *tables.build([]), NASTY]
+    return [*assembly.build(store_of_records()), *assembly.build([]), NASTY]
 
 
 def test_latex_is_balanced():
@@ -117,7 +117,7 @@ def test_every_sheet_renders_with_and_without_records(form):
 
 
 def test_plain_text_stays_narrow():
-    for sheet in tables.build(store_of_records()):
+    for sheet in assembly.build(store_of_records()):
         rows = [line for line in render.plain(sheet).splitlines() if "  " in line.strip()]
         rows = [line for line in rows if not line.startswith("  ")] or rows[:1]
         assert max(map(len, rows)) <= 170, sheet.name

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain import shards
+from pretrain.pictures import shards
 from tests import pretrain_toys
 from transfer.classification import cache, features
-from transfer.classification.data import TrainBatches
+from transfer.classification.images import TrainBatches
 from transfer.classification.linear import Config as LinearConfig
 from transfer.classification.training import Checkpoint
 from transfer.detection.protocol import Config, run
@@ -66,7 +66,7 @@ def one_line(caught):
 @FORMS
 def test_pretraining(tmp_path, monkeypatch, canary, form):
     """checkpoint.pth, and those beside it, which are looked at for advice."""
-    monkeypatch.setattr("pretrain.model.build_backbone", pretrain_toys.toy_backbone)
+    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", pretrain_toys.toy_backbone)
     pretrain_toys.write_pictures(tmp_path)
     (tmp_path / "run").mkdir()
     for name in ("checkpoint.pth", "checkpoint-000000004.pth"):

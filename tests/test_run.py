@@ -223,9 +223,9 @@ def test_ranks_refuse_one_task_alike_and_go_on_to_the_next(demo_root, tmp_path):
     folder = tmp_path / "out" / "imagenet_linear-s0"
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("precious")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-                           ROOT / "transfer" / "run.py", *TWO_TASKS, "--data", demo_root],
-                          cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
+                           "--nproc-per-node=2", ROOT / "transfer" / "run.py", *TWO_TASKS, "--data",
+                           demo_root], cwd=tmp_path, capture_output=True, text=True, timeout=300,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.stderr.count("expected an empty folder") == 1, done.stderr
     assert "imagenet_linear: not run" in done.stderr and done.returncode == 1
@@ -277,7 +277,7 @@ def test_records_that_cannot_be_read_do_not_count_as_none(toy, tmp_path, capsys,
 
 
 def test_every_task_keeps_the_contract():
-    from transfer.config import override, resolved
+    from transfer.settings import override, resolved
 
     assert list(TASKS) == [task.name for task in TASKS.values()]
     for task in TASKS.values():

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
-from tools import demo_pictures  # noqa: E402
+from tools import demo_pictures
 
 MARK = "demo_data.json"  # beside the sets: that they are ours, of which code and seed, whether complete
 FOLDERS = ("imagenet", "places205", "inat18", "VOC2007", "VOC2012", "coco")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
-from tools.demo import own_folder, run_steps  # noqa: E402
+from tools.demo import own_folder, run_steps
 
 ARCHIVES = ("imagenet_mini/imagenet_mini.tar.xz", "voc_mini/voc_mini.tar.xz",
             "coco_mini/coco_mini.tar.xz")

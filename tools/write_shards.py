@@ -15,11 +15,11 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from PIL import Image  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+from PIL import Image
+from tqdm import tqdm
 
-from pretrain.shards import Shards  # noqa: E402
-from pretrain.sources import open_source  # noqa: E402
+from pretrain.pictures.shards import Shards
+from pretrain.pictures.sources import open_source
 
 
 def write(source, folder: Path, pictures: int) -> list[Path]:

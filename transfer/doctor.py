@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
-import torch  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+import torch
+from tabulate import tabulate
 
-from transfer import workspace  # noqa: E402
-from transfer.config import Context, data_root, differences  # noqa: E402
-from transfer.tasks import TASKS  # noqa: E402
+from transfer import workspace
+from transfer.settings import Context, data_root, differences
+from transfer.tasks import TASKS
 
 
 def main(argv=None):

@@ -18,7 +18,7 @@ from parallel.launch import launch
 from results import store
 from results.record import SCHEMA, Result
 from transfer import workspace
-from transfer.config import Context, data_root, differences, override, resolved
+from transfer.settings import Context, data_root, differences, override, resolved
 
 
 def run_one(task, backbone, seed, arguments):

@@ -18,16 +18,16 @@ if not __package__:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from parallel import groups, launcher, signals  # noqa: E402
-from parallel.collectives import agree, is_main  # noqa: E402
-from parallel.groups import complain, joined  # noqa: E402
-from parallel.slurm import adopt_slurm  # noqa: E402
-from transfer import submit, workspace  # noqa: E402
-from transfer.config import differences, nearest, resolved  # noqa: E402
-from transfer.execution import one_line, run_config, run_one  # noqa: E402
-from transfer.suite import RUNS, run_suite, show_plan  # noqa: E402
-from transfer.tasks import TASKS  # noqa: E402
-from transfer.weights.readers import read  # noqa: E402
+from parallel import groups, launcher, signals
+from parallel.collectives import agree, is_main
+from parallel.groups import complain, joined
+from parallel.slurm import adopt_slurm
+from transfer import submit, workspace
+from transfer.execution import one_line, run_config, run_one
+from transfer.settings import differences, nearest, resolved
+from transfer.suite import RUNS, run_suite, show_plan
+from transfer.tasks import TASKS
+from transfer.weights.readers import read
 
 
 def parser():

@@ -13,7 +13,7 @@ import torch
 
 from parallel.checkpoints import regular
 from parallel.slurm import started_again, this_job
-from transfer.config import differences
+from transfer.settings import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "run.json"

@@ -61,7 +61,7 @@ def test_pretraining_and_the_tasks_that_wait_for_it(cluster, pictures, data, tmp
 
     assert waiting.wait(240) == 1, says()
     text = (tmp_path / "waiting.txt").read_text()
-    assert f"SLURM job {job[1]} was requeued" in says()
+    assert f"asking SLURM to requeue job {job[1]}" in says()
     in_two_processes(*pretraining(pictures, tmp_path / "alone"))
     one, two = (torch.load(tmp_path / name / "resnet50.pth", weights_only=True) for name in ("run", "alone"))
     assert all(torch.equal(one[name], two[name]) for name in two)

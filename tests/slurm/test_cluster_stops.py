@@ -53,7 +53,8 @@ def test_the_time_limit_comes_near(cluster, pictures, alone, tmp_path):
     job = Job(cluster, tmp_path, [*SRUN, *pretrain(pictures, tmp_path)], "--requeue", "--time=1",
               "--signal=USR1@10", TOY_SECONDS=1)
     job.wait()
-    assert f"SLURM job {job.number} was requeued" in job.says(), job.says()
+    assert f"asking SLURM to requeue job {job.number}" in job.says(), job.says()
+    assert job.shows("Restarts") == "1"
     assert_same_run(tmp_path, alone)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from parallel import groups  # noqa: E402
-from pretrain import main, model  # noqa: E402
-from tests.pretrain_toys import toy_backbone  # noqa: E402
+from parallel import groups
+from pretrain import main
+from pretrain.methods import barlow_twins as model
+from tests.pretrain_toys import toy_backbone
 
 
 def slow_backbone(arch, stem):

@@ -20,8 +20,8 @@ import torchvision
 from tqdm import tqdm
 
 from parallel.collectives import all_gather_rows, all_reduce_sum, is_main, row_counts, world_size
-from transfer.classification.data import Images, part
 from transfer.classification.features import Pipeline, assert_frozen, extract, freeze, pooled
+from transfer.classification.images import Images, part
 from transfer.classification.layouts import Samples
 from transfer.precision import tf32
 

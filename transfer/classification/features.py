@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from transfer.classification.data import RESIZES, Images, OrderedBatches, loader, normalised, part, read
 from transfer.classification.fused import can_fuse, fuse
+from transfer.classification.images import RESIZES, Images, OrderedBatches, loader, normalised, part, read
 from transfer.classification.journal import bar
 from transfer.weights.backbone import Backbone, build
 

@@ -30,13 +30,20 @@ from torch.nn import functional
 from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, local_device, world_size
-from transfer.classification import data as images
-from transfer.classification import layouts, lists
+from transfer.classification import images, layouts, lists
 from transfer.classification.features import BATCH_SIZE, DIMENSIONS, dtype_of
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.classification.metrics import percent, topk_correct
-from transfer.classification.training import (Checkpoint, accuracies, check_training, keep_history,
-                                               linear_head, mean_losses, schedule_factor, sum_gradients)
+from transfer.classification.training import (
+    Checkpoint,
+    accuracies,
+    check_training,
+    keep_history,
+    linear_head,
+    mean_losses,
+    schedule_factor,
+    sum_gradients,
+)
 from transfer.precision import tf32
 from transfer.weights.backbone import build
 

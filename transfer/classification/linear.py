@@ -29,14 +29,20 @@ from torch.nn import functional
 
 from parallel import signals
 from parallel.collectives import all_gather_rows, local_device, world_size
-from transfer.classification import data as images
-from transfer.classification import layouts
+from transfer.classification import images, layouts
 from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline, assert_frozen, dtype_of, features_of, freeze
 from transfer.classification.heads import check_sweep, choose, grid, hold_out, is_sweep, make_heads, score
 from transfer.classification.journal import Journal, keep, keep_predictions
-from transfer.classification.training import (Checkpoint, accuracies, check_training, keep_history,
-                                               mean_losses, schedule_factor, sum_gradients)
+from transfer.classification.training import (
+    Checkpoint,
+    accuracies,
+    check_training,
+    keep_history,
+    mean_losses,
+    schedule_factor,
+    sum_gradients,
+)
 from transfer.precision import tf32
 
 # What a preset does not name is as in the default of its task; so are features, the 2048-d average pool. One

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from parallel.collectives import all_reduce_sum, local_device
-from transfer.classification import data as images
-from transfer.classification import layouts, svm
+from transfer.classification import images, layouts, svm
 from transfer.classification.cache import collect_all
 from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep

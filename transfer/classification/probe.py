@@ -17,8 +17,8 @@ import torch
 from parallel.collectives import all_reduce_sum, local_device
 from transfer.classification import knn, layouts, logistic
 from transfer.classification.cache import collect_all
-from transfer.classification.data import part
 from transfer.classification.features import Pipeline
+from transfer.classification.images import part
 from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.metrics import average_precision, confusion, mean_per_class
 from transfer.classification.small_sets import SMALL_SETS, drawn, read

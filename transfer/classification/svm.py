@@ -17,8 +17,7 @@ from typing import ClassVar
 import torch
 
 from parallel.collectives import all_reduce_sum, local_device
-from transfer.classification import data as images
-from transfer.classification import layouts
+from transfer.classification import images, layouts
 from transfer.classification.cache import collect_all
 from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep

@@ -8,9 +8,17 @@ import torch
 from torch import nn
 
 from parallel import checkpoints, signals
-from parallel.collectives import (agree, all_gather_rows, all_reduce_sum, barrier, is_main, rank,
-                                  require_same, world_size)
-from transfer.classification import data as images
+from parallel.collectives import (
+    agree,
+    all_gather_rows,
+    all_reduce_sum,
+    barrier,
+    is_main,
+    rank,
+    require_same,
+    world_size,
+)
+from transfer.classification import images
 from transfer.classification.journal import bar, keep
 
 

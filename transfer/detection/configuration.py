@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from transfer.config import nearest
+from transfer.settings import nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "detection_configs"
 

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 
 from parallel.groups import COLLECTIVE_MINUTES
 from transfer.detection import data as sets
-from transfer.detection import heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
+from transfer.detection import roi_heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
 
 # Loggers whose lines are shown on the console; log.txt has everything. The checkpointer's warnings of what
 # the file does not hold are not shown: the proof counts them (transfer/weights/proof.py).

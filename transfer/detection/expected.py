@@ -22,9 +22,9 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode
 
-from transfer.config import differences
 from transfer.detection import configuration
 from transfer.detection.kept import read_metrics
+from transfer.settings import differences
 
 FILE = Path(__file__).with_name("expected.json")
 CHECKS = (200, 500, 1000, 2000)  # iterations after which losses are looked at

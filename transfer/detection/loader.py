@@ -9,8 +9,12 @@ import itertools
 
 import numpy as np
 import torch
-from detectron2.data import (DatasetFromList, DatasetMapper, build_detection_train_loader,
-                             get_detection_dataset_dicts)
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 

@@ -20,8 +20,8 @@ from parallel.collectives import agree, all_reduce_sum, barrier, local_device, w
 from transfer.detection import configuration, d2, hooks, kept, pictures, resumption
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.evaluation import PREFIXES, COCOFigures, VOCEvaluator
-from transfer.detection.loader import NamingMapper, TrainLoader
 from transfer.detection.lint import lint
+from transfer.detection.loader import NamingMapper, TrainLoader
 from transfer.detection.norms import joint_on_cpu
 from transfer.precision import tf32
 from transfer.weights import export
@@ -100,7 +100,7 @@ class Trainer(DefaultTrainer):
         if self.stopped:
             self._hooks = [hook for hook in self._hooks if not isinstance(hook, d2_hooks.EvalHook)]
             for hook in self._hooks:
-                if isinstance(hook, d2_hooks.PeriodicWriter):  # the printer divides by the time since its line
+                if isinstance(hook, d2_hooks.PeriodicWriter):  # it divides by the time since its line
                     hook._writers = [one for one in hook._writers if not isinstance(one, CommonMetricPrinter)]
             return super().after_train()
         with signals.urgent():

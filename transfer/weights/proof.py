@@ -22,8 +22,15 @@ from torch import Tensor, nn
 
 from transfer.weights import activations
 from transfer.weights.backbone import Backbone
-from transfer.weights.export import (CONVENTIONS, metadata, read_written, replacing, require_ending,
-                                     tensors_of, write)
+from transfer.weights.export import (
+    CONVENTIONS,
+    metadata,
+    read_written,
+    replacing,
+    require_ending,
+    tensors_of,
+    write,
+)
 from transfer.weights.naming import detectron2_names, to_torchvision
 from transfer.weights.report import Network, Report, report_path
 

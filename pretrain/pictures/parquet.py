@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.packed import Strings, first_line, pick, sha256
+from pretrain.pictures.packed import Strings, first_line, pick, sha256
 
 LARGEST_GROUP = 2 ** 27  # bytes of pictures; reading takes eight times as much (benchmarks/sources.py)
 

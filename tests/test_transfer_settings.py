@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from transfer.config import differences, override, resolved
+from transfer.settings import differences, override, resolved
 
 
 @dataclass(frozen=True)

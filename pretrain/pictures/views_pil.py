@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional
 
-from pretrain.augment import VIEWS, ViewParameters, draws, normalise
+from pretrain.pictures.augment import VIEWS, ViewParameters, draws, normalise
 
 ADJUST = {"brightness": functional.adjust_brightness, "contrast": functional.adjust_contrast,
           "saturation": functional.adjust_saturation, "hue": functional.adjust_hue}

@@ -112,4 +112,4 @@ def make_backend(name: str, size: int, views=VIEWS):
     """The backend `name` for views of size x size pixels. ValueError for an unknown name."""
     if name not in BACKENDS:
         raise ValueError(f"--views expected one of {', '.join(BACKENDS)}, found {name!r}")
-    return getattr(importlib.import_module(f"pretrain.views_{name}"), BACKENDS[name])(size, views)
+    return getattr(importlib.import_module(f"pretrain.pictures.views_{name}"), BACKENDS[name])(size, views)

@@ -12,10 +12,10 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DistributedSampler
 from torchvision.datasets import ImageFolder
 
-from pretrain import data
-from pretrain.augment import VIEWS
-from pretrain.data import EpochBatches, build_loader, one_line
-from pretrain.sources import open_source
+from pretrain.pictures import batches
+from pretrain.pictures.augment import VIEWS
+from pretrain.pictures.batches import EpochBatches, build_loader, one_line
+from pretrain.pictures.sources import open_source
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -167,8 +167,8 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(monkeypatch):
             if len(calls) < 3:
                 raise OSError(5, "Input/output error")
             return b"data"
-    monkeypatch.setattr(data.time, "sleep", pauses.append)
-    assert data.TwoViews(Moody(), None, 0).read(7) == b"data"
+    monkeypatch.setattr(batches.time, "sleep", pauses.append)
+    assert batches.TwoViews(Moody(), None, 0).read(7) == b"data"
     assert calls == [7, 7, 7] and pauses == [1.0, 5.0]
 
 

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 from torchvision import transforms
 
-from pretrain.augment import MEAN, STD, make_backend
 from parallel.collectives import all_gather_rows, rank, world_size
-from pretrain.sources import open_source
+from pretrain.pictures.augment import MEAN, STD, make_backend
+from pretrain.pictures.sources import open_source
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 BATCH = 128

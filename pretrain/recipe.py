@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from dataclasses import dataclass, field
 
-from pretrain.augment import ViewRecipe
+from pretrain.pictures.augment import ViewRecipe
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 STEMS = ("imagenet", "cifar", "small")

@@ -3,9 +3,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pretrain import correlation
 from parallel.batchnorm import update_running_statistics
 from parallel.collectives import row_counts
+from pretrain.methods import correlation
 
 FORMS = ("auto", "gram", "direct", "reference")
 

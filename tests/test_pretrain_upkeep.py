@@ -11,14 +11,15 @@ from torch import nn
 
 from parallel.collectives import is_main, rank, world_size
 from parallel.launch import launch
-from pretrain import health, knn, logbook, monitor, trainer
-from pretrain.losses import Correlation
+from pretrain import trainer
+from pretrain.methods.barlow_twins_loss import Correlation
+from pretrain.upkeep import guard, health, knn, logbook
 from tests.pretrain_toys import lines, start, toy_backbone, toy_run, write_pictures
 
 
 @pytest.fixture(autouse=True)
 def toy(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.model.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
     write_pictures(tmp_path)
 
 
@@ -31,23 +32,23 @@ def toy(tmp_path, monkeypatch):
     (10.0, [1.0, math.nan], "the gradient is not finite"),
 ], ids=["usual", "high", "spike", "nan", "inf", "gradient"])
 def test_guard_judges(loss, norms, reason):
-    guard = health.Guard(nn.Linear(1, 1), 10.0)
-    for _ in range(health.JUDGE_AFTER):
-        assert guard.judge(10.0, norms[:1]) == ""
-    assert guard.judge(loss, norms) == reason
-    assert (guard.skipped, guard.in_a_row) == ((1, 1) if reason else (0, 0))
-    guard.judge(10.0, [1.0])
-    assert guard.in_a_row == 0
-    other = health.Guard(nn.Linear(1, 1), 10.0)
-    other.load_state_dict(guard.state_dict())
-    assert other.state_dict() == guard.state_dict()
+    judge = guard.Guard(nn.Linear(1, 1), 10.0)
+    for _ in range(guard.JUDGE_AFTER):
+        assert judge.judge(10.0, norms[:1]) == ""
+    assert judge.judge(loss, norms) == reason
+    assert (judge.skipped, judge.in_a_row) == ((1, 1) if reason else (0, 0))
+    judge.judge(10.0, [1.0])
+    assert judge.in_a_row == 0
+    other = guard.Guard(nn.Linear(1, 1), 10.0)
+    other.load_state_dict(judge.state_dict())
+    assert other.state_dict() == judge.state_dict()
 
 
 def test_no_spikes_without_a_factor_and_none_at_the_start():
-    never = health.Guard(nn.Linear(1, 1), 0.0)
-    early = health.Guard(nn.Linear(1, 1), 10.0)
-    for guard in (never, early):
-        assert [guard.judge(loss, []) for loss in (1.0, 1e6)] == ["", ""]
+    never = guard.Guard(nn.Linear(1, 1), 0.0)
+    early = guard.Guard(nn.Linear(1, 1), 10.0)
+    for judge in (never, early):
+        assert [judge.judge(loss, []) for loss in (1.0, 1e6)] == ["", ""]
     assert all(never.judge(1.0, []) == "" for _ in range(50)) and never.judge(1e9, []) == ""
 
 
@@ -79,7 +80,7 @@ def test_a_skipped_step_leaves_weights_and_momentum(tmp_path, monkeypatch):
     break_steps(monkeypatch, {1})
     state = torch.load(start(tmp_path, "run", epochs=1, warmup_epochs=0).files[0], weights_only=True)
     monkeypatch.undo()
-    monkeypatch.setattr("pretrain.model.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
     seen, step = [], trainer.train_step
 
     def one(training, *arguments):
@@ -109,15 +110,15 @@ def test_skips_in_a_row_end_the_run_with_a_diagnosis(tmp_path, monkeypatch):
 
 def test_diagnosis_names_weights_first():
     network, z = nn.Linear(2, 2), torch.ones(3, 2)
-    assert health.diagnosis(network, z, z).startswith("weights and embeddings are finite: the recipe lets")
+    assert guard.diagnosis(network, z, z).startswith("weights and embeddings are finite: the recipe lets")
     network.bias.data[0] = math.inf
-    assert health.diagnosis(network, z, z) == "1 weights are not finite, first bias"
+    assert guard.diagnosis(network, z, z) == "1 weights are not finite, first bias"
 
 
 def test_correlation_figures_by_hand():
     """C = [[1, 0.5], [0.1, 0.8]]."""
     square = torch.tensor(1 + 0.25 + 0.01 + 0.64, dtype=torch.float64)
-    found = monitor.correlation_health(Correlation(torch.tensor([1.0, 0.8]), square), 0.1)
+    found = health.correlation_health(Correlation(torch.tensor([1.0, 0.8]), square), 0.1)
     assert found == pytest.approx({"loss_invariance": 0.04 / 2, "loss_redundancy": 0.1 * 0.26 / 2,
                                    "diagonal_mean": 0.9, "off_diagonal_rms": math.sqrt(0.26 / 2)}, abs=1e-6)
 
@@ -129,14 +130,14 @@ def test_effective_rank_counts_directions(rank, width):
     columns = torch.linalg.qr(torch.randn(65, 65, generator=generator, dtype=torch.float64))[0]
     columns = torch.linalg.qr(columns[:, :rank + 1].clone().index_fill_(1, torch.tensor([0]), 1.0))[0][:, 1:]
     z = columns.repeat(1, -(-width // rank))[:, :width // rank * rank]
-    assert monitor.embedding_health(z)["effective_rank"] == pytest.approx(rank, rel=1e-3)
+    assert health.embedding_health(z)["effective_rank"] == pytest.approx(rank, rel=1e-3)
 
 
 def test_embedding_spread_tells_a_collapse():
     z = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
-    assert monitor.embedding_health(z)["embedding_spread"] == pytest.approx(1, abs=0.02)
-    assert monitor.embedding_health(z * 1e-3 + 5)["embedding_spread"] < 1e-3
-    assert all(math.isnan(value) for value in monitor.embedding_health(z * math.nan).values())
+    assert health.embedding_health(z)["embedding_spread"] == pytest.approx(1, abs=0.02)
+    assert health.embedding_health(z * 1e-3 + 5)["embedding_spread"] < 1e-3
+    assert all(math.isnan(value) for value in health.embedding_health(z * math.nan).values())
 
 
 def saved_correlation(path):
@@ -146,7 +147,7 @@ def saved_correlation(path):
                 (rank() + 1) * 8 // world_size())
     a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in views)
     c = a.T @ b / 8
-    monitor.save_correlation(path, 7, c.diagonal(), *(z[own] for z in views))
+    health.save_correlation(path, 7, c.diagonal(), *(z[own] for z in views))
     return c.float().numpy(), dict(np.load(path)) if is_main() else None
 
 

@@ -59,7 +59,7 @@ def group_runs(results):
     groups = defaultdict(list)
     for result in results:
         weights = (result.backbone["name"], result.backbone["sha256"])
-        groups[_rank(result.task), *weights, result.version, result.config_hash].append(result)
+        groups[(_rank(result.task), *weights, result.version, result.config_hash)].append(result)
     return [sorted(groups[key], key=lambda result: result.seed) for key in sorted(groups)]
 
 

@@ -5,8 +5,8 @@ import time
 import torch
 from tqdm import tqdm
 
-from pretrain import data
 from parallel.collectives import is_main, rank, world_size
+from pretrain.pictures import batches
 
 
 class Feed:
@@ -21,8 +21,8 @@ class Feed:
     def __init__(self, config, run, device, record=None):
         self.device, self.epochs, self.waited = device, config.epochs, 0.0
         self.memory_format = torch.channels_last if run.channels_last else torch.contiguous_format
-        source = data.open_source(run.data)
-        self.loader = data.build_loader(source, config, run.workers, world_size(), rank(),
+        source = batches.open_source(run.data)
+        self.loader = batches.build_loader(source, config, run.workers, world_size(), rank(),
                                         device.type == "cuda", record)
         # Its own generator: iterating must not move the global one, which checkpoints keep.
         self.loader.generator = torch.Generator().manual_seed(config.seed)
@@ -78,6 +78,6 @@ class Feed:
                 bar.update()
                 before = time.perf_counter()
         except ValueError as error:
-            raise data.one_line(error) from None
+            raise batches.one_line(error) from None
         finally:
             bar.close()

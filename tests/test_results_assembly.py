@@ -1,6 +1,5 @@
-"""Tables: published figures, means, marks, verdicts, and golden text (results/tables.py, catalogue.py)."""
+"""Tables: published figures, means, marks, verdicts, and golden text (results/assembly.py, catalogue.py)."""
 
-import random
 import statistics
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import render, tables
+from results import assembly, render
 from results.catalogue import TABLES
 from results.cells import Cell, figure
 from results.published import PATH, read_published
@@ -48,12 +47,12 @@ def store_of_records():
 
 
 def sheet_named(name, results=()):
-    return next(sheet for sheet in tables.build(results) if sheet.name == name)
+    return next(sheet for sheet in assembly.build(results) if sheet.name == name)
 
 
 def golden_texts():
     """Return {file name: text}: every table of the fixed records in Markdown, some in LaTeX and CSV."""
-    sheets = tables.build(store_of_records())
+    sheets = assembly.build(store_of_records())
     return {f"{sheet.name}.{suffix}": form(sheet) for sheet in sheets
             for suffix, form in render.FORMATS.items()
             if suffix == "md" or (suffix != "html" and sheet.name in ("detection", "verdicts", "rehearsal"))}
@@ -136,7 +135,7 @@ def test_every_column_finds_its_published_figures(name, first, last, rows):
 
 def test_every_published_figure_stands_in_a_table_and_every_column_has_one():
     shown = Counter()
-    for sheet in tables.build([])[:len(TABLES)]:
+    for sheet in assembly.build([])[:len(TABLES)]:
         assert len({row[0] for row in sheet.body[0]}) == len(sheet.body[0]) and len(sheet.body[0]) > 1
         for number, column in enumerate(sheet.columns[1:], 1):
             assert any(row[number] for row in sheet.body[0]), (sheet.name, column)
@@ -146,7 +145,7 @@ def test_every_published_figure_stands_in_a_table_and_every_column_has_one():
 
 
 def test_what_does_not_compare_is_said():
-    sheets = {sheet.name: " ".join(sheet.notes) for sheet in tables.build([])}
+    sheets = {sheet.name: " ".join(sheet.notes) for sheet in assembly.build([])}
     assert "not comparable with Table 4 of Barlow Twins" in sheets["vicreg_transfer"]
     notes = {row[0]: row[1].note for row in sheet_named("linear").body[0]}
     assert "73.5" in notes["Barlow Twins"]  # the authors' own repository says so
@@ -157,7 +156,7 @@ def test_what_does_not_compare_is_said():
 
 def test_average_is_mean_and_sample_standard_deviation():
     values = [56.1, 57.3, 55.2, 56.0]
-    cell = tables.average([toy(seed=seed, metrics={"AP": value}) for seed, value in enumerate(values)], "AP")
+    cell = assembly.average([toy(seed=seed, metrics={"AP": one}) for seed, one in enumerate(values)], "AP")
     assert cell.mean == pytest.approx(statistics.mean(values), abs=1e-12)
     assert cell.std == pytest.approx(statistics.stdev(values), abs=1e-12)
     assert (cell.n, cell.origin) == (4, "measured")
@@ -165,9 +164,9 @@ def test_average_is_mean_and_sample_standard_deviation():
 
 
 def test_one_seed_has_no_spread_and_a_missing_metric_no_cell():
-    assert tables.average([toy()], "AP").std is None
-    assert figure(tables.average([toy()], "AP")) == "56.0"
-    assert tables.average([toy()], "top1") is None
+    assert assembly.average([toy()], "AP").std is None
+    assert figure(assembly.average([toy()], "AP")) == "56.0"
+    assert assembly.average([toy()], "top1") is None
 
 
 @pytest.mark.parametrize("changes, what", [
@@ -178,13 +177,13 @@ def test_one_seed_has_no_spread_and_a_missing_metric_no_cell():
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_unlike_runs_are_never_averaged(changes, what):
     with pytest.raises(ValueError, match=what):
-        tables.average([toy(), toy(**{"seed": 1, **changes})], "AP")
+        assembly.average([toy(), toy(**{"seed": 1, **changes})], "AP")
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.permutations(store_of_records()))
 def test_the_order_of_records_changes_nothing(results):
-    assert tables.build(results) == tables.build(store_of_records())
+    assert assembly.build(results) == assembly.build(store_of_records())
 
 
 @settings(max_examples=25, deadline=None)
@@ -199,12 +198,12 @@ def test_a_duplicate_or_mixed_record_anywhere_stops_the_tables(chance, odd_one):
     results.append(odd_one(chance.choice(results), chance.randint(7, 99)))
     chance.shuffle(results)
     with pytest.raises(ValueError, match="expected (runs that differ by seed|each seed once), found"):
-        tables.build(results)
+        assembly.build(results)
 
 
 def test_scaled_records_never_enter_a_papers_table():
     scaled = [result for result in store_of_records() if not result.paper_protocol]
-    assert scaled and tables.build(scaled)[:-1] == tables.build([])[:-1]  # the last one is the rehearsals'
+    assert scaled and assembly.build(scaled)[:-1] == assembly.build([])[:-1]  # without the rehearsals
     assert len(sheet_named("rehearsal", store_of_records()).body[0]) == 2
 
 
@@ -220,7 +219,7 @@ def test_only_the_newest_version_of_a_task_enters():
 def marks(values, competing=None):
     rows = [[f"row {number}", None if value is None else Cell(value, None, None, "published")]
             for number, value in enumerate(values)]
-    marked = tables.mark_best(rows, competing or [True] * len(values))
+    marked = assembly.mark_best(rows, competing or [True] * len(values))
     return [row[1].mark if row[1] else None for row in marked]
 
 
@@ -319,8 +318,8 @@ def test_text_is_golden(name):
 
 
 def test_no_torch_is_imported():
-    code = ("import sys; from results import compare, make, plan, record, render, show, store, tables; "
-            "tables.build([]); "
+    code = ("import sys; from results import compare, make, plan, record, render, show, store, assembly; "
+            "assembly.build([]); "
             "print([name for name in ('torch', 'torchvision', 'pandas', 'transfer', 'pretrain') "
             "if name in sys.modules])")
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

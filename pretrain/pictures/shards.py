@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pretrain.packed import Strings, first_line, pick, sha256
-
+from pretrain.pictures.packed import Strings, first_line, pick, sha256
 
 INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_index
 

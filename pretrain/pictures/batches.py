@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from parallel import signals
-from pretrain.augment import make_backend
-from pretrain.sources import open_source  # noqa: F401  for those who build a loader
+from pretrain.pictures.augment import make_backend
+from pretrain.pictures.sources import open_source  # noqa: F401  for those who build a loader
 
 REPLACEMENTS = 20  # so many unreadable pictures in a row are no accident
 PAUSES = (1.0, 5.0)  # seconds before a failed read is tried again: file servers have bad moments

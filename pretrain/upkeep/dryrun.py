@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from pretrain.config import show
 from parallel.collectives import is_main, world_size
+from pretrain.recipe import show
 from pretrain.trainer import prepare, train_step
 
 WARM, MEASURED = 2, 5  # steps

@@ -6,9 +6,10 @@ import numpy as np
 import simplejpeg
 import torch
 
-from pretrain import colour
-from pretrain.augment import VIEWS, ViewParameters, draws, normalise
-from pretrain.views_pil import checked, open_rgb
+from pretrain.pictures import colour
+from pretrain.pictures.augment import VIEWS, ViewParameters, draws, normalise
+from pretrain.pictures.views_pil import checked, open_rgb
+
 
 def decode(data) -> torch.Tensor:
     """(3, H, W) uint8, the pixels of Pillow's convert("RGB"). Everything but a sound grey or RGB JPEG file

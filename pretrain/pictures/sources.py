@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pretrain.packed import Strings, first_line, pick, sha256
-from pretrain.parquet import Parquet
-from pretrain.shards import Shards, expand
+from pretrain.pictures.packed import Strings, first_line, pick, sha256
+from pretrain.pictures.parquet import Parquet
+from pretrain.pictures.shards import Shards, expand
 
 EXPECTED = ("expected a folder (train/<class>/<picture>, <class>/<picture>, tar shards or parquet files), a "
             ".txt list of pictures, .npz, .parquet, or shards as shard-{0000..0099}.tar")

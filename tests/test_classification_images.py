@@ -9,7 +9,8 @@ from PIL import Image
 from torchvision import transforms
 
 from parallel.collectives import rank
-from transfer.classification import data, layouts
+from transfer.classification import images as data
+from transfer.classification import layouts
 
 
 def inat_tree(root):
@@ -153,7 +154,7 @@ def test_train_images_are_bilinear_crops_and_flips(tmp_path):
     for index in (0, 1, 2, 3, 5, 6):
         picture = Image.open(train.path(index))
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(data._seed(3, 1, index))
+            torch.default_generator.manual_seed(images._seed(3, 1, index))
             box = transforms.RandomResizedCrop.get_params(picture, [0.3, 0.5], [3 / 4, 4 / 3])
             flips.append(torch.rand(1).item() < 0.5)
         top, left, height, width = box
@@ -221,8 +222,8 @@ def test_ranks_together_see_the_batches_of_one(monkeypatch, pad, sizes, last):
 
 def test_ordered_batches_cover_each_index_once(monkeypatch):
     found = []
-    for rank in range(3):
-        monkeypatch.setattr(data, "rank", lambda: rank)
+    for number in range(3):
+        monkeypatch.setattr(data, "rank", lambda: number)
         monkeypatch.setattr(data, "world_size", lambda: 3)
         found += [index for batch in data.OrderedBatches(11, 2) for _, index in batch]
     assert found == list(range(11))

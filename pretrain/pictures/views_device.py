@@ -2,9 +2,9 @@
 for a batch at once: each sample with its own parameters and, in the jitter, its own order."""
 import torch
 
-from pretrain import colour
-from pretrain.augment import VIEWS, ViewParameters, draws, normalise
-from pretrain.views_fast import crop, decode
+from pretrain.pictures import colour
+from pretrain.pictures.augment import VIEWS, ViewParameters, draws, normalise
+from pretrain.pictures.views_fast import crop, decode
 
 OPERATIONS = tuple(colour.JITTER)
 POSITIONS = len(OPERATIONS)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pretrain.correlation import normalise
 from parallel.collectives import all_reduce_sum, is_main, row_counts
+from pretrain.methods.correlation import normalise
 
 ROWS = 512  # at most so many embeddings in the effective rank: their eigenvalues are computed on the spot
 CORNER = 128  # dimensions in the picture of C, which are as good as any others

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pretrain import config
-from pretrain.augment import VIEWS
+from pretrain import recipe as config
+from pretrain.pictures.augment import VIEWS
 
 # name: epochs, batch, rates of weights and biases, weight decay, lambda, projector, network, stem, pixels
 GOLDEN = {
