@@ -15,11 +15,10 @@ if not __package__:
 import torch
 
 from benchmarks import common
-from pretrain.methods.barlow_twins import BarlowTwins
+from pretrain.methods import build, recipe
 from pretrain.optim import LARS, parameter_groups
 
-NETWORKS = {"resnet50, 8192-8192-8192": ("resnet50", "8192-8192-8192", "imagenet"),
-            "resnet18, 2048-2048-2048": ("resnet18", "2048-2048-2048", "cifar")}
+NETWORKS = {"resnet50, 8192-8192-8192": "code", "resnet18, 2048-2048-2048": "cifar10"}  # presets
 RATE, DECAY, MOMENTUM, ETA = 1e-3, 1e-6, 0.9, 0.001
 
 
@@ -48,7 +47,7 @@ def optimisers(network, device):
     """The two of them, on parameters and gradients of a fixed seed, which they share: a step of either moves
     the parameters by next to nothing."""
     torch.manual_seed(0)
-    model = BarlowTwins(*NETWORKS[network]).to(device)
+    model = build(recipe(NETWORKS[network])).to(device)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     ours = LARS(parameter_groups(model), lr=RATE, weight_decay=DECAY, momentum=MOMENTUM, eta=ETA)

@@ -106,7 +106,9 @@ def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, .
     """
     built = optimizer.state_dict()["param_groups"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    states = {number: dict.fromkeys(slots, p) for number, p in enumerate(parameters) if slots}
+    # A slot is like its parameter, but for the count of steps.
+    states = {number: {slot: torch.zeros(()) if slot == "step" else p for slot in slots}
+              for number, p in enumerate(parameters) if slots}
     if fresh and isinstance(found, dict) and found.get("state") == {}:
         states = {}
     groups = found.get("param_groups") if isinstance(found, dict) else None

@@ -93,6 +93,25 @@ def all_gather_rows(tensor: torch.Tensor, counts: list[int] | None = None) -> to
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor):
+        counts = row_counts(len(tensor))
+        start = sum(counts[:rank()]) if len(counts) > 1 else 0
+        ctx.own = slice(start, start + len(tensor))
+        return all_gather_rows(tensor, counts).clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad[ctx.own]
+
+
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """all_gather_rows whose backward hands each process its own rows. Right where every process computes the
+    same value from the gathered rows, and parameter gradients are summed afterwards."""
+    return _GatherRows.apply(tensor)
+
+
 # Decisions that all processes take alike
 
 USER_ERRORS = (ValueError, OSError)  # their message is the whole story; of others it is a bug's

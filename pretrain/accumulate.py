@@ -1,4 +1,4 @@
-"""One step on a batch that does not fit: the exact gradient of the whole batch's loss, from micro-batches.
+"""The gradient of a batch's loss: of the whole batch at once, or from micro-batches where it does not fit.
 
 The loss compares all images of a batch, so gradients of micro-batches' own losses do not add up to it. Two
 passes do (gradient caching, Gao et al., arXiv 2101.06983): the first computes all embeddings without a graph,
@@ -13,34 +13,43 @@ import contextlib
 import torch
 
 
-def accumulated_backward(network, model, y1, y2, count, loss_of, autocast):
+def plain_backward(model, inputs, loss_of, autocast):
+    """Gradients of the loss of the whole batch at once; arguments and result as below."""
+    with autocast():
+        outputs = model(*inputs)
+    objective, extra = loss_of(outputs)
+    objective.backward()
+    return extra, tuple(z.detach() for z in outputs)
+
+
+def accumulated_backward(network, model, inputs, count, loss_of, autocast):
     """Gradients of the joint loss, added to the parameters.
 
     network, model: the bare network, and the same wrapped for several processes (or not).
-    y1, y2: (n, 3, H, W) this process's views; they are cut into `count` micro-batches.
-    loss_of(z1, z2) -> (what to differentiate, anything else): called once with all n embeddings.
+    inputs: tensors of n rows each, of this process; they are cut into `count` micro-batches.
+    loss_of(outputs) -> (what to differentiate, anything else): called once with all n rows of each output.
     autocast: a function that gives the context for the network.
-    Returns the second of loss_of's values, and z1, z2 (n, D).
+    Returns the second of loss_of's values, and the outputs, tensors (n, ...).
     """
-    parts = list(zip(y1.tensor_split(count), y2.tensor_split(count)))
+    parts = list(zip(*(tensor.tensor_split(count) for tensor in inputs)))
     with torch.no_grad(), autocast():
         cached = [network(*part) for part in parts]
-    z1, z2 = (torch.cat(views).requires_grad_() for views in zip(*cached))
-    objective, extra = loss_of(z1, z2)
+    outputs = tuple(torch.cat(pieces).requires_grad_() for pieces in zip(*cached))
+    objective, extra = loss_of(outputs)
     objective.backward()
     buffers = list(network.buffers())
     once = [buffer.clone() for buffer in buffers]  # loss_of moved those of the embeddings
     sizes = [len(part[0]) for part in parts]
-    gradients = list(zip(z1.grad.split(sizes), z2.grad.split(sizes)))
+    gradients = list(zip(*(z.grad.split(sizes) for z in outputs)))
     for number, (part, gradient) in enumerate(zip(parts, gradients)):
         last = number == len(parts) - 1
         # Processes exchange gradients once, in the last micro-batch's backward.
         quiet = contextlib.nullcontext() if last or model is network else model.no_sync()
         with quiet:
             with autocast():
-                embeddings = model(*part)
-            torch.autograd.backward(embeddings, gradient)
+                pieces = model(*part)
+            torch.autograd.backward(pieces, gradient)
     with torch.no_grad():  # each micro-batch was seen twice and counts once
         for buffer, value in zip(buffers, once):
             buffer.copy_(value)
-    return extra, z1.detach(), z2.detach()
+    return extra, tuple(z.detach() for z in outputs)

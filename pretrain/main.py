@@ -1,4 +1,4 @@
-"""Pretrain a ResNet with Barlow Twins (arXiv 2103.03230).
+"""Pretrain a ResNet, with Barlow Twins (arXiv 2103.03230) or another --method.
 
     python pretrain/main.py DATA                                  # all GPUs of this machine, or the CPU
     torchrun --standalone --nproc-per-node=8 pretrain/main.py DATA --epochs 1000 --batch-size 2048
@@ -32,8 +32,9 @@ from parallel.collectives import agree, is_main
 from parallel.groups import WorkerError, complain, joined
 from parallel.launch import launch
 from parallel.slurm import adopt_slurm
-from pretrain import recipe as config
+from pretrain.methods import METHODS, method_named, recipe as make_recipe
 from pretrain.pictures import batches
+from pretrain.recipe import Recipe, add_flags
 from pretrain.trainer import Run, last_good, train
 from pretrain.upkeep import dryrun
 
@@ -75,22 +76,33 @@ def parse(arguments):
                         f"from {dryrun.WARM + dryrun.MEASURED} steps; write nothing")
     parser.add_argument("--plan", action="store_true", help="with --launcher slurm: print the job script and "
                         "submit nothing")
+    method = method_of(arguments)
     parser.add_argument("--preset", default="code", metavar="NAME",
-                        help=f"recipe that the flags below change: {', '.join(config.PRESETS)} "
+                        help=f"recipe that the flags below change: {', '.join(method.PRESETS)} "
                         "(default: code)")
-    config.add_flags(parser.add_argument_group("recipe"))
+    chosen = method.Recipe.method
+    others = ", ".join(name for name in METHODS if name != chosen)
+    add_flags(parser.add_argument_group(f"recipe of --method {chosen} (others: {others})"), method.Recipe)
     return parser.parse_args(arguments)
 
 
-def prepare(arguments) -> tuple[config.PretrainConfig, Run, int, bool]:
+def method_of(arguments):
+    """The method that --method names; it decides which other flags there are. ValueError for an unknown
+    one."""
+    parser = launcher.CommandLine(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default=Recipe.method)
+    return method_named(parser.parse_known_args(arguments)[0].method)
+
+
+def prepare(arguments) -> tuple[Recipe, Run, int, bool]:
     """Command line -> recipe, run, number of processes, whether only to measure. What can be known to be
     wrong is refused here, before processes start."""
     args = vars(parse(arguments))
-    settings = {one.name for one in dataclasses.fields(config.PretrainConfig)}
+    settings = {one.name for one in dataclasses.fields(method_of(arguments).Recipe)}
     given = {name: args.pop(name) for name in settings & set(args)}
     if args["device"] == "cpu":
         given.setdefault("precision", "fp32")
-    recipe = config.recipe(args.pop("preset"), **given)
+    recipe = make_recipe(args.pop("preset"), **given)
     if args.pop("plan"):
         raise ValueError("--plan: expected --launcher slurm with it, found none; --dry-run measures a run")
     processes, dry = args.pop("processes"), args.pop("dry_run")

@@ -1,4 +1,4 @@
-"""LARS, its two parameter groups, and the learning rate as a function of the step."""
+"""The optimisers, their two parameter groups, and the learning rate as a function of the step."""
 import math
 
 import torch
@@ -72,24 +72,43 @@ def scaled_updates(parameters, weight_decay, eta, clip_at=None):
     return updates
 
 
-def parameter_groups(model) -> list[dict]:
-    """Weights, then one-dimensional parameters (biases and batch norm), each in the model's order."""
-    return [{"params": [p for p in model.parameters() if p.ndim != 1]},
-            {"params": [p for p in model.parameters() if p.ndim == 1]}]
+def parameter_groups(model: torch.nn.Module) -> list[dict]:
+    """Weights, then one-dimensional parameters (biases and batch norm), each in the model's order; none that
+    takes no gradient."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": [p for p in parameters if p.ndim != 1]},
+            {"params": [p for p in parameters if p.ndim == 1]}]
 
 
-def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int = 10) -> float:
+def build_optimizer(recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser for the model's parameters, in the two groups of `parameter_groups`."""
+    groups = parameter_groups(model)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=0.0, weight_decay=recipe.weight_decay)
+    return LARS(groups, weight_decay=recipe.weight_decay, eta=recipe.trust_coefficient,
+                clip=recipe.clip_ratio)
+
+
+def slots(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The names of what an optimiser keeps of each parameter."""
+    return ("mu",) if isinstance(optimizer, LARS) else ("step", "exp_avg", "exp_avg_sq")
+
+
+def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int = 10,
+                         schedule: str = "cosine") -> float:
     """Share of the peak rate at a step counted from the start of the run, in 0-1: linear warm-up from 0,
-    then a cosine down to 1/1000 (arXiv 2103.03230, 2.2; main.py:155-168)."""
+    then constant or a cosine down to 1/1000 (arXiv 2103.03230, 2.2; main.py:155-168)."""
     warmup = warmup_epochs * steps_per_epoch
     if step < warmup:
         return step / warmup
+    if schedule == "constant":
+        return 1.0
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (epochs * steps_per_epoch - warmup)))
     return cosine + 0.001 * (1 - cosine)
 
 
-def learning_rates(config, step: int, steps_per_epoch: int) -> tuple[float, float]:
+def learning_rates(recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
     """Rates of the two groups; the base rates belong to 256 images a step."""
-    factor = learning_rate_factor(step, steps_per_epoch, config.epochs, config.warmup_epochs)
-    factor *= config.batch_size / 256
-    return factor * config.learning_rate_weights, factor * config.learning_rate_biases
+    factor = learning_rate_factor(step, steps_per_epoch, recipe.epochs, recipe.warmup_epochs, recipe.schedule)
+    factor *= recipe.batch_size / 256
+    return factor * recipe.learning_rate_weights, factor * recipe.learning_rate_biases

@@ -1,7 +1,10 @@
 """The recipe of a pretraining run: every number that may change the result, its default and its source.
 
+Here is what all methods share, with the defaults of Barlow Twins. Each method's own Recipe (pretrain/methods)
+adds its own numbers and states where its defaults differ.
+
 Sources: code = facebookresearch/barlowtwins at 8e8d284, main.py; paper = arXiv 2103.03230 (ICML 2021);
-solo-learn = vturrisi/solo-learn at 9187ea3; mix-bt = wgcban/mix-bt at e2c6af0.
+solo-learn = vturrisi/solo-learn at 9187ea3.
 Where code and paper differ the default is the code's, because every released checkpoint came from it, and
 the preset `paper` has the other value.
 """
@@ -14,9 +17,12 @@ from pretrain.pictures.augment import ViewRecipe
 PRECISIONS = ("fp32", "bf16", "fp16")
 STEMS = ("imagenet", "cifar", "small")
 VIEW_BACKENDS = ("pil", "fast", "device")
+OPTIMIZERS = ("lars", "adam")
+SCHEDULES = ("cosine", "constant")
 
 
-def setting(default, help, parse=None):
+def setting(default, help: str, parse=None):
+    """A field of a recipe. parse: from the command line's text, by default the type of the default."""
     return field(default=default, metadata={"help": help, "parse": parse or type(default)})
 
 
@@ -44,20 +50,23 @@ switch.__name__ = "yes or no"
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class Recipe:
     """One recipe. Fields are the command line's flags with underscores. ValueError for impossible values."""
+    method: str = setting("barlow_twins", "what is trained: the name of a method in pretrain/methods")
     epochs: int = setting(1000, "epochs in all (paper 2.2)")
     batch_size: int = setting(2048, "images per step over all processes (paper 2.2)")
     learning_rate_weights: float = setting(0.2, "base rate of weights, times batch size / 256 (paper 2.2)")
     learning_rate_biases: float = setting(
         0.0048, "base rate of one-dimensional parameters, times batch size / 256 (paper 2.2)")
     weight_decay: float = setting(1e-6, "on weights only (code line 37; the paper says 1.5e-6)")
-    lambd: float = setting(0.0051, "weight of the off-diagonal terms (code line 39; the paper says 5e-3)")
     projector: str = setting("8192-8192-8192", "widths of the projector's layers (paper 2.2)")
     arch: str = setting("resnet50", "a ResNet of torchvision (paper 2.2: resnet50)")
     stem: str = setting("imagenet", "imagenet, or cifar: 3 x 3 first convolution, stride 1, no pooling, as "
                         "is usual at 32 pixels; small: the same with pooling, for 64 to 96 pixels")
     image_size: int = setting(224, "side of a view in pixels (paper 2.1)")
+    optimizer: str = setting("lars", "lars, or adam with weight decay on all parameters (paper 2.2: lars)")
+    schedule: str = setting("cosine", "of the learning rate after the warm-up: cosine down to 1/1000, or "
+                            "constant (paper 2.2: cosine)")
     warmup_epochs: int = setting(10, "linear warm-up from 0, per step (paper 2.2)")
     reference_world_size: int | str = setting(
         32, "the exact gradient is divided by this number, the processes of the run that the rate of biases "
@@ -92,10 +101,12 @@ class PretrainConfig:
         for name in ("epochs", "image_size", "accumulate"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.batch_size >= 2, self, "batch_size", "at least 2, since the loss compares images")
-        for name in ("learning_rate_weights", "learning_rate_biases", "weight_decay", "lambd",
-                     "warmup_epochs", "spike_factor"):
+        for name in ("learning_rate_weights", "learning_rate_biases", "weight_decay", "warmup_epochs",
+                     "spike_factor"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
-        require(self.precision in PRECISIONS, self, "precision", f"one of {', '.join(PRECISIONS)}")
+        for name, known in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
+                            ("views", VIEW_BACKENDS), ("stem", STEMS)):
+            require(getattr(self, name) in known, self, name, f"one of {', '.join(known)}")
         for name in ("trust_coefficient", "loss_scale"):
             require(getattr(self, name) > 0, self, name, "more than 0")
         require(self.spike_factor == 0 or self.spike_factor > 1, self, "spike_factor", "0 or more than 1")
@@ -106,10 +117,8 @@ class PretrainConfig:
             require(0 <= getattr(self, name) <= 1, self, name, "a number from 0 to 1")
         require(0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, self, "crop_scale",
                 "two shares in rising order, above 0 and up to 1")
-        require(self.views in VIEW_BACKENDS, self, "views", f"one of {', '.join(VIEW_BACKENDS)}")
         require(self.batch_size >= 2 * self.accumulate, self, "accumulate",
                 f"micro-batches of at least 2 of the {self.batch_size} images")
-        require(self.stem in STEMS, self, "stem", f"one of {', '.join(STEMS)}")
         widths = self.projector.split("-")
         require(all(width.isdigit() and int(width) > 0 for width in widths), self, "projector",
                 "widths joined by dashes, such as 8192-8192-8192")
@@ -129,65 +138,34 @@ class PretrainConfig:
         return factor * self.learning_rate_weights, factor * self.learning_rate_biases
 
 
-def require(condition, config, name, wanted):
+def require(condition: bool, recipe: Recipe, name: str, wanted: str) -> None:
+    """ValueError that names the flag, unless the condition holds."""
     if not condition:
-        raise ValueError(f"--{name.replace('_', '-')} expected {wanted}, found {getattr(config, name)!r}")
+        raise ValueError(f"--{name.replace('_', '-')} expected {wanted}, found {getattr(recipe, name)!r}")
 
 
-# Batch size -> base rate of weights, searched by the authors with 300 epochs (paper Fig. 2; values:
-# barlowtwins issue 7). Their loss had the factor 0.024 then and one rate, so biases have 0.024 of it.
-SEARCHED_RATES = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
-
-# solo-learn's recipe for small data: scripts/pretrain/{cifar,imagenet-100}/barlow.yaml, solo/utils/lars.py.
-# Not taken over: its rate falls to 0 (ours to 1/1000 of the peak) and its pictures are normalised with
-# CIFAR's mean and deviation (ours with ImageNet's). Biases in its projector change nothing before a batch
-# norm. One gradient: its ranks do not share statistics of the loss.
+# solo-learn's recipe for small data, as far as its methods share it: scripts/pretrain/{cifar,imagenet-100},
+# solo/utils/lars.py. Not taken over: its rate falls to 0 (ours to 1/1000 of the peak), its pictures are
+# normalised with CIFAR's mean and deviation (ours with ImageNet's), its ranks do not share statistics of the
+# loss. Biases in its projector change nothing before a batch norm.
 SOLO_LEARN = {
     "arch": "resnet18", "projector": "2048-2048-2048",  # proj_hidden_dim, proj_output_dim
     "batch_size": 256,  # cifar 256; imagenet-100 128 on each of two GPUs
     "learning_rate_weights": 0.3, "learning_rate_biases": 0.3,  # optimizer.lr, one for all parameters
     "weight_decay": 1e-4, "trust_coefficient": 0.02, "clip_ratio": True,  # optimizer: eta, clip_lr
-    "loss_scale": 0.1, "reference_world_size": 1,  # method_kwargs.scale_loss
-    "lambd": 0.0051,  # solo/methods/barlow_twins.py, its default
+    "reference_world_size": 1,  # the exact gradient
 }
-CIFAR = SOLO_LEARN | {
-    "epochs": 1000, "image_size": 32, "stem": "cifar",
-    "blur": (0.0, 0.0), "solarise": (0.0, 0.2),  # cifar/augmentations/asymmetric.yaml
-}
-# No published run of plain Barlow Twins with LARS is known for these two, so the optimiser is solo-learn's
-# for CIFAR, and stem and views are mix-bt's (model.py, utils.py), which trains with Adam.
-MIX_BT_SMALL = CIFAR | {
-    "stem": "small", "image_size": 64, "crop_scale": (0.2, 1.0), "saturation": 0.4, "grey": 0.1,
-    "blur": (0.0, 0.0), "solarise": (0.0, 0.0),
-}
-
-# What a preset changes against the defaults above.
-PRESETS = {
-    "code": {},
-    "paper": {"weight_decay": 1.5e-6, "lambd": 5e-3},  # section 2.2
-    "ablation300": {"epochs": 300},  # paper section 4: all ablations
-    "imagenet100": SOLO_LEARN | {"epochs": 400},  # views as the official ones (imagenet-100/augmentations)
-    "cifar10": CIFAR,
-    "stl10": MIX_BT_SMALL,
-    "tiny-imagenet": MIX_BT_SMALL,
-} | {f"batch{size}": {"epochs": 300, "batch_size": size, "learning_rate_weights": rate,
-                      "learning_rate_biases": round(0.024 * rate, 6)}
-     for size, rate in SEARCHED_RATES.items()}
+CIFAR = SOLO_LEARN | {"epochs": 1000, "image_size": 32, "stem": "cifar"}
 
 
-def recipe(preset: str = "code", **changes) -> PretrainConfig:
-    """The preset's recipe with single values changed."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset expected one of {', '.join(PRESETS)}, found {preset!r}")
-    return PretrainConfig(**(PRESETS[preset] | changes))
-
-
-def add_flags(parser) -> None:
+def add_flags(parser, kind: type[Recipe]) -> None:
     """One flag for each setting; those not given on the command line are absent from the parsed arguments."""
-    for one in dataclasses.fields(PretrainConfig):
-        parser.add_argument("--" + one.name.replace("_", "-"), type=one.metadata["parse"], metavar="X",
+    shared = {one.name: one.metadata for one in dataclasses.fields(Recipe)}
+    for one in dataclasses.fields(kind):
+        metadata = one.metadata or shared[one.name]  # a method that changes a default only states the value
+        parser.add_argument("--" + one.name.replace("_", "-"), type=metadata["parse"], metavar="X",
                             default=argparse.SUPPRESS,
-                            help=f"{one.metadata['help']} (default: {show(one.default)})")
+                            help=f"{metadata['help']} (default: {show(one.default)})")
 
 
 def show(value) -> str:

@@ -1,5 +1,6 @@
 """The training loop, run by every process of a group."""
 import contextlib
+import hashlib
 import math
 import time
 from dataclasses import dataclass, field
@@ -10,17 +11,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
-from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, world_size
-from pretrain.accumulate import accumulated_backward
-from pretrain.methods.barlow_twins import BarlowTwins
-from pretrain.methods.barlow_twins_loss import barlow_twins_terms, gradient_factor
-from pretrain.optim import LARS, learning_rates, parameter_groups
+from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, rank, world_size
+from pretrain import methods
+from pretrain.accumulate import accumulated_backward, plain_backward
+from pretrain.optim import build_optimizer, learning_rates
 from pretrain.pictures.feed import Feed
-from pretrain.recipe import PretrainConfig
+from pretrain.recipe import Recipe
 from pretrain.upkeep import checkpoint, knn
 from pretrain.upkeep.checkpoint import Position
 from pretrain.upkeep.guard import Guard, diagnosis, gradient_norms, not_finite
-from pretrain.upkeep.health import correlation_health, embedding_health, save_correlation
+from pretrain.upkeep.health import embedding_health, save_correlation
 from pretrain.upkeep.logbook import Logbook
 
 ADVICE = "Lower the learning rates or choose another --precision"
@@ -32,7 +32,7 @@ class Run:
     """What must not change the result beyond rounding: where things are, and how the work is done."""
     data: Path  # what data.open_source takes
     checkpoint_dir: Path
-    command: str
+    command: str = ""  # which started it, for stats.txt
     device: str = "cpu"
     workers: int = 8  # for each process
     print_freq: int = 100  # steps between two lines of stats.txt
@@ -60,13 +60,13 @@ class Outcome:
 @dataclass
 class Training:
     """Everything that moves during a run."""
-    config: PretrainConfig
+    recipe: Recipe
     run: Run
     device: torch.device
     feed: Feed
-    network: BarlowTwins
+    network: methods.Method
     model: torch.nn.Module  # the network, wrapped for several processes
-    optimizer: LARS
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     guard: Guard
     logbook: Logbook | None = None  # of the main process
@@ -83,18 +83,18 @@ class Training:
         if bad:
             raise ValueError(f"weights are not finite after {position}, first {bad[0]}; "
                              f"{last_good(self.run)}. {ADVICE}")
-        checkpoint.save(self.run.checkpoint, self.run.keep, position, self.parts, self.config,
+        checkpoint.save(self.run.checkpoint, self.run.keep, position, self.parts, self.recipe,
                         self.feed.identity)
         self.saved_at = time.monotonic()
 
 
-def prepare(config: PretrainConfig, run: Run, record: Path | None = None) -> Training:
+def prepare(recipe: Recipe, run: Run, record: Path | None = None) -> Training:
     """Data, network and optimiser at the start of a run. record: see Feed."""
     device = local_device(run.device)
     torch.backends.cudnn.benchmark = True
-    feed = Feed(config, run, device, record)
-    torch.manual_seed(config.seed)
-    network = BarlowTwins(config.arch, config.projector, config.stem).to(device)
+    feed = Feed(recipe, run, device, record)
+    torch.manual_seed(recipe.seed)
+    network = methods.build(recipe).to(device)
     if run.channels_last:
         network.to(memory_format=torch.channels_last)
     network = convert_sync_batchnorm(network)
@@ -104,36 +104,34 @@ def prepare(config: PretrainConfig, run: Run, record: Path | None = None) -> Tra
     if world_size() > 1:
         model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
                                         gradient_as_bucket_view=True)
-    optimizer = LARS(parameter_groups(network), weight_decay=config.weight_decay,
-                     eta=config.trust_coefficient, clip=config.clip_ratio)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    return Training(config, run, device, feed, network, model, optimizer, scaler,
-                    Guard(network, config.spike_factor))
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    return Training(recipe, run, device, feed, network, model, build_optimizer(recipe, network), scaler,
+                    Guard(network, recipe.spike_factor))
 
 
-def train(config: PretrainConfig, run: Run) -> Outcome:
+def train(recipe: Recipe, run: Run) -> Outcome:
     """Train from the start or from run.checkpoint, to the last epoch or until a stop signal.
 
     ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and when
     too many steps in a row had to be skipped.
     """
     with signals.listening(), signals.deferred(), contextlib.ExitStack() as stack:
-        training = prepare(config, run, run.checkpoint_dir / "bad_pictures.txt")
-        labelled = knn.Labelled(run.knn_data, config.image_size) if run.knn_data else None
-        position = checkpoint.resume(run.checkpoint, training.parts, config, training.feed.identity)
+        training = prepare(recipe, run, run.checkpoint_dir / "bad_pictures.txt")
+        labelled = knn.Labelled(run.knn_data, recipe.image_size) if run.knn_data else None
+        position = checkpoint.resume(run.checkpoint, training.parts, recipe, training.feed.identity)
         if is_main():
             training.logbook = stack.enter_context(contextlib.closing(Logbook(run, position.step)))
         if labelled and position.step == 0:  # of the untrained network, for comparison
             judge(training, labelled, epoch=0, step=0)
-        for epoch in range(position.epoch, config.epochs):
+        for epoch in range(position.epoch, recipe.epochs):
             number = train_epoch(training, epoch, position.start if epoch == position.epoch else 0, labelled)
             if number:
                 return Outcome([run.checkpoint], number)
         if is_main():
-            checkpoint.export_backbone(run.checkpoint_dir / f"{config.arch}.pth", training.network)
+            checkpoint.export_backbone(run.checkpoint_dir / f"{recipe.arch}.pth", training.network)
         barrier()
     folder = run.checkpoint_dir
-    return Outcome([run.checkpoint, folder / f"{config.arch}.pth", folder / "stats.txt"])
+    return Outcome([run.checkpoint, folder / f"{recipe.arch}.pth", folder / "stats.txt"])
 
 
 def train_epoch(training, epoch, start, labelled) -> int:
@@ -142,20 +140,19 @@ def train_epoch(training, epoch, start, labelled) -> int:
     run, steps = training.run, training.feed.steps
     training.model.train()
     meter = Meter(training)
-    for done, (y1, y2) in enumerate(training.feed.batches(epoch, start), start=start + 1):
+    for done, views in enumerate(training.feed.batches(epoch, start), start=start + 1):
         step = epoch * steps + done - 1
-        seen = train_step(training, step, y1, y2)
+        seen = train_step(training, step, views)
         number, due = wishes(training)
         meter.count()
         if training.logbook and (step % run.print_freq == 0 or seen.skipped):
             training.logbook.write(dict(epoch=epoch, step=step) | meter.figures(seen))
         if seen.skipped and training.guard.in_a_row >= run.max_skips:
-            where = diagnosis(training.network, seen.z1, seen.z2)
+            where = diagnosis(training.network, seen.outputs)
             raise ValueError(f"{training.guard.in_a_row} steps in a row were skipped, the last at step "
                              f"{step} (epoch {epoch}): {seen.skipped}; {where}; {last_good(run)}. {ADVICE}")
         if done == steps:
-            save_correlation(run.checkpoint_dir / "correlation.npz", step, seen.correlation.diagonal, seen.z1,
-                             seen.z2)
+            save_correlation(run.checkpoint_dir / "correlation.npz", step, *seen.outputs[:2])
             if labelled:
                 judge(training, labelled, epoch, step)
             training.save(Position(epoch + 1, 0, step + 1))
@@ -176,25 +173,24 @@ def judge(training, labelled, epoch, step) -> None:
 @dataclass(frozen=True)
 class Seen:
     """What one step showed. loss is that of the joint batch; norms those of the gradients of weights and
-    biases; skipped the reason why there was no update, or ""."""
+    biases; figures and outputs those of the method; skipped the reason why there was no update, or ""."""
     loss: float
     norms: list[float]
     rates: tuple[float, float]
-    correlation: object
-    z1: torch.Tensor
-    z2: torch.Tensor
+    figures: dict[str, torch.Tensor]
+    outputs: tuple[torch.Tensor, ...]
     skipped: str
 
 
-def train_step(training, step, y1, y2) -> Seen:
-    """One update. y1, y2 (n, 3, H, W): this process's views."""
-    config, optimizer, scaler, guard = training.config, training.optimizer, training.scaler, training.guard
-    rates = learning_rates(config, step, training.feed.steps)
+def train_step(training, step, views) -> Seen:
+    """One update. views: this process's, each (n, 3, H, W)."""
+    optimizer, scaler, guard = training.optimizer, training.scaler, training.guard
+    rates = learning_rates(training.recipe, step, training.feed.steps)
     for group, rate in zip(optimizer.param_groups, rates):
         group["lr"] = rate
     optimizer.zero_grad()
     guard.begin()
-    loss, correlation, z1, z2 = backward(training, y1, y2)
+    loss, figures, outputs = backward(training, step, views)
     scaler.unscale_(optimizer)
     # The host waits here for the step's kernels; the next batch is already on its way to the device.
     numbers = [loss, *gradient_norms(optimizer)]
@@ -206,32 +202,49 @@ def train_step(training, step, y1, y2) -> Seen:
         guard.undo()
     elif not overflow:
         optimizer.step()
+        training.network.after_step(step)
     scaler.update()
-    return Seen(loss, norms, rates, correlation, z1, z2, skipped)
+    return Seen(loss, norms, rates, figures, outputs, skipped)
 
 
-def backward(training, y1, y2):
-    """Gradients of the scaled loss. Returns the loss itself, what it knows of C, and the embeddings."""
-    config = training.config
-    factor = config.loss_scale * gradient_factor(config.reference_world_size, world_size())
+def backward(training, step, views):
+    """Gradients of the scaled loss. Returns the loss itself, the method's figures, and its outputs."""
+    recipe, network = training.recipe, training.network
+    factor = recipe.loss_scale * gradient_factor(recipe.reference_world_size, world_size())
 
     def autocast():
-        dtype = AUTOCAST.get(config.precision)
+        dtype = AUTOCAST.get(recipe.precision)
         return torch.autocast(training.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
-    def loss_of(z1, z2):
-        loss, correlation = barlow_twins_terms(z1, z2, config.lambd, running=training.network.bn)
-        return training.scaler.scale(loss * factor), (loss.detach(), correlation)
+    inputs = network.inputs(views, draw_of(recipe.seed, step, rank()))
+    with torch.no_grad(), autocast():
+        targets = network.targets(*inputs)
 
-    if config.accumulate > 1:
-        (loss, correlation), z1, z2 = accumulated_backward(training.network, training.model, y1, y2,
-                                                           config.accumulate, loss_of, autocast)
+    def loss_of(outputs):
+        loss, figures = network.loss(outputs, targets, step)
+        return training.scaler.scale(loss * factor), (loss.detach(), figures)
+
+    if recipe.accumulate > 1:
+        (loss, figures), outputs = accumulated_backward(network, training.model, inputs, recipe.accumulate,
+                                                        loss_of, autocast)
     else:
-        with autocast():
-            z1, z2 = training.model(y1, y2)
-        objective, (loss, correlation) = loss_of(z1, z2)
-        objective.backward()
-    return loss, correlation, z1.detach(), z2.detach()
+        (loss, figures), outputs = plain_backward(training.model, inputs, loss_of, autocast)
+    return loss, figures, outputs
+
+
+def gradient_factor(reference_world_size: int | str, processes: int) -> float:
+    """What to multiply the loss with before backward.
+
+    Each process has its own rows' gradient of the joint loss and DDP takes the mean, so DDP's result is the
+    exact gradient / processes. We want the exact gradient / reference, whatever the number of processes.
+    """
+    return 1.0 if reference_world_size == "actual" else processes / reference_world_size
+
+
+def draw_of(seed: int, step: int, process: int) -> torch.Generator:
+    """The random numbers of one step of one process, the same after a resume."""
+    digest = hashlib.sha256(f"{seed} {step} {process}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def wishes(training) -> tuple[int, bool]:
@@ -259,18 +272,19 @@ class Meter:
 
     def figures(self, seen) -> dict:
         training = self.training
-        config, seconds = training.config, max(time.perf_counter() - self.since, 1e-9)
-        speed = dict(images_per_second=round(self.steps * config.batch_size / seconds, 2),
+        recipe, seconds = training.recipe, max(time.perf_counter() - self.since, 1e-9)
+        speed = dict(images_per_second=round(self.steps * recipe.batch_size / seconds, 2),
                      data_wait_share=round(min(1.0, training.feed.waited / seconds), 4))
         figures = dict(lr_weights=seen.rates[0], lr_biases=seen.rates[1], loss=seen.loss,
                        time=training.logbook.seconds())
-        figures |= correlation_health(seen.correlation, config.lambd) | embedding_health(seen.z1)
+        figures |= {name: value.item() for name, value in seen.figures.items()}
+        figures |= embedding_health(seen.outputs[0])
         figures |= dict(gradient_norm_weights=seen.norms[0], gradient_norm_biases=seen.norms[1]) | speed
         figures |= dict(skipped=training.guard.skipped, replaced_pictures=training.feed.replaced)
-        if config.precision == "fp16":
+        if recipe.precision == "fp16":
             figures["loss_factor"] = training.scaler.get_scale()
-        if config.accumulate > 1:
-            images = config.batch_size // config.accumulate
+        if recipe.accumulate > 1:
+            images = recipe.batch_size // recipe.accumulate
             figures["batch_norm"] = f"statistics of micro-batches of {images} images"
         if seen.skipped:
             figures["skipped_because"] = seen.skipped

@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from parallel.collectives import all_gather_rows, rank, world_size
-from pretrain.methods import barlow_twins as model
+from pretrain import backbones
 from transfer.classification import finetune, knn, linear, lowshot, probe, svm, svm_solver
 from transfer.detection import d2, trainer
 from transfer.detection.loader import mix
@@ -83,7 +83,7 @@ def pretraining(root, out):
         for name, values in (("loss", [loss]), ("gradients", gradients), ("weights", weights)):
             steps[f"{name} {len(steps)}"] = torch.cat([value.flatten() for value in values])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "build_backbone", pretrain_toys.toy_backbone)
+        patch.setattr(backbones, "build_backbone", pretrain_toys.toy_backbone)
         pretrain_toys.start(root, out, batch_size=8, epochs=2)
     losses = {f"loss {line['step']}": torch.tensor(line["loss"], dtype=torch.float64)
               for line in pretrain_toys.lines(out)}

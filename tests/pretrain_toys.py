@@ -4,7 +4,7 @@ import json
 from PIL import Image
 from torch import nn
 
-from pretrain.recipe import recipe
+from pretrain.methods import recipe
 from pretrain.trainer import Run, train
 
 # What differs between two runs that did the same.

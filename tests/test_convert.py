@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from weights_toys import distinct_backbone
 
-from pretrain.methods.barlow_twins import build_projector
+from pretrain.backbones import build_projector
 from transfer.convert import main
 from transfer.weights import activations, export
 from transfer.weights.backbone import resnet50
@@ -94,7 +94,7 @@ def test_a_wrong_conversion_leaves_no_file(mistake, message, weights, tmp_path, 
 def checkpoint(folder, prefix="module.", **changes):
     """A full Barlow Twins checkpoint with a small projector; only `model` is looked at."""
     torch.manual_seed(0)
-    projector = build_projector(20, [8, 6, 4]).state_dict()
+    projector = build_projector(20, "8-6-4").state_dict()
     model = {f"{prefix}projector.{name}": tensor for name, tensor in projector.items()}
     model |= {f"{prefix}backbone.conv1.weight": torch.ones(2), f"{prefix}bn.running_mean": torch.ones(4)}
     model |= {f"{prefix}{name}": tensor for name, tensor in changes.items()}
@@ -108,7 +108,7 @@ def test_the_projector_is_exported(prefix, ending, load, tmp_path, capsys):
     source, projector = checkpoint(tmp_path, prefix)
     output = tmp_path / f"projector{ending}"
     assert main([source, str(output), "--to", "projector"]) == 0
-    build_projector(20, [8, 6, 4]).load_state_dict(load(output), strict=True)
+    build_projector(20, "8-6-4").load_state_dict(load(output), strict=True)
     assert all(torch.equal(tensor, projector[name]) for name, tensor in load(output).items())
     notes = json.loads((tmp_path / f"projector{ending}.proof.json").read_text())
     assert notes["weights"]["projector"] == "8-6-4" and notes["weights"]["input_features"] == 20

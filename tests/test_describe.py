@@ -10,7 +10,7 @@ import torch
 import torchvision
 from weights_toys import distinct_backbone, prefixed, small_state
 
-from pretrain.methods.barlow_twins import build_projector
+from pretrain.backbones import build_projector
 from transfer.describe import main
 from transfer.weights import inspection
 from transfer.weights.backbone import Backbone
@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).parents[1] / "transfer" / "describe.py"
 
 def barlowtwins(state):
     """checkpoint.pth of this suite, with a narrow projector."""
-    projector = prefixed("module.projector.", build_projector(2048, [8, 6, 4]).state_dict())
+    projector = prefixed("module.projector.", build_projector(2048, "8-6-4").state_dict())
     model = prefixed("module.backbone.", state) | projector | {"module.bn.running_mean": torch.zeros(4)}
     momentum = {0: {"mu": torch.ones(3)}, 1: {"mu": torch.ones(2)}}
     return {"epoch": 3, "model": model, "optimizer": {"state": momentum},

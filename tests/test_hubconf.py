@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.methods.barlow_twins import BarlowTwins
+from pretrain.methods import build, recipe
 from pretrain.upkeep import checkpoint
 
 ROOT = str(Path(__file__).resolve().parent.parent)
@@ -29,7 +29,7 @@ def load(**options):
 def trained(tmp_path_factory):
     """A network whose statistics are not those of a fresh one, and its exported backbone."""
     torch.manual_seed(3)
-    network = BarlowTwins("resnet50", "8-8")
+    network = build(recipe(projector="8-8"))
     for name, value in network.backbone.named_buffers():
         if name.endswith("running_mean"):
             value.uniform_(-0.1, 0.1)

@@ -10,7 +10,7 @@ from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
 from pretrain.accumulate import accumulated_backward
-from pretrain.methods.barlow_twins_loss import barlow_twins_loss
+from pretrain.methods.correlation import Objective, correlation_loss
 from tests.pretrain_toys import lines, start, toy_backbone, write_pictures
 
 BATCH, WIDTH = 12, 7
@@ -35,8 +35,8 @@ def views():
 
 
 def loss_of(toy):
-    def function(z1, z2):
-        loss = barlow_twins_loss(z1, z2, 0.0051, running=toy.bn)
+    def function(outputs):
+        loss, _ = correlation_loss(*outputs, Objective(0.0051), running=toy.bn)
         return loss, loss.detach()
     return function
 
@@ -46,7 +46,7 @@ def accumulated(batch_norm, count):
     toy = convert_sync_batchnorm(Toy(batch_norm))
     model = toy if world_size() == 1 else DistributedDataParallel(toy)
     own = [y[rank()::world_size()] for y in views()]
-    loss, z1, _ = accumulated_backward(toy, model, *own, count, loss_of(toy), contextlib.nullcontext)
+    loss, (z1, _) = accumulated_backward(toy, model, own, count, loss_of(toy), contextlib.nullcontext)
     assert z1.shape == (len(own[0]), WIDTH) and not z1.requires_grad
     gradients = [p.grad * world_size() for p in toy.parameters()]
     return loss, gradients, [buffer.double() for buffer in toy.buffers()]
@@ -56,7 +56,7 @@ def plain(batch_norm, count):
     """The same with all micro-batches' graphs alive at once."""
     toy = Toy(batch_norm)
     parts = [toy(*part) for part in zip(*(y.tensor_split(count) for y in views()))]
-    loss, _ = loss_of(toy)(*(torch.cat(z) for z in zip(*parts)))
+    loss, _ = loss_of(toy)([torch.cat(z) for z in zip(*parts)])
     loss.backward()
     return loss.detach(), [p.grad for p in toy.parameters()], [buffer.double() for buffer in toy.buffers()]
 
@@ -86,7 +86,7 @@ def test_two_processes_equal_one():
 
 
 def test_a_run_says_that_batch_norm_is_per_micro_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.backbones.build_backbone", toy_backbone)
     write_pictures(tmp_path)
     for folder, count in (("whole", 1), ("parts", 2)):
         start(tmp_path, folder, accumulate=count, epochs=1)

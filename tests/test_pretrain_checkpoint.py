@@ -12,7 +12,7 @@ from tests.pretrain_toys import toy_backbone, write_pictures
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """start(folder, **changes of the recipe) runs a small training and returns the files it left."""
-    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.backbones.build_backbone", toy_backbone)
     write_pictures(tmp_path)
     return lambda folder, **changes: pretrain_toys.start(tmp_path, folder, **changes).files
 
@@ -84,7 +84,7 @@ def flip_a_byte(path):
 
 @pytest.mark.parametrize("change, settings, message", [
     (lambda path: None, {"lambd": 0.1, "seed": 4},
-     "was written by another recipe: lambd 0.0051, now 0.1; seed 0, now 4; use the same"),
+     "was written by another recipe: seed 0, now 4; lambd 0.0051, now 0.1; use the same"),
     (lambda path: None, {"accumulate": 2}, "another recipe: accumulate 1, now 2; use the same"),
     (lambda path: (path.parent.parent / "train" / "a" / "0.png").unlink(), {}, "images 10, now 9"),
     (lambda path: spoil(path, config=None, data=None), {}, "without config, data; no good one is beside it"),
@@ -173,9 +173,9 @@ def test_what_no_run_of_this_recipe_wrote_is_one_line(start, tmp_path, damage, m
 def resume_in(root, pairs):
     """For each pair of folders, one of either process: its message, and the lengths of all."""
     from parallel.collectives import all_gather_rows, rank
-    from pretrain.methods import barlow_twins as model
+    from pretrain import backbones
     from pretrain.trainer import prepare
-    model.build_backbone = toy_backbone
+    backbones.build_backbone = toy_backbone
     found = []
     for pair in pairs:
         recipe, run = pretrain_toys.toy_recipe(), pretrain_toys.toy_run(root, pair[rank()])

@@ -7,8 +7,9 @@ from torch.nn.parallel import DistributedDataParallel
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
-from pretrain.methods.barlow_twins_loss import barlow_twins_loss, gradient_factor
+from pretrain.methods.correlation import Objective, correlation_loss
 from pretrain.optim import LARS, parameter_groups
+from pretrain.trainer import gradient_factor
 
 BATCH = 8
 CASES = [("gram", 32), ("direct", 32), ("reference", 32), ("gram", "actual")]
@@ -42,7 +43,8 @@ def one_step(form, reference):
     model = toy if world_size() == 1 else DistributedDataParallel(toy)
     optimizer = LARS(parameter_groups(toy), lr=0.5, weight_decay=0.01)
     optimizer.param_groups[1]["lr"] = 0.2
-    loss = barlow_twins_loss(*model(*(y[own] for y in views())), 0.0051, form, running=toy.bn)
+    outputs = model(*(y[own] for y in views()))
+    loss, _ = correlation_loss(*outputs, Objective(0.0051), form, running=toy.bn)
     (loss * gradient_factor(reference, world_size())).backward()
     gradients = [p.grad.clone() for p in toy.parameters()]
     optimizer.step()

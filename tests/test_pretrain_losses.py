@@ -1,12 +1,12 @@
-"""The Barlow Twins loss: values worked by hand, all forms against the plain one, gradients."""
+"""The losses on the cross-correlation: values worked by hand, all forms against the plain one, gradients."""
 import pytest
 import torch
 from torch import nn
 
 from pretrain.methods import correlation
-from pretrain.methods.barlow_twins_loss import barlow_twins_loss, barlow_twins_terms, choose_form
-from pretrain.upkeep.health import correlation_health
+from pretrain.methods.correlation import Objective, choose_form, correlation_loss
 
+BARLOW_TWINS, HSIC = Objective(0.0051), Objective(0.0051, off_diagonal=-1.0, eps=0.0, correction=1)
 SHAPES = [(2, 1), (2, 2), (2, 7), (3, 4), (5, 8), (6, 8), (7, 8), (9, 4), (16, 1)]  # 4N = 3D at (6, 8)
 
 
@@ -16,8 +16,8 @@ def embeddings(count, width, dtype=torch.float64):
     return z1.requires_grad_(), (z1.detach() + torch.randn(count, width, dtype=dtype)).requires_grad_()
 
 
-def value_and_gradients(z1, z2, lambd, form):
-    loss = barlow_twins_loss(z1, z2, lambd, form)
+def value_and_gradients(z1, z2, objective, form):
+    loss, _ = correlation_loss(z1, z2, objective, form)
     return (loss.detach(), *torch.autograd.grad(loss * 1.7, (z1, z2)))  # a factor that backward has to use
 
 
@@ -27,32 +27,44 @@ def test_two_by_two_by_hand(form):
     # with s = 1 / 1.00001, and L = (s - 1)^2 + (-s - 1)^2 + 0.5 (s^2 + s^2) = 2 + 3 s^2.
     z1 = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
     z2 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
-    assert barlow_twins_loss(z1, z2, 0.5, form).item() == pytest.approx(2 + 3 / 1.00001 ** 2, rel=1e-12)
-    loss, terms = barlow_twins_terms(z1 + 40, z2, 0.5, form)  # a shift changes nothing
+    loss, terms = correlation_loss(z1 + 40, z2, Objective(0.5), form)  # a shift changes nothing
     assert loss.item() == pytest.approx(2 + 3 / 1.00001 ** 2, rel=1e-12)
     assert terms.diagonal.tolist() == pytest.approx([1 / 1.00001, -1 / 1.00001], rel=1e-12)
-    health = correlation_health(terms, 0.5)
+    health = terms.health()
     assert health["diagonal_mean"] == pytest.approx(0, abs=1e-12)
     assert health["off_diagonal_rms"] == pytest.approx(1 / 1.00001, rel=1e-12)
 
 
+@pytest.mark.parametrize("form", ["gram", "direct", "reference", "auto"])
+def test_two_by_two_by_hand_with_an_aim_of_minus_one(form):
+    # Unbiased variance 2, so a and b are +-1/sqrt(2) and C = [[1, -1], [1, -1]] / 2 by the division by N = 2:
+    # L = (1/2 - 1)^2 + (-1/2 - 1)^2 + 0.5 ((-1/2 + 1)^2 + (1/2 + 1)^2) = 2.5 + 1.25.
+    z1 = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    z2 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    loss, terms = correlation_loss(z1, z2, Objective(0.5, off_diagonal=-1.0, eps=0.0, correction=1), form)
+    assert (terms.invariance.item(), terms.redundancy.item()) == pytest.approx((2.5, 1.25), rel=1e-12)
+    assert loss.item() == pytest.approx(3.75, rel=1e-12)
+
+
+@pytest.mark.parametrize("objective", [BARLOW_TWINS, HSIC], ids=["barlow twins", "hsic"])
 @pytest.mark.parametrize("block", [1024, 3], ids=["one block", "blocks of 3"])
 @pytest.mark.parametrize("count, width", SHAPES)
-def test_forms_agree_in_float64(monkeypatch, count, width, block):
+def test_forms_agree_in_float64(monkeypatch, count, width, block, objective):
     monkeypatch.setattr(correlation, "COLUMNS", block)
     monkeypatch.setattr(correlation, "STRIP", block)
     z1, z2 = embeddings(count, width)
-    wanted = value_and_gradients(z1, z2, 0.0051, "reference")
+    wanted = value_and_gradients(z1, z2, objective, "reference")
     for form in ("gram", "direct", "auto"):
-        for a, b in zip(value_and_gradients(z1, z2, 0.0051, form), wanted):
+        for a, b in zip(value_and_gradients(z1, z2, objective, form), wanted):
             assert (a - b).abs().max() <= 1e-11 * max(1.0, b.abs().max()), form
 
 
+@pytest.mark.parametrize("objective", [BARLOW_TWINS, HSIC], ids=["barlow twins", "hsic"])
 @pytest.mark.parametrize("form", ["gram", "direct", "reference", "auto"])
 @pytest.mark.parametrize("count, width", [(2, 1), (2, 3), (6, 4), (4, 6)])
-def test_gradients_against_finite_differences(form, count, width):
+def test_gradients_against_finite_differences(form, count, width, objective):
     z1, z2 = embeddings(count, width)
-    assert torch.autograd.gradcheck(lambda a, b: barlow_twins_loss(a, b, 0.3, form), (z1, z2))
+    assert torch.autograd.gradcheck(lambda a, b: correlation_loss(a, b, objective, form)[0], (z1, z2))
 
 
 @pytest.mark.parametrize("form", ["gram", "direct", "reference"])
@@ -60,8 +72,8 @@ def test_constant_columns_stay_finite(form):
     z1, z2 = embeddings(5, 4)
     with torch.no_grad():
         z1[:, 1], z2[:, 2] = 3.0, 0.0
-    loss, g1, g2 = value_and_gradients(z1, z2, 0.1, form)
-    for a, b in zip((loss, g1, g2), value_and_gradients(z1, z2, 0.1, "reference")):
+    loss, g1, g2 = value_and_gradients(z1, z2, BARLOW_TWINS, form)
+    for a, b in zip((loss, g1, g2), value_and_gradients(z1, z2, BARLOW_TWINS, "reference")):
         assert a.isfinite().all() and torch.allclose(a, b, atol=1e-9)
 
 
@@ -72,9 +84,9 @@ def test_narrow_types_are_computed_in_float32(form, dtype, tolerance):
     comes back in the embeddings' type; that rounding alone is 2^-9 for bfloat16."""
     z1, z2 = (z.detach().to(dtype).requires_grad_() for z in embeddings(64, 96, torch.float32))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = value_and_gradients(z1, z2, 0.0051, form)
+        found = value_and_gradients(z1, z2, BARLOW_TWINS, form)
     wide = (z.detach().double().requires_grad_() for z in (z1, z2))
-    exact = value_and_gradients(*wide, 0.0051, "reference")
+    exact = value_and_gradients(*wide, BARLOW_TWINS, "reference")
     assert found[0].dtype == torch.float32 and found[1].dtype == dtype
     assert abs(found[0].item() / exact[0].item() - 1) < 1e-5
     for a, b in zip(found[1:], exact[1:]):
@@ -85,7 +97,7 @@ def test_narrow_types_are_computed_in_float32(form, dtype, tolerance):
 def test_running_statistics_are_those_of_batch_norm(form):
     z1, z2 = embeddings(6, 4)
     ours, torchs = (nn.BatchNorm1d(4, affine=False).double() for _ in range(2))
-    barlow_twins_loss(z1, z2, 0.1, form, running=ours)
+    correlation_loss(z1, z2, BARLOW_TWINS, form, running=ours)
     torchs(z1), torchs(z2)
     for a, b in zip(ours.buffers(), torchs.buffers()):
         assert torch.allclose(a.double(), b.double(), rtol=1e-12)
@@ -103,4 +115,4 @@ def test_form_follows_the_cost():
 ], ids=["shapes", "dimensions", "one image", "form"])
 def test_what_does_not_fit_is_refused(z1, z2, form, message):
     with pytest.raises(ValueError, match=message):
-        barlow_twins_loss(torch.zeros(z1), torch.zeros(z2), 0.1, form)
+        correlation_loss(torch.zeros(z1), torch.zeros(z2), BARLOW_TWINS, form)

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pretrain import main
-from pretrain import recipe as config
+from pretrain.methods import recipe as make_recipe
 
 SCRIPT = Path(main.__file__)
 SMALL = ["--arch", "resnet18", "--projector", "16-16", "--batch-size", "4", "--image-size", "32",
@@ -45,7 +45,7 @@ def call(monkeypatch, capfd, tmp_path):
 
 def test_defaults_are_the_official_ones():
     """facebookresearch/barlowtwins main.py:25-47."""
-    recipe, args = config.recipe(), main.parse(["DATA"])
+    recipe, args = make_recipe(), main.parse(["DATA"])
     assert (args.workers, args.print_freq, args.checkpoint_dir) == (8, 100, Path("checkpoint"))
     assert (recipe.epochs, recipe.batch_size, recipe.projector) == (1000, 2048, "8192-8192-8192")
     assert (recipe.learning_rate_weights, recipe.learning_rate_biases) == (0.2, 0.0048)
@@ -59,8 +59,8 @@ def test_official_flags_and_presets_reach_the_recipe(pictures):
     recipe, run, processes, dry = main.prepare([str(pictures), *flags.split(), *folder])
     assert (run.workers, run.print_freq, run.checkpoint_dir) == (3, 7, pictures / "x")
     assert (processes, dry) == (1, False)
-    assert recipe == config.recipe(epochs=5, batch_size=4, learning_rate_weights=0.4, weight_decay=0.0,
-                                   lambd=0.1, learning_rate_biases=0.01, projector="4-4", precision="fp32")
+    assert recipe == make_recipe(epochs=5, batch_size=4, learning_rate_weights=0.4, weight_decay=0.0,
+                                 lambd=0.1, learning_rate_biases=0.01, projector="4-4", precision="fp32")
     flags = ["--preset", "paper", "--reference-world-size", "actual"]
     paper = main.prepare([str(pictures), *SMALL, *flags, *folder])[0]
     assert (paper.weight_decay, paper.lambd, paper.reference_world_size) == (1.5e-6, 5e-3, "actual")

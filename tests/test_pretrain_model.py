@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from pretrain.methods.barlow_twins import ARCHITECTURES, BarlowTwins, build_backbone, build_projector
+from pretrain.backbones import ARCHITECTURES, build_backbone, build_projector
+from pretrain.methods import build, recipe
 from pretrain.upkeep.checkpoint import load_model
 
 
@@ -18,9 +19,13 @@ def official_names(width, sizes):
     return names | {"bn.running_mean": sizes[-1:], "bn.running_var": sizes[-1:], "bn.num_batches_tracked": ()}
 
 
+def small():
+    return build(recipe(arch="resnet18", projector="8-6"))
+
+
 def test_names_are_the_official_ones():
     with torch.device("meta"):
-        state = BarlowTwins("resnet50", "8192-8192-8192").state_dict()
+        state = build(recipe()).state_dict()
     backbone = {name: value for name, value in state.items() if name.startswith("backbone.")}
     assert len(backbone) == 318 and not any(".fc." in name for name in backbone)
     assert backbone["backbone.layer4.2.conv3.weight"].shape == (2048, 512, 1, 1)
@@ -29,7 +34,7 @@ def test_names_are_the_official_ones():
 
 
 def test_an_official_state_loads_and_nothing_else_does():
-    network, other = BarlowTwins("resnet18", "8-6"), BarlowTwins("resnet18", "8-6")
+    network, other = small(), small()
     state = {"module." + name: value for name, value in other.state_dict().items()}
     load_model(network, state)
     assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), other.state_dict().values()))
@@ -50,16 +55,16 @@ def test_features_and_last_blocks(stem, grid):
 
 
 def test_projector_has_no_biases_and_ends_linearly():
-    layers = build_projector(5, [7, 6, 4])
+    layers = build_projector(5, "7-6-4")
     assert [type(layer).__name__ for layer in layers] == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear"]
     assert all(layer.bias is None for layer in layers if isinstance(layer, torch.nn.Linear))
-    assert [type(layer).__name__ for layer in build_projector(5, [7])] == ["Linear"]
+    assert [type(layer).__name__ for layer in build_projector(5, "7")] == ["Linear"]
 
 
 def test_views_pass_one_after_the_other():
     """Batch statistics are those of one view: the second view's output ignores the first."""
     torch.manual_seed(0)
-    network = BarlowTwins("resnet18", "8-6").train()
+    network = small().train()
     y1, y2, other = torch.randn(3, 4, 3, 32, 32)
     z1, z2 = network(y1, y2)
     assert z1.shape == z2.shape == (4, 6)

@@ -88,7 +88,7 @@ class Official:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.backbones.build_backbone", toy_backbone)
     write_pictures(tmp_path, 12)  # three whole batches
     return lambda folder, **changes: pretrain_toys.start(tmp_path, folder, {"keep": 9},
                                                          **CHANGES | changes).files

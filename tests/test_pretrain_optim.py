@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
+from pretrain.methods import recipe
 from pretrain.optim import LARS, learning_rate_factor, learning_rates, parameter_groups
-from pretrain.recipe import recipe
 
 
 def plain_lars(p, g, mu, lr, weight_decay):

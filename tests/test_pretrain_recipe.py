@@ -2,7 +2,7 @@
 
 import pytest
 
-from pretrain import recipe as config
+from pretrain.methods import METHODS, recipe
 from pretrain.pictures.augment import VIEWS
 
 # name: epochs, batch, rates of weights and biases, weight decay, lambda, projector, network, stem, pixels
@@ -24,9 +24,9 @@ GOLDEN = {
 
 
 def test_presets_are_golden():
-    assert set(config.PRESETS) == set(GOLDEN)
+    assert set(METHODS["barlow_twins"].PRESETS) == set(GOLDEN)
     for name, wanted in GOLDEN.items():
-        r = config.recipe(name)
+        r = recipe(name)
         assert (r.epochs, r.batch_size, r.learning_rate_weights, r.learning_rate_biases, r.weight_decay,
                 r.lambd, r.projector, r.arch, r.stem, r.image_size) == wanted, name
 
@@ -34,21 +34,21 @@ def test_presets_are_golden():
 @pytest.mark.parametrize("name", ["imagenet100", "cifar10", "stl10", "tiny-imagenet"])
 def test_small_data_has_solo_learns_optimiser(name):
     """scripts/pretrain/cifar/barlow.yaml of vturrisi/solo-learn."""
-    r = config.recipe(name)
+    r = recipe(name)
     assert (r.trust_coefficient, r.clip_ratio, r.loss_scale, r.reference_world_size) == (0.02, True, 0.1, 1)
 
 
 def test_views_of_a_recipe():
-    assert config.recipe().view_recipes() == VIEWS == config.recipe("imagenet100").view_recipes()
-    one, two = config.recipe("cifar10").view_recipes()
+    assert recipe().view_recipes() == VIEWS == recipe("imagenet100").view_recipes()
+    one, two = recipe("cifar10").view_recipes()
     assert (one.blur, one.solarise, two.blur, two.solarise, two.scale) == (0, 0, 0, 0.2, (0.08, 1.0))
-    one, two = config.recipe("stl10").view_recipes()
+    one, two = recipe("stl10").view_recipes()
     assert one == two and (one.scale, one.saturation, one.grey) == ((0.2, 1), 0.4, 0.1)
     assert (one.blur, one.solarise) == (0, 0)
 
 
 def test_peak_rates_are_the_papers():
-    assert config.recipe().peak_rates() == pytest.approx((1.6, 0.0384))  # arXiv 2103.03230, 2.2
+    assert recipe().peak_rates() == pytest.approx((1.6, 0.0384))  # arXiv 2103.03230, 2.2
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -63,4 +63,4 @@ def test_peak_rates_are_the_papers():
 ], ids=str)
 def test_impossible_values_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        config.recipe(**changes)
+        recipe(**changes)

@@ -10,8 +10,7 @@ import torch
 
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
-from pretrain import trainer
-from pretrain.methods import barlow_twins as model
+from pretrain import backbones, trainer
 from pretrain.optim import LARS
 from pretrain.upkeep import logbook
 from tests import pretrain_toys
@@ -22,7 +21,7 @@ EVERY_STEP = 1e-9  # minutes
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.backbones.build_backbone", toy_backbone)
     write_pictures(tmp_path, 14)  # three steps of four pictures an epoch
     return lambda folder, run=(), **changes: pretrain_toys.start(tmp_path, folder, run, **changes)
 
@@ -79,8 +78,8 @@ def test_a_skip_before_a_stop_is_remembered(start, tmp_path, monkeypatch):
     """The guard's running mean and counts, and a nan, survive the interruption."""
     step = trainer.train_step
 
-    def first_is_nan(training, at, y1, y2):
-        return step(training, at, y1 * float("nan") if at == 2 else y1, y2)
+    def first_is_nan(training, at, views):
+        return step(training, at, (views[0] * float("nan") if at == 2 else views[0], views[1]))
     monkeypatch.setattr(trainer, "train_step", first_is_nan)
     whole = start("whole")
     with monkeypatch.context() as patch:
@@ -93,9 +92,9 @@ def test_a_skip_before_a_stop_is_remembered(start, tmp_path, monkeypatch):
 def test_each_epoch_has_its_own_order(start, monkeypatch):
     seen, step = [], trainer.train_step
 
-    def watching(training, at, y1, y2):
-        seen.append((at, y1.sum().item()))
-        return step(training, at, y1, y2)
+    def watching(training, at, views):
+        seen.append((at, views[0].sum().item()))
+        return step(training, at, views)
     monkeypatch.setattr(trainer, "train_step", watching)
     start("whole")
     whole = list(seen)
@@ -133,7 +132,7 @@ def test_a_finished_run_is_left_as_it_is(start, tmp_path):
 
 def live(root, run, changes, folder):
     """One life of a run, in a process of its own that shares only the disk."""
-    model.build_backbone = toy_backbone
+    backbones.build_backbone = toy_backbone
     pretrain_toys.start(root, folder, run, **changes)
 
 
@@ -170,7 +169,7 @@ def test_ten_kills_at_random_moments_leave_no_trace(start, tmp_path):
 
 def one_part(root, folder, stop_at, accumulate):
     """In each process of a group: train, until after a step one of them is asked to stop."""
-    model.build_backbone = toy_backbone
+    backbones.build_backbone = toy_backbone
     step = trainer.train_step
 
     def stepping(training, at, *views):

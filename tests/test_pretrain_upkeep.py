@@ -12,14 +12,14 @@ from torch import nn
 from parallel.collectives import is_main, rank, world_size
 from parallel.launch import launch
 from pretrain import trainer
-from pretrain.methods.barlow_twins_loss import Correlation
+from pretrain.methods.correlation import Correlation, Objective
 from pretrain.upkeep import guard, health, knn, logbook
 from tests.pretrain_toys import lines, start, toy_backbone, toy_run, write_pictures
 
 
 @pytest.fixture(autouse=True)
 def toy(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.backbones.build_backbone", toy_backbone)
     write_pictures(tmp_path)
 
 
@@ -56,9 +56,9 @@ def break_steps(monkeypatch, which):
     """Make the loss of these steps nan, from a picture that is."""
     step, number = trainer.train_step, iter(range(10 ** 6))
 
-    def broken(training, *arguments):
-        *rest, y1, y2 = arguments
-        return step(training, *rest, y1 * math.nan if next(number) in which else y1, y2)
+    def broken(training, at, views):
+        y1, y2 = views
+        return step(training, at, (y1 * math.nan if next(number) in which else y1, y2))
     monkeypatch.setattr(trainer, "train_step", broken)
 
 
@@ -80,7 +80,7 @@ def test_a_skipped_step_leaves_weights_and_momentum(tmp_path, monkeypatch):
     break_steps(monkeypatch, {1})
     state = torch.load(start(tmp_path, "run", epochs=1, warmup_epochs=0).files[0], weights_only=True)
     monkeypatch.undo()
-    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", toy_backbone)
+    monkeypatch.setattr("pretrain.backbones.build_backbone", toy_backbone)
     seen, step = [], trainer.train_step
 
     def one(training, *arguments):
@@ -110,15 +110,17 @@ def test_skips_in_a_row_end_the_run_with_a_diagnosis(tmp_path, monkeypatch):
 
 def test_diagnosis_names_weights_first():
     network, z = nn.Linear(2, 2), torch.ones(3, 2)
-    assert guard.diagnosis(network, z, z).startswith("weights and embeddings are finite: the recipe lets")
+    assert guard.diagnosis(network, (z, z)).startswith("weights and embeddings are finite: the recipe lets")
     network.bias.data[0] = math.inf
-    assert guard.diagnosis(network, z, z) == "1 weights are not finite, first bias"
+    assert guard.diagnosis(network, (z, z)) == "1 weights are not finite, first bias"
 
 
 def test_correlation_figures_by_hand():
     """C = [[1, 0.5], [0.1, 0.8]]."""
     square = torch.tensor(1 + 0.25 + 0.01 + 0.64, dtype=torch.float64)
-    found = health.correlation_health(Correlation(torch.tensor([1.0, 0.8]), square), 0.1)
+    diagonal = torch.tensor([1.0, 0.8])
+    seen = Correlation(diagonal, square, *Objective(0.1)(diagonal, square, 0.0))
+    found = {name: value.item() for name, value in seen.health().items()}
     assert found == pytest.approx({"loss_invariance": 0.04 / 2, "loss_redundancy": 0.1 * 0.26 / 2,
                                    "diagonal_mean": 0.9, "off_diagonal_rms": math.sqrt(0.26 / 2)}, abs=1e-6)
 
@@ -147,7 +149,7 @@ def saved_correlation(path):
                 (rank() + 1) * 8 // world_size())
     a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in views)
     c = a.T @ b / 8
-    health.save_correlation(path, 7, c.diagonal(), *(z[own] for z in views))
+    health.save_correlation(path, 7, *(z[own] for z in views))
     return c.float().numpy(), dict(np.load(path)) if is_main() else None
 
 

@@ -66,7 +66,7 @@ def one_line(caught):
 @FORMS
 def test_pretraining(tmp_path, monkeypatch, canary, form):
     """checkpoint.pth, and those beside it, which are looked at for advice."""
-    monkeypatch.setattr("pretrain.methods.barlow_twins.build_backbone", pretrain_toys.toy_backbone)
+    monkeypatch.setattr("pretrain.backbones.build_backbone", pretrain_toys.toy_backbone)
     pretrain_toys.write_pictures(tmp_path)
     (tmp_path / "run").mkdir()
     for name in ("checkpoint.pth", "checkpoint-000000004.pth"):

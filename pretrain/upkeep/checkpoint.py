@@ -14,6 +14,7 @@ import torch
 
 from parallel import checkpoints
 from parallel.collectives import agree, all_gather_rows, is_main, rank, require_same, world_size
+from pretrain.optim import slots
 
 OFFICIAL = {"epoch", "model", "optimizer"}  # main.py of facebookresearch/barlowtwins, lines 148-150
 OURS = {"epoch", "step", "sampler", "model", "optimizer", "scaler", "guard", "feed", "rng", "config", "data",
@@ -75,7 +76,7 @@ def earlier(path: Path) -> list[Path]:
 
 
 def load_model(network, state: dict) -> None:
-    """Load the `model` entry of a checkpoint, ours or the official code's, into a BarlowTwins network."""
+    """Load the `model` entry of a checkpoint, ours or the method's own code's, into the method's network."""
     network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
 
 
@@ -157,11 +158,12 @@ def fitting(path: Path, parts: dict, config, data: dict) -> dict | None:
 
 
 def require_same_run(path, state: dict, config, data: dict) -> None:
-    """ValueError for another recipe or data set. A setting that did not exist yet has its default."""
+    """ValueError for another recipe or data set. A setting that did not exist yet has its default; before
+    there were methods, all was Barlow Twins."""
     if not all(isinstance(state[name], dict) for name in ("config", "data")):
         raise ValueError(f"{path}: expected config and data as dicts of settings, found others; "
                          f"{advice(path)}")
-    defaults = {one.name: one.default for one in dataclasses.fields(config)}
+    defaults = {one.name: one.default for one in dataclasses.fields(config)} | {"method": "barlow_twins"}
     changed = checkpoints.difference(defaults | state["config"] | state["data"],
                                      dataclasses.asdict(config) | data)
     if changed:
@@ -179,7 +181,8 @@ def require_fitting_parts(state: dict, parts: dict, config) -> None:
     for name in sorted(set(parts) & state.keys() - {"model", "optimizer"}):
         checkpoints.require_like(state[name], parts[name].state_dict(), name)
     fresh = "guard" in state and state["guard"]["counted"] == 0
-    state["optimizer"] = checkpoints.optimizer_state(state["optimizer"], parts["optimizer"], ("mu",), fresh)
+    state["optimizer"] = checkpoints.optimizer_state(state["optimizer"], parts["optimizer"],
+                                                     slots(parts["optimizer"]), fresh)
     steps = parts["feed"].steps
     place = position_of(state, steps)
     if not (0 <= place.start < steps and place.step == place.epoch * steps + place.start
@@ -226,4 +229,4 @@ def standing(path) -> Position | None:
 
 def export_backbone(path, network) -> None:
     """The backbone's state dict, torchvision's names, without fc: the official resnet50.pth."""
-    checkpoints.write(network.backbone.state_dict(), path)
+    checkpoints.write(network.torchvision_state(), path)

@@ -72,13 +72,13 @@ def not_finite(network) -> list[str]:
     return [name for (name, _), good in zip(named, finite) if not good]
 
 
-def diagnosis(network, z1, z2) -> str:
-    """Where the trouble is, in words. z1, z2 (n, D): this process's embeddings of the skipped step."""
+def diagnosis(network, outputs) -> str:
+    """Where the trouble is, in words. outputs (n, D) each: this process's of the skipped step."""
     bad = not_finite(network)
     if bad:
         return f"{len(bad)} weights are not finite, first {bad[0]}"
-    rows = (~torch.cat([z1, z2]).isfinite().all(1)).sum().item()
+    rows = sum((~z.isfinite().all(1)).sum().item() for z in outputs)
     if rows:
-        return f"weights are finite, {rows} of {2 * len(z1)} embeddings are not: too large numbers inside " \
-               "the network"
+        return f"weights are finite, {rows} of {sum(map(len, outputs))} embeddings are not: too large " \
+               "numbers inside the network"
     return "weights and embeddings are finite: the recipe lets the loss run away"

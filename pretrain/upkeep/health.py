@@ -13,19 +13,6 @@ ROWS = 512  # at most so many embeddings in the effective rank: their eigenvalue
 CORNER = 128  # dimensions in the picture of C, which are as good as any others
 
 
-def correlation_health(correlation, lambd: float) -> dict[str, float]:
-    """losses.Correlation -> the loss's two parts per dimension, and how near C is to the identity: mean of
-    its diagonal (1 is the aim) and root mean square off the diagonal (0 is the aim; 0.0 for one dimension).
-    """
-    diagonal = correlation.diagonal.double()
-    width = len(diagonal)
-    off_diagonal = max((correlation.square - diagonal.square().sum()).item(), 0.0)  # nan stays nan
-    return {"loss_invariance": (diagonal - 1).square().mean().item(),
-            "loss_redundancy": lambd * off_diagonal / width,
-            "diagonal_mean": diagonal.mean().item(),
-            "off_diagonal_rms": math.sqrt(off_diagonal / max(1, width * (width - 1)))}
-
-
 @torch.no_grad()
 def embedding_health(z: torch.Tensor) -> dict[str, float]:
     """z (n, D): this process's embeddings of one view -> their effective rank and spread.
@@ -54,16 +41,18 @@ def singular_values(z: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def save_correlation(path, step: int, diagonal: torch.Tensor, z1: torch.Tensor, z2: torch.Tensor) -> None:
-    """Write what a picture of C needs. Every process calls it, the main one writes; no random numbers.
+def save_correlation(path, step: int, z1: torch.Tensor, z2: torch.Tensor) -> None:
+    """Write what a picture of C, the cross-correlation of two views, needs: it shows what any method does to
+    its embeddings. Every process calls it, the main one writes; no random numbers.
 
-    diagonal: of C, (D,). z1, z2 (n, D): this process's embeddings of the step. The file, an .npz of float32:
+    z1, z2 (n, D): this process's embeddings of the step. The file, an .npz of float32:
     step; diagonal (D,); corner (k, k), C itself in the first k = min(D, 128) dimensions, of the joint batch;
     singular_values, descending, as for the effective rank. Nothing is written where they are not finite.
     """
     count = sum(row_counts(len(z1)))
-    a, b = (normalise(z[:, :CORNER], count).rows for z in (z1, z2))
-    corner = all_reduce_sum(a.T @ b) / count
+    a, b = (normalise(z, count).rows for z in (z1, z2))
+    diagonal = all_reduce_sum(torch.linalg.vecdot(a, b, dim=0)) / count
+    corner = all_reduce_sum(a[:, :CORNER].T @ b[:, :CORNER]) / count
     if not is_main() or not (corner.isfinite().all() and z1.isfinite().all()):
         return
     arrays = dict(diagonal=diagonal, corner=corner, singular_values=singular_values(z1.float()).flip(0))

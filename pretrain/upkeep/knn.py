@@ -47,7 +47,7 @@ class Labelled:
     def features(self, network, device, source):
         """(pictures, width) normalised features and (pictures,) labels, both on the CPU."""
         own = range(rank(), len(source), world_size())
-        features = [torch.zeros(0, network.projector[0].in_features)]
+        features = [torch.zeros(0, network.width)]
         for first in range(0, len(own), BATCH):
             images = torch.stack([self.picture(source, index) for index in own[first:first + BATCH]])
             features.append(functional.normalize(network.backbone(images.to(device)).float(), dim=1).cpu())

@@ -13,8 +13,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from parallel import groups
-from pretrain import main
-from pretrain.methods import barlow_twins as model
+from pretrain import backbones, main
 from tests.pretrain_toys import toy_backbone
 
 
@@ -24,7 +23,7 @@ def slow_backbone(arch, stem):
     return backbone, width  # two views, hence half of it
 
 
-model.build_backbone = slow_backbone  # also in the processes that are spawned: they import this file
+backbones.build_backbone = slow_backbone  # also in the processes that are spawned: they import this file
 
 if __name__ == "__main__":
     sys.exit(groups.last(main.main()))

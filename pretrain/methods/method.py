@@ -1,0 +1,55 @@
+"""What the trainer asks of a method, and nothing else."""
+import torch
+from torch import nn
+
+from pretrain.recipe import Recipe
+
+
+class Method(nn.Module):
+    """An objective with its networks. A step is
+
+        inputs  = method.inputs(views, draw)         views: a tensor (n, 3, H, W) for each, of this process
+        targets = method.targets(*inputs)            without gradients
+        outputs = method(*inputs)                    with gradients; wrapped in DDP for several processes
+        loss, figures = method.loss(outputs, targets, step)
+        method.after_step(step)                      only where the step counted
+
+    Rules that make a method right on any number of processes and micro-batches:
+    - the state dict is the `model` of a checkpoint, under the names of the method's own published code;
+      what outlives a step (averages, queues) is a parameter or a buffer in it;
+    - all that is random in a step is drawn in `inputs`, from `draw`; `forward` is deterministic, and its
+      inputs may be cut by rows;
+    - `loss` is that of the joint batch of all processes, the same value in each, and the gradient of this
+      process's outputs is their part of the joint loss's gradient (collectives.gather_rows);
+    - a number that depends on time is a function of the global step.
+    """
+
+    Recipe = Recipe  # the shared recipe with the method's own numbers
+    PRESETS: dict[str, dict] = {"code": {}}  # name -> what it changes; `code` is the published program
+
+    backbone: nn.Module  # images (n, 3, H, W) -> features (n, width)
+    width: int
+
+    def inputs(self, views: tuple[torch.Tensor, ...], draw: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """What `forward` takes, n rows each; `draw` is of (seed, step, rank)."""
+        return views
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Outputs (n, ...), the embeddings of the first two views first."""
+        raise NotImplementedError
+
+    def targets(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the loss compares the outputs with and no gradient flows to."""
+        return ()
+
+    def loss(self, outputs: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...],
+             step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The scalar loss of the joint batch, and figures for the log: scalars without gradients."""
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """What follows an update: averages, queues."""
+
+    def torchvision_state(self) -> dict[str, torch.Tensor]:
+        """The backbone's weights under torchvision's names, without fc."""
+        return self.backbone.state_dict()

@@ -1,0 +1,160 @@
+"""The standing test of every method: the same step on any number of processes and micro-batches, and losses
+against formulations of others."""
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from parallel.batchnorm import convert_sync_batchnorm
+from parallel.collectives import rank, world_size
+from parallel.launch import launch
+from pretrain import backbones, methods, trainer
+from pretrain.methods import METHODS, recipe
+from pretrain.methods.vicreg import vicreg_terms
+from pretrain.optim import build_optimizer
+from pretrain.upkeep import checkpoint
+from tests.pretrain_toys import lines, start, toy_backbone, write_pictures
+
+BATCH = 12
+
+
+def views():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(BATCH, 3, 24, 24, dtype=torch.float64, generator=generator) for _ in range(2)]
+
+
+def rows():
+    """This process's share of the batch, of another size in each process."""
+    ends = [math.floor(BATCH * (part / world_size()) ** 1.3) for part in range(world_size() + 1)]
+    return slice(ends[rank()], ends[rank() + 1])
+
+
+def one_step(name, accumulate=1):
+    """Loss, weights and buffers of a method after one step in float64, and its figures."""
+    backbones.build_backbone = toy_backbone
+    one = recipe(method=name, projector="10-7", precision="fp32", accumulate=accumulate, batch_size=BATCH,
+                 learning_rate_weights=0.5, learning_rate_biases=0.5, warmup_epochs=0,
+                 optimizer="lars")  # Adam's first step would magnify rounding where a gradient is zero
+    torch.manual_seed(5)
+    network = convert_sync_batchnorm(methods.build(one).double())
+    model = network if world_size() == 1 else DistributedDataParallel(network)
+    optimizer = build_optimizer(one, network)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    training = trainer.Training(one, None, torch.device("cpu"), None, network, model, optimizer,
+                                torch.amp.GradScaler("cpu", enabled=False), None)
+    loss, figures, outputs = trainer.backward(training, 3, [view[rows()] for view in views()])
+    optimizer.step()
+    network.after_step(3)
+    assert all(not output.requires_grad and len(output) == len(range(BATCH)[rows()]) for output in outputs)
+    return (loss, [p.detach() for p in network.parameters()], [b.double() for b in network.buffers()],
+            {name: value.item() for name, value in figures.items()})
+
+
+def one_step_each():
+    return {name: one_step(name) for name in METHODS}
+
+
+@pytest.fixture
+def _restored(monkeypatch):
+    monkeypatch.setattr(backbones, "build_backbone", backbones.build_backbone)
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_do_what_one_does(processes):
+    many_each = launch(one_step_each, processes)
+    for name, one in one_step_each().items():
+        many = many_each[name]
+        assert abs(one[0] - many[0]) < 1e-10 and many[3] == pytest.approx(one[3], rel=1e-8, abs=1e-10), name
+        for a, b in zip([*one[1], *one[2]], [*many[1], *many[2]], strict=True):
+            assert (a - b).abs().max() < 1e-9, name
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_are_exact_but_for_batch_norm(name, monkeypatch):
+    """On one process, with the network's batch norms frozen."""
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda layer, x: x)
+    monkeypatch.setattr(torch.nn.BatchNorm1d, "forward", lambda layer, x: x)
+    whole, parts = one_step(name), one_step(name, accumulate=3)
+    assert abs(whole[0] - parts[0]) < 1e-10
+    for a, b in zip(whole[1], parts[1], strict=True):
+        assert (a - b).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_of_each_method_learns_its_names_and_resumes(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(backbones, "build_backbone", toy_backbone)
+    write_pictures(tmp_path)
+    start(tmp_path, "whole", method=name, epochs=2)
+    start(tmp_path, "parts", method=name, epochs=2, run={"keep": 2})
+    folder = tmp_path / "parts"
+    first = min(checkpoint.earlier(folder / "checkpoint.pth"))
+    first.replace(folder / "checkpoint.pth")
+    start(tmp_path, "parts", method=name, epochs=2)
+    whole, parts = (torch.load(tmp_path / one / "checkpoint.pth", weights_only=True)
+                    for one in ("whole", "parts"))
+    assert whole["config"]["method"] == name
+    assert all(torch.equal(whole["model"][key], parts["model"][key]) for key in whole["model"])
+    assert lines(tmp_path / "whole") == lines(folder)
+    assert all(line["effective_rank"] > 1 for line in lines(folder))
+
+
+def test_the_names_of_hsic_are_its_codes():
+    """model.py of yaohungt/Barlow-Twins-HSIC: numbered children, without a max pooling for CIFAR."""
+    network = methods.build(recipe(method="hsic", arch="resnet18"))
+    names = {name.rsplit(".", 1)[0] for name in network.state_dict()}
+    assert {"f.0", "f.1", "f.3.0.conv1", "f.6.1.bn2", "g.0", "g.1", "g.3"} <= names
+    assert "g.3.bias" in network.state_dict() and "g.0.bias" not in network.state_dict()
+    resnet, _ = backbones.build_backbone("resnet18", "cifar")
+    assert network.torchvision_state().keys() == resnet.state_dict().keys()
+    larger = methods.build(recipe(method="hsic", arch="resnet18", stem="imagenet"))
+    assert {"f.4.0.conv1.weight", "f.7.1.bn2.weight"} <= larger.state_dict().keys()
+
+
+def vicreg_by_the_book(x, y):
+    """forward of main_vicreg.py in facebookresearch/vicreg, restated."""
+    invariance = functional.mse_loss(x, y)
+    x, y = x - x.mean(0), y - y.mean(0)
+    variance = sum(functional.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() / 2 for z in (x, y))
+    covariance = 0
+    for z in (x, y):
+        c = z.T @ z / (len(z) - 1)
+        covariance += (c - torch.diag(c.diagonal())).square().sum() / z.size(1)
+    return invariance, variance, covariance
+
+
+@pytest.mark.parametrize("count, width", [(2, 3), (6, 4), (5, 9), (16, 2)])
+def test_vicreg_terms_are_the_codes(count, width):
+    torch.manual_seed(count)
+    z1, z2 = (torch.randn(count, width, dtype=torch.float64).mul(0.7).requires_grad_() for _ in range(2))
+    for ours, theirs in zip(vicreg_terms(z1, z2).values(), vicreg_by_the_book(z1, z2), strict=True):
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+        for a, b in zip(torch.autograd.grad(ours, (z1, z2), retain_graph=True, allow_unused=True),
+                        torch.autograd.grad(theirs, (z1, z2), retain_graph=True, allow_unused=True)):
+            assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_vicreg_is_lightlys():
+    lightly = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    torch.manual_seed(0)
+    z1, z2 = (torch.randn(9, 5, dtype=torch.float64).requires_grad_() for _ in range(2))
+    theirs = lightly.VICRegLoss()(z1, z2)
+    network = methods.build(recipe(method="vicreg", arch="resnet18", projector="8-5"))
+    ours, _ = network.loss((z1, z2), (), 0)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    for a, b in zip(torch.autograd.grad(ours, (z1, z2)), torch.autograd.grad(theirs, (z1, z2))):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
+    (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
+    (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
+], ids=["method", "value", "preset"])
+def test_what_a_method_does_not_know_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**arguments)
