@@ -10,10 +10,10 @@ from results.cells import backbone_text
 
 CLASSES = 30  # at most, in one plot of bars
 
-# Of a pretraining run: title, label of the y axis, the figures of stats.txt.
+# Of a pretraining run: title, label of the y axis, the figures of stats.txt; "loss_" are a method's own parts.
 PRETRAINING = (
     ("Loss", "loss", ("loss",)),
-    ("Parts of the loss", "per dimension", ("loss_invariance", "loss_redundancy")),
+    ("Parts of the loss", "part", ("loss_",)),
     ("Learning rates", "learning rate", ("lr_weights", "lr_biases")),
     ("Cross-correlation C", "correlation", ("diagonal_mean", "off_diagonal_rms")),
     ("Effective rank of the embeddings", "effective rank", ("effective_rank",)),
@@ -42,7 +42,10 @@ class Drawing:
 def pretraining(run, draw):
     """Return the html of one pretraining run: commands, curves, the matrix C and its spectrum."""
     parts = []
+    known = dict.fromkeys(name for row in run.rows for name in row)
     for title, label, names in PRETRAINING:
+        if names == ("loss_",):
+            names = [name for name in known if name.startswith("loss_") and name != "loss_factor"]
         series = {name: run.series(name) for name in names}
         series = {name: line for name, line in series.items() if any(y is not None for y in line[1])}
         if series:
