@@ -76,11 +76,11 @@ def test_second_call_does_nothing_until_what_is_installed_changes(machine, tmp_p
     assert machine(TOY, "setup").returncode == 0
     second = machine(TOY, "setup")
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
-    assert len((tmp_path / "installed").read_text().splitlines()) == 1
+    assert (tmp_path / "installed").read_text().count("-e .[test]") == 1
     os.utime(tmp_path / "constraints.txt")
     assert machine(TOY, "setup").returncode == 0
     calls = (tmp_path / "installed").read_text().splitlines()
-    assert len(calls) == 2 and all("-c constraints.txt" in call and "-e .[test]" in call for call in calls)
+    assert sum("-e .[test]" in call for call in calls) == 2 and all("-c constraints.txt" in call for call in calls)
 
 
 @pytest.mark.parametrize("verb, message", [
