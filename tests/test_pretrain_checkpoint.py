@@ -119,6 +119,24 @@ def test_a_damaged_newest_names_the_good_one_before_it(start, tmp_path, damage):
     assert all(torch.equal(value, whole["model"][name]) for name, value in again["model"].items())
 
 
+def test_a_checkpoint_of_before_there_were_methods_is_barlow_twins(start, tmp_path):
+    """It has no method, and none of the settings that came later."""
+    start("whole", epochs=2)
+    start("old", epochs=2)
+    path = checkpoint.earlier(tmp_path / "old" / "checkpoint.pth")[-1]
+    state = torch.load(path, weights_only=True)
+    for name in ("method", "optimizer", "schedule"):
+        del state["config"][name]
+    torch.save(state, tmp_path / "old" / "checkpoint.pth")
+    with pytest.raises(ValueError, match="another recipe: .*method barlow_twins, now vicreg"):
+        start("old", epochs=2, method="vicreg")
+    start("old", epochs=2)
+    found, wanted = (torch.load(tmp_path / one / "checkpoint.pth", weights_only=True)
+                     for one in ("old", "whole"))
+    assert found["config"] == wanted["config"]
+    assert all(torch.equal(found["model"][name], wanted["model"][name]) for name in wanted["model"])
+
+
 def test_a_missing_newest_names_the_ones_beside_it(start, tmp_path):
     start("run")[0].unlink()
     with pytest.raises(ValueError, match="pth is missing, but checkpoint-000000006.pth is beside it"):

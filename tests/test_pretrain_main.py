@@ -66,6 +66,16 @@ def test_official_flags_and_presets_reach_the_recipe(pictures):
     assert (paper.weight_decay, paper.lambd, paper.reference_world_size) == (1.5e-6, 5e-3, "actual")
 
 
+def test_a_method_has_its_own_flags_and_presets(pictures, call, capfd):
+    flags = ["--method", "vicreg", "--preset", "paper", "--cov-coeff", "2"]
+    found = main.prepare([str(pictures), *SMALL, *flags, "--checkpoint-dir", str(pictures / "x")])[0]
+    assert (found.method, found.sim_coeff, found.std_coeff, found.cov_coeff) == ("vicreg", 25.0, 50.0, 2.0)
+    with pytest.raises(SystemExit):
+        main.parse([str(pictures), "--method", "vicreg", "--lambd", "1"])
+    assert "--lambd" in capfd.readouterr().err
+    assert call(pictures, *SMALL, "--method", "nomethod")[0] == 2
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--batch-size", 5, "--processes", 2], "--batch-size 5 does not divide by 2 processes; choose"),
     (["--batch-size", 64], "--batch-size 64 is more than the 9 pictures"),

@@ -80,7 +80,8 @@ def test_second_call_does_nothing_until_what_is_installed_changes(machine, tmp_p
     os.utime(tmp_path / "constraints.txt")
     assert machine(TOY, "setup").returncode == 0
     calls = (tmp_path / "installed").read_text().splitlines()
-    assert sum("-e .[test]" in call for call in calls) == 2 and all("-c constraints.txt" in call for call in calls)
+    assert sum("-e .[test]" in call for call in calls) == 2
+    assert all("-c constraints.txt" in call for call in calls)
 
 
 @pytest.mark.parametrize("verb, message", [
