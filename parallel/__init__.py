@@ -4,6 +4,7 @@ collectives.py  which process this is, sums and gathered rows, decisions that al
 batchnorm.py    batch normalisation over the rows of all processes
 groups.py       the group of processes: meeting, also those of torchrun and SLURM, and leaving together
 launch.py       starting processes on this machine
+files.py        writing a file whole
 checkpoints.py  the file that a run resumes from
 watch.py        who is still there, and leaving together
 signals.py      being asked to stop

@@ -5,29 +5,20 @@ A run's folder outlives processes, machines and disks, and may have been copied,
 So a file must be a regular one of that folder, every checksum of its archive must hold (torch.load compares
 none), no code of it is run (weights_only), and each name, shape and type must be what the run expects.
 """
-import os
 import stat
 import zipfile
 from pathlib import Path
 
 import torch
 
+from parallel.files import remove_drafts, replacing
+
 
 def write(state, path) -> None:
     """torch.save that leaves either the old file or the whole new one, whenever it is interrupted."""
-    path = Path(path)
-    draft = path.with_name(path.name + ".part")
-    draft.unlink(missing_ok=True)  # were it a link, the file behind it would be overwritten
-    with open(draft, "xb") as file:
+    remove_drafts(path)  # each is as large as the file, and a run is alone in its folder
+    with replacing(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, is to outlive a power cut
-    finally:
-        os.close(folder)
 
 
 def regular(path) -> Path:

@@ -22,6 +22,7 @@ if not __package__:
 
 import tabulate
 
+from parallel.files import write_whole
 from results import assembly, render, store
 
 RUNS = ROOT / "results" / "runs"
@@ -81,7 +82,7 @@ def make(arguments):
         if arguments.check:
             print(f"stale: {path}; python results/make.py rewrites it", file=sys.stderr)
         else:
-            store.write_atomic(path, texts[path])
+            write_whole(path, texts[path])
     for path in orphans:
         print(f"stale: {path}; no table has this name, delete it", file=sys.stderr)
     count = f"{len(results)} records, {len(sheets)} tables"

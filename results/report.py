@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
+from parallel.files import write_whole
 from results import assembly, kept, panels, pretraining, store, webpage
 from results.cells import backbone_text
 
@@ -60,7 +61,7 @@ def report(arguments):
         problems += damaged
     draw = panels.Drawing(arguments.figures)
     text = webpage.page(TITLE, sections(results, runs, files, problems, draw))
-    store.write_atomic(arguments.out, text)
+    write_whole(arguments.out, text)
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{arguments.out}: {len(results)} records, {len(runs)} pretraining runs, {len(draw.names)} plots, "

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from parallel.files import write_whole
 from results.record import from_json, to_json
 
 KEPT = ".files"  # ending of the folder beside a record that holds its curves, per-class figures, picture
@@ -32,7 +33,7 @@ def save(result, root, rerun=False):
     if rerun and files_of(result, root).exists():
         shutil.rmtree(files_of(result, root))
     try:
-        write_atomic(path, to_json(result), replace=rerun)
+        write_whole(path, to_json(result), overwrite=rerun)
     except FileExistsError:
         raise ValueError(f"{path}: expected no record of this run, found one; --rerun replaces it") from None
     return path
@@ -100,39 +101,6 @@ def keep(result, root, folder):
             os.replace(hidden, place)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
-
-
-def write_atomic(path, text, replace=True):
-    """Write a UTF-8 text file whole or not at all, making its folder.
-
-    With replace=False an existing file is never touched: FileExistsError.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, hidden = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide a shared folder's records from others
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            os.replace(hidden, path)
-        else:
-            _link(hidden, path)
-    finally:
-        if os.path.exists(hidden):
-            os.unlink(hidden)
-
-
-def _link(hidden, path):
-    try:
-        os.link(hidden, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links: claim the place, then fill it in one step
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-        os.replace(hidden, path)
 
 
 def read(path, root, known=None):

@@ -313,7 +313,7 @@ def test_low_shot_shows_each_number_of_positives_with_its_spread():
 
 @pytest.mark.parametrize("name", golden_texts())
 def test_text_is_golden(name):
-    # read the difference before you accept it: python -m tests.test_results_tables rewrites the golden files
+    # read the difference before you accept it; python -m tests.test_results_assembly rewrites the files
     assert golden_texts()[name] == (GOLDEN / name).read_text("utf-8")
 
 

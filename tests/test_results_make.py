@@ -202,7 +202,8 @@ def test_the_script_runs_from_any_folder(folder):
 
 def test_the_defaults_are_the_repositorys_folders(tmp_path):
     others = shutil.ignore_patterns("runs", "tables", "__pycache__")
-    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=others)
+    for name in ("parallel", "results"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=others)
     (tmp_path / "README.md").write_text(README)
     store.save(toy("imagenet_linear", {"top1": 73.5, "top5": 91.0}), tmp_path / "results" / "runs")
     for flags in (["--out", "elsewhere"], []):  # with --out the README stays as it is

@@ -10,8 +10,8 @@ import pytest
 from results import assembly, render
 from results.catalogue import Column
 from results.cells import Cell, Noted, Sheet
+from tests.test_results_assembly import sheet_named, store_of_records
 from tests.test_results_record import toy
-from tests.test_results_tables import sheet_named, store_of_records
 
 JUDGED = Cell(1.25, 0.5, 2, "measured", mark="best", note="a|b_c", verdict="below", reference=(2.0, "r"))
 NASTY = Sheet("toy", "50% of $a_b & #c {d} ~ ^ \\ <e> | f ± g",

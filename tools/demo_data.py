@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
+from parallel.files import write_whole
 from tools import demo_pictures
 
 MARK = "demo_data.json"  # beside the sets: that they are ours, of which code and seed, whether complete
@@ -90,9 +91,7 @@ def write(root, seed=0):
     for name in ("VOC2007", "VOC2012"):
         shown.update(_write_voc(root / name, painter, seed))
     shown.update(_write_coco(root / "coco", painter, seed))
-    finished = mark.with_suffix(".partial")
-    finished.write_text(json.dumps({**state, "complete": True, "samples": shown}))
-    finished.replace(mark)
+    write_whole(mark, json.dumps({**state, "complete": True, "samples": shown}))
 
 
 def _code():

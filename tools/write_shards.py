@@ -18,6 +18,7 @@ if not __package__:
 from PIL import Image
 from tqdm import tqdm
 
+from parallel.files import replacing
 from pretrain.pictures.shards import Shards
 from pretrain.pictures.sources import open_source
 
@@ -31,8 +32,7 @@ def write(source, folder: Path, pictures: int) -> list[Path]:
         paths.append(folder / f"train-{first // pictures:05}.tar")
         if paths[-1].is_file():
             continue
-        draft = paths[-1].with_suffix(".part")
-        with tarfile.open(draft, "w") as archive:
+        with replacing(paths[-1]) as file, tarfile.open(fileobj=file, mode="w") as archive:
             for index in range(first, min(first + pictures, len(source))):
                 data, label = source.read(index), source.labels(index)
                 if not isinstance(data, bytes):
@@ -41,7 +41,6 @@ def write(source, folder: Path, pictures: int) -> list[Path]:
                 add(archive, f"{index:08}.{ending(data)}", data)
                 if label is not None:
                     add(archive, f"{index:08}.cls", str(int(label)).encode())
-        draft.replace(paths[-1])
     return paths
 
 

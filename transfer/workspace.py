@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from parallel.checkpoints import regular
+from parallel.files import write_whole
 from parallel.slurm import started_again, this_job
 from transfer.settings import differences
 
@@ -47,9 +48,7 @@ def claim(out, identity, resume, rerun, usual=None):
         elif not continues:
             raise ValueError(f"{out} holds an earlier run; --resume continues it, --rerun starts over")
     out.mkdir(parents=True, exist_ok=True)
-    draft = mark.with_suffix(".draft")
-    draft.write_text(json.dumps({**identity, "job": this_job()}, indent=1) + "\n")
-    draft.replace(mark)
+    write_whole(mark, json.dumps({**identity, "job": this_job()}, indent=1) + "\n")
     return continues
 
 

@@ -7,7 +7,6 @@ that its order depends on the number of workers. Its format is plain tar, for wh
 import fcntl
 import os
 import re
-import socket
 import tarfile
 from contextlib import suppress
 from functools import lru_cache
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from parallel.files import replacing
 from pretrain.pictures.packed import Strings, first_line, pick, sha256
 
 INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_index
@@ -99,7 +99,8 @@ def shard_index(paths) -> dict:
                 if ready := stored(file, key):
                     return ready
                 index = index or {"key": np.array(key), **index_of(paths)}
-                keep(file, index)
+                with replacing(file) as target:
+                    np.savez(target, **index)
                 return index
     return index or index_of(paths)
 
@@ -112,17 +113,6 @@ def stored(file, key) -> dict | None:
     except Exception:  # a damaged or foreign file raises almost anything
         return None
     return index if index.keys() == {"key", *INDEX} else None
-
-
-def keep(file, index) -> None:
-    """Write an index file, whole or not at all."""
-    draft = file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}.part")
-    try:
-        with open(draft, "wb") as target:
-            np.savez(target, **index)
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def index_of(paths) -> dict:

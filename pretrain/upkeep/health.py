@@ -1,12 +1,12 @@
 """Health of a run in numbers, from what a step computes anyway; only called where a line is printed."""
 import math
-import os
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from parallel.collectives import all_reduce_sum, is_main, row_counts
+from parallel.files import replacing
 from pretrain.methods.correlation import normalise
 
 ROWS = 512  # at most so many embeddings in the effective rank: their eigenvalues are computed on the spot
@@ -56,7 +56,5 @@ def save_correlation(path, step: int, z1: torch.Tensor, z2: torch.Tensor) -> Non
     if not is_main() or not (corner.isfinite().all() and z1.isfinite().all()):
         return
     arrays = dict(diagonal=diagonal, corner=corner, singular_values=singular_values(z1.float()).flip(0))
-    draft = path.with_name(path.name + ".part")
-    with open(draft, "wb") as file:
+    with replacing(path) as file:
         np.savez(file, step=step, **{name: value.float().cpu().numpy() for name, value in arrays.items()})
-    os.replace(draft, path)

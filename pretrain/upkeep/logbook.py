@@ -3,10 +3,11 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
+
+from parallel.files import write_whole
 
 
 class Logbook:
@@ -83,9 +84,7 @@ def take_back(path: Path, first: int) -> None:
     lines = path.read_text(errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if belongs(line, first)]
     if kept != lines:
-        draft = path.with_name(path.name + ".part")
-        draft.write_text("".join(kept))
-        os.replace(draft, path)
+        write_whole(path, "".join(kept))
 
 
 def belongs(line: str, first: int) -> bool:

@@ -5,11 +5,10 @@ file's name is the hash of all that decides its content: the weights, the pipeli
 size, time of change) in order, and the versions of the libraries. Each row carries its own CRC-32; a file
 that is damaged is computed anew, with a line that says so, and a disk that is full costs only the cache.
 """
-import contextlib
 import hashlib
 import json
-import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torchvision
 from tqdm import tqdm
 
 from parallel.collectives import all_gather_rows, all_reduce_sum, is_main, row_counts, world_size
+from parallel.files import replacing
 from transfer.classification.features import Pipeline, assert_frozen, extract, freeze, pooled
 from transfer.classification.images import Images, part
 from transfer.classification.layouts import Samples
@@ -109,47 +109,33 @@ def write(path: Path, own: torch.Tensor, pipeline: Pipeline) -> None:
     The file appears whole or not at all; an OSError (a full disk, no permission) becomes a line.
     """
     counts, kind = row_counts(len(own)), row_type(pipeline)
-    draft = path.with_suffix(f".{os.uname().nodename}.{os.getpid()}.draft")
-    with contextlib.ExitStack() as stack:
-        file = None
+    slices = gathered(own, counts)
+    try:
         if is_main():
-            stack.callback(remove, draft)  # whatever ends the work
-        try:
-            if is_main():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(draft, "wb"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
                 np.lib.format.write_array_header_1_0(file, {
                     "descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False,
                     "shape": (sum(counts),)})
                 start = file.tell()
-        except OSError as error:
-            file = give_up(draft, error)
-        step = max(1, SLICE // world_size())
-        for first in range(0, max(counts), step):
-            sizes = [min(max(count - first, 0), step) for count in counts]
-            parts = all_gather_rows(own[first:first + step], sizes).split(sizes)
-            try:
-                for number, rows in enumerate(parts if file else ()):
+                for place, rows in slices:
                     block = np.empty(len(rows), kind)
-                    block["features"], block["check"] = rows.numpy(), checks(rows.numpy())
-                    file.seek(start + (sum(counts[:number]) + first) * kind.itemsize)
+                    block["features"], block["check"] = rows, checks(rows)
+                    file.seek(start + place * kind.itemsize)
                     file.write(block.tobytes())
-                if file and first + step >= max(counts):
-                    file.flush()
-                    os.replace(draft, path)
-            except OSError as error:
-                file = give_up(draft, error)
+    except OSError as error:
+        tqdm.write(f"{path.parent}: features are not kept ({error.strerror}); choose another --cache")
+    for _ in slices:  # the other ranks' part in it, and rank 0's where it has given up
+        pass
 
 
-def remove(draft: Path) -> None:
-    """Leave nothing half-written."""
-    with contextlib.suppress(OSError):
-        draft.unlink()
-
-
-def give_up(draft: Path, error: OSError) -> None:
-    """Say that nothing is kept."""
-    tqdm.write(f"{draft.parent}: features are not kept ({error.strerror}); choose another --cache")
+def gathered(own: torch.Tensor, counts: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the first row, rows) of all ranks' rows, in slices. Every rank must come to its end."""
+    step = max(1, SLICE // world_size())
+    for first in range(0, max(counts), step):
+        sizes = [min(max(count - first, 0), step) for count in counts]
+        for number, rows in enumerate(all_gather_rows(own[first:first + step], sizes).split(sizes)):
+            yield sum(counts[:number]) + first, rows.numpy()
 
 
 def checks(features: np.ndarray) -> np.ndarray:

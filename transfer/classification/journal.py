@@ -1,6 +1,5 @@
 """What a run says while it works: a bar on a terminal, one JSON line an epoch in log.txt, files to keep."""
 import json
-import os
 import sys
 import time
 
@@ -8,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from parallel.collectives import is_main
+from parallel.files import write_whole
 from transfer.classification.metrics import confusion
 
 
@@ -40,11 +40,7 @@ def bar(iterable, text, total=None, done=0):
 def keep(context, name: str, content) -> None:
     """Write content as JSON to context.out/record/name, which the stored record keeps; on rank 0, at once."""
     if is_main():
-        path = context.out / "record" / name
-        path.parent.mkdir(exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(content))
-        os.replace(draft, path)
+        write_whole(context.out / "record" / name, json.dumps(content))
 
 
 def keep_predictions(context, classes: tuple[str, ...], truth: torch.Tensor, predicted: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from parallel.collectives import is_main
+from parallel.files import write_whole
 from transfer.classification import layouts
 from transfer.classification.small_sets import drawn
 
@@ -82,12 +83,10 @@ def _fetch(split, folders):
         raise ValueError(f"{url}: expected sha256 {OFFICIAL[split][:12]}..., found {found[:12]}...; the list "
                          "has changed, so put the official one into the data root")
     for folder in folders:
-        draft = folder / f".{split}.{os.getpid()}"
         try:
             if folder != folders[0]:
                 folder.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(content)
-            draft.replace(folder / f"{split}.txt")
+            write_whole(folder / f"{split}.txt", content)
             return content, str(folder / f"{split}.txt")
         except OSError:
             continue

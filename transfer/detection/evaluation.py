@@ -8,7 +8,6 @@ without an object in the test set. A model that detects nothing scores 0.
 
 import itertools
 import json
-import os
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from detectron2.utils import comm
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core.mask import area as mask_areas
 
+from parallel.files import write_whole
 from transfer.detection.data import read_voc, voc_split
 
 THRESHOLDS = tuple(range(50, 100, 5))  # percent of IoU
@@ -194,7 +194,4 @@ class COCOFigures(COCOEvaluator):
 
 
 def _write(per_class, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / "per_class.json.part"
-    draft.write_text(json.dumps(per_class, indent=1) + "\n")
-    os.replace(draft, folder / "per_class.json")
+    write_whole(folder / "per_class.json", json.dumps(per_class, indent=1) + "\n")

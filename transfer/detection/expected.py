@@ -15,13 +15,13 @@ run. With random runs at hand, only losses that tell the two kinds apart are kep
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode
 
+from parallel.files import write_whole
 from transfer.detection import configuration
 from transfer.detection.kept import read_metrics
 from transfer.settings import differences
@@ -142,9 +142,7 @@ def add(group, path):
         head = ",\n".join(f'  "{key}": {json.dumps(item[key])}' for key in ("settings", "source"))
         rows = ",\n".join(f"   {json.dumps(row)}" for row in item["bands"])
         texts.append(f' {{\n{head},\n  "bands": [\n{rows}\n  ]\n }}')
-    draft = path.with_name(path.name + ".part")
-    draft.write_text("[\n" + ",\n".join(texts) + "\n]\n")
-    os.replace(draft, path)
+    write_whole(path, "[\n" + ",\n".join(texts) + "\n]\n")
 
 
 def main(argv=None):

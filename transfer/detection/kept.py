@@ -5,6 +5,7 @@ import json
 import os
 
 from parallel.checkpoints import regular
+from parallel.files import write_whole
 from transfer.detection import pictures
 from transfer.detection.evaluation import PREFIXES
 
@@ -75,12 +76,11 @@ def keep(out, evaluator_type, sheet):
     sheet: the picture of detections beside the ground truth (pictures.detections).
     """
     record = out / "record"
-    record.mkdir(exist_ok=True)
     rows = curve(read_metrics(out / "metrics.json"), evaluator_type)
     per_class = json.loads((out / "inference" / "per_class.json").read_text())
-    _write(record / "curve.json", "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    _write(record / "per_class.json", json.dumps(per_class, indent=1) + "\n")
-    _write(record / "picture.jpg", small_jpeg(sheet))
+    write_whole(record / "curve.json", "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    write_whole(record / "per_class.json", json.dumps(per_class, indent=1) + "\n")
+    write_whole(record / "picture.jpg", small_jpeg(sheet))
     sheet.save(out / "detections.jpg", quality=90)
     pictures.precisions(rows, out / "precision.png")
     pictures.bars(per_class, out / "per_class.png")
@@ -95,9 +95,3 @@ def small_jpeg(picture, most=PICTURE_BYTES):
             if len(file.getvalue()) <= most:
                 return file.getvalue()
         picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))
-
-
-def _write(path, content):
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.replace(draft, path)

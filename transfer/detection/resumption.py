@@ -12,6 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from parallel import checkpoints
 from parallel.collectives import agree, require_same
+from parallel.files import write_whole
 from transfer.detection import configuration
 from transfer.weights import export
 
@@ -106,10 +107,7 @@ class Checkpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename):
-        draft = Path(self.save_dir) / f"{MARK}.part"
-        draft.unlink(missing_ok=True)
-        draft.write_text(last_filename_basename)
-        os.replace(draft, draft.with_name(MARK))
+        write_whole(Path(self.save_dir) / MARK, last_filename_basename)
 
     def get_checkpoint_file(self):
         return str(newest(self.save_dir)) if self.has_checkpoint() else ""

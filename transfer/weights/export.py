@@ -20,9 +20,7 @@ state dict in `.pth` has no room for it: the report beside the file (report.py) 
 """
 import copyreg
 import json
-import os
 import pickle
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
@@ -31,6 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from parallel.files import replacing
 from transfer.weights.backbone import Backbone
 from transfer.weights.files import load
 from transfer.weights.naming import to_detectron2
@@ -84,7 +83,7 @@ def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
     content = {"__author__": AUTHOR, "matching_heuristics": True, "metadata": notes}
     # Into an open file: torch.save would put a path's name into its archive, safetensors' save_file would
     # make the file unreadable for other users.
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as file:
         if path.suffix == ".safetensors":  # one text, as the library shuffles the order of several
             file.write(save(tensors, {"metadata": json.dumps(notes)}))
         elif path.suffix == ".pkl":
@@ -99,21 +98,6 @@ def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
 def write_detectron2(backbone: Backbone, path) -> None:
     """`write` of a backbone for Detectron2."""
     write(tensors_of(backbone, "detectron2"), metadata(backbone), path, "detectron2")
-
-
-@contextmanager
-def replacing(path: Path):
-    """A name beside path for the block to write to; its file takes path's place if the block ends well."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Pickler(pickle.Pickler):

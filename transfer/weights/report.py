@@ -5,9 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from parallel.files import write_whole
 from transfer.weights.activations import LIMIT, SIZES, SWAPPED_LIMIT
 from transfer.weights.backbone import expected
-from transfer.weights.export import replacing
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,8 @@ class Report:
 
     def save(self, path) -> None:
         """As JSON, the lines for people first; whole or not at all."""
-        with replacing(Path(path)) as temporary:
-            content = {"summary": self.lines(), **dataclasses.asdict(self)}
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        content = {"summary": self.lines(), **dataclasses.asdict(self)}
+        write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def _stages(values: dict[str, float]) -> str:

@@ -1,0 +1,70 @@
+"""Files written whole: wherever the writer is stopped, there is the old file or the new one, never a part.
+
+What is being written has a hidden name beside its place, `.NAME.<16 hex digits>.part`, which no other process
+or machine draws. A writer that is killed leaves at most that. Needs no torch.
+"""
+import contextlib
+import glob
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[IO[bytes]]:
+    """An open binary file that takes path's place, on the disk, once the block ends well; else it goes.
+
+    overwrite False: FileExistsError, and nothing is changed, where path exists by then. FileNotFoundError
+    where its folder does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        with open(draft, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(draft, path)
+        else:
+            _claim(draft, path)
+        _sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes, overwrite: bool = True) -> None:
+    """Write a file of that content, text as UTF-8, as `replacing`. Makes the folder where there is none."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, overwrite) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove_drafts(path: str | os.PathLike) -> None:
+    """Remove what killed writers left of path. Only for whoever is path's only writer."""
+    path = Path(path)
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+        draft.unlink()
+
+
+def _claim(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: claim the place, then fill it in one step
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        os.replace(draft, path)
+
+
+def _sync(folder: Path) -> None:
+    """Let a new name, too, outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
