@@ -29,10 +29,10 @@ import torch
 from torch.nn import functional
 
 from benchmarks import common
+from parallel.pixels import MEAN, STD
 from transfer.classification import linear
 from transfer.classification.features import features_of, freeze
 from transfer.classification.heads import make_heads
-from transfer.classification.images import MEAN, STD
 from transfer.weights.backbone import build
 from transfer.weights.readers import read
 

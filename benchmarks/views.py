@@ -21,7 +21,8 @@ from torch.utils.data import default_collate
 from torchvision.transforms import functional
 
 from benchmarks.common import compare, ratio
-from pretrain.pictures.augment import MEAN, STD, VIEWS, draws, make_backend
+from parallel.pixels import MEAN, STD
+from pretrain.pictures.augment import VIEWS, draws, make_backend
 from pretrain.pictures.views_pil import apply
 
 SIZE = 224

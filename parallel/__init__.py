@@ -5,6 +5,9 @@ batchnorm.py    batch normalisation over the rows of all processes
 groups.py       the group of processes: meeting, also those of torchrun and SLURM, and leaving together
 launch.py       starting processes on this machine
 files.py        writing a file whole
+attachments.py  the small files beside a record
+listing.py      the pictures of a folder or a text list, and their order
+pixels.py       mean and standard deviation of ImageNet's
 checkpoints.py  the file that a run resumes from
 watch.py        who is still there, and leaving together
 signals.py      being asked to stop

@@ -17,7 +17,7 @@ from parallel.files import remove_drafts, replacing
 def write(state, path) -> None:
     """torch.save that leaves either the old file or the whole new one, whenever it is interrupted."""
     remove_drafts(path)  # each is as large as the file, and a run is alone in its folder
-    with replacing(path) as file:
+    with replacing(path) as draft, open(draft, "wb") as file:
         torch.save(state, file)
 
 

@@ -1,7 +1,7 @@
 """Files written whole: wherever the writer is stopped, there is the old file or the new one, never a part.
 
-What is being written has a hidden name beside its place, `.NAME.<16 hex digits>.part`, which no other process
-or machine draws. A writer that is killed leaves at most that. Needs no torch.
+What is being written has a hidden name beside its place, `.STEM.<16 hex digits>.part.SUFFIX`, which no other
+process or machine draws. A writer that is killed leaves at most that. Needs no torch.
 """
 import contextlib
 import glob
@@ -9,12 +9,11 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[IO[bytes]]:
-    """An open binary file that takes path's place, on the disk, once the block ends well; else it goes.
+def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
+    """A name for the block to write to, whose file takes path's place, on the disk, if the block ends well.
 
     overwrite False: FileExistsError, and nothing is changed, where path exists by then. FileNotFoundError
     where its folder does not exist.
@@ -22,17 +21,15 @@ def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[IO[by
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    draft = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")
     try:
-        with open(draft, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield draft
+        _sync(draft)
         if overwrite:
             os.replace(draft, path)
         else:
             _claim(draft, path)
-        _sync(path.parent)
+        _sync(path.parent)  # the new name, too, is to outlive a power cut
     finally:
         draft.unlink(missing_ok=True)
 
@@ -40,14 +37,14 @@ def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[IO[by
 def write_whole(path: str | os.PathLike, content: str | bytes, overwrite: bool = True) -> None:
     """Write a file of that content, text as UTF-8, as `replacing`. Makes the folder where there is none."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, overwrite) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    with replacing(path, overwrite) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def remove_drafts(path: str | os.PathLike) -> None:
     """Remove what killed writers left of path. Only for whoever is path's only writer."""
     path = Path(path)
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+    for draft in path.parent.glob(f".{glob.escape(path.stem)}.{'[0-9a-f]' * 16}.part{path.suffix}"):
         draft.unlink()
 
 
@@ -61,9 +58,9 @@ def _claim(draft: Path, path: Path) -> None:
         os.replace(draft, path)
 
 
-def _sync(folder: Path) -> None:
-    """Let a new name, too, outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file or a folder on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -83,7 +83,7 @@ def _correlation(run, draw):
 def curves(groups, files, draw):
     """Return the html of the tasks' curves. Runs of one task and config share a plot, a line each.
 
-    files: {place of a record: kept.Kept}.
+    files: {place of a record: Attachments}.
     """
     tasks = defaultdict(list)
     for group in groups:

@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
+from parallel.attachments import read_attachments
 from parallel.files import write_whole
-from results import assembly, kept, panels, pretraining, store, webpage
+from results import assembly, panels, pretraining, store, webpage
 from results.cells import backbone_text
 
 PRETRAINING = ROOT / "results" / "pretraining"  # may be missing
@@ -57,7 +58,7 @@ def report(arguments):
     problems += damaged
     files = {}
     for result in results:
-        files[result.place], damaged = kept.read(result, arguments.runs)
+        files[result.place], damaged = read_attachments(store.files_of(result, arguments.runs))
         problems += damaged
     draw = panels.Drawing(arguments.figures)
     text = webpage.page(TITLE, sections(results, runs, files, problems, draw))
@@ -70,7 +71,7 @@ def report(arguments):
 
 
 def sections(results, runs, files, problems, draw):
-    """Return (id, heading, html) of each part of the page. files: {place of a record: Kept}."""
+    """Return (id, heading, html) of each part of the page. files: {place of a record: Attachments}."""
     groups, sheets = assembly.group_runs(results), assembly.build(results)
     anchors = {run.place: f"record-{number}" for number, group in enumerate(groups) for run in group}
 

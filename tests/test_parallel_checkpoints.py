@@ -70,7 +70,7 @@ def test_a_link_within_the_folder_is_followed(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_draft_of_a_killed_one(tmp_path):
     path = good(tmp_path / "file.pth")
-    (tmp_path / ".file.pth.0123456789abcdef.part").touch()
+    (tmp_path / ".file.0123456789abcdef.part.pth").touch()
     with pytest.raises(Exception):
         checkpoints.write({"a": lambda: None}, path)  # cannot be stored
     assert checkpoints.read(path, ("epoch",))["epoch"] == 1 and list(tmp_path.iterdir()) == [path]

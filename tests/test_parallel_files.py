@@ -16,8 +16,8 @@ def test_a_block_that_fails_changes_nothing(tmp_path):
     path = tmp_path / "file"
     write_whole(path, "older")
     for error in (KeyboardInterrupt, OSError):
-        with pytest.raises(error), replacing(path) as file:
-            file.write(b"half")
+        with pytest.raises(error), replacing(path) as draft:
+            draft.write_text("half")
             assert len(names(tmp_path)) == 2
             raise error
     assert names(tmp_path) == ["file"] and path.read_text() == "older"
@@ -67,8 +67,8 @@ def test_writers_of_one_file_do_not_meet(tmp_path):
 
 
 def test_only_drafts_of_the_file_are_removed(tmp_path):
-    kept = [".a[1].pth.part", ".a1.pth.0123456789abcdef.part", "a[1].pth"]
-    for name in (*kept, ".a[1].pth.0123456789abcdef.part"):
+    kept = [".a[1].part.pth", ".a1.0123456789abcdef.part.pth", "a[1].pth"]
+    for name in (*kept, ".a[1].0123456789abcdef.part.pth"):
         (tmp_path / name).touch()
     remove_drafts(tmp_path / "a[1].pth")
     assert names(tmp_path) == sorted(kept)

@@ -9,7 +9,8 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import default_collate
 from torchvision.transforms import functional
 
-from pretrain.pictures.augment import MEAN, STD, VIEWS, ViewParameters, make_backend, sample
+from parallel.pixels import MEAN, STD
+from pretrain.pictures.augment import VIEWS, ViewParameters, make_backend, sample
 from pretrain.pictures.augment import draws as draws_of
 from pretrain.pictures.views_pil import apply
 

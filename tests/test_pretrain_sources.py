@@ -186,13 +186,13 @@ def test_of_several_processes_one_reads_the_shards_and_the_others_wait(tmp_path,
 
 
 def test_an_index_that_cannot_lie_beside_the_shards_is_kept_in_the_users_cache(tmp_path, monkeypatch):
-    place, keep = write("shards", tmp_path, list(pictures())), shards.keep
+    place, replacing = write("shards", tmp_path, list(pictures())), shards.replacing
 
-    def refuse(file, index):
+    def refuse(file):
         if file.parent == tmp_path:
             raise PermissionError("read-only")
-        keep(file, index)
-    monkeypatch.setattr(shards, "keep", refuse)
+        return replacing(file)
+    monkeypatch.setattr(shards, "replacing", refuse)
     first = open_source(place)
     monkeypatch.setattr(shards, "samples_of", None)  # would fail if it were called
     assert open_source(place).fingerprint == first.fingerprint
@@ -327,7 +327,7 @@ def other_parquet(root):
 
 @pytest.mark.parametrize("make, name, message", [
     (folders(), "no", "no: no such file or folder; expected a folder"),
-    (folders(), "", "no class folders in it; expected DATA/train/<class>/<picture>"),
+    (folders(), "", "no class folders in it; expected <class>/<picture>"),
     (folders("train"), "", "train: no class folders in it"),
     (folders("train/a", "train/b"), "", "train: 2 of 2 class folders hold no picture, first a; complete"),
     (folders("val/a"), "", "has val but no train; expected"),

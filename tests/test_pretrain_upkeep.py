@@ -164,7 +164,7 @@ def test_the_picture_of_c_is_c_of_the_joint_batch(tmp_path, processes):
     assert len(values) == 8 // processes and (np.diff(values) <= 0).all()
     # Columns of unit variance: squares add up to rows times columns (less what eps takes).
     assert (values ** 2).sum() == pytest.approx(8 // processes * 130, rel=1e-3)
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_each_epoch_leaves_a_picture_of_c_unless_it_is_not_finite(tmp_path, monkeypatch):

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from results import kept, plots, pretraining, report, store
+from parallel.attachments import attach, read_attachments
+from parallel.files import write_whole
+from results import plots, pretraining, report, store
 from tests.test_results_record import SHA256, toy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,12 +60,8 @@ class Page(HTMLParser):
 
 def keep(result, root, **files):
     folder = store.files_of(result, root)
-    folder.mkdir(exist_ok=True)
     for name, content in files.items():
-        if name == "picture":
-            (folder / "picture.jpg").write_bytes(content)
-        else:
-            (folder / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        attach(folder, "picture.jpg" if name == "picture" else f"{name}.json", content)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +199,7 @@ def test_plots_for_papers(folder, text):
 
 
 @pytest.mark.parametrize("name, content, left", [
-    ("curve", "[{", "curve.json: expected what results/kept.py says"),
+    ("curve", "[{", "curve.json: expected what parallel/attachments.py says"),
     ("curve", [{"epoch": 1, "loss": "<b>"}], "curve.json"),
     ("per_class", {"cat": 3}, "per_class.json"),
     ("per_class", {"cat": {"AP": 990.0}}, "per_class.json"),
@@ -212,7 +210,11 @@ def test_plots_for_papers(folder, text):
 def test_damaged_kept_files_are_named_and_left_out(tmp_path, capsys, name, content, left):
     result = toy()
     store.save(result, tmp_path / "runs")
-    keep(result, tmp_path / "runs", **{name: content})
+    if not isinstance(content, str):
+        with pytest.raises(ValueError, match=f"{name}.json: expected what parallel/attachments.py"):
+            keep(result, tmp_path / "runs", **{name: content})
+        content = json.dumps(content)
+    write_whole(store.files_of(result, tmp_path / "runs") / f"{name}.json", content)
     status, text = make(tmp_path)
     assert status == 1 and left in text and "<figure>" not in text
     assert f"left out: {tmp_path}" in capsys.readouterr().err
@@ -286,7 +288,7 @@ def test_confusions_are_shares_of_the_true_class():
 
 def test_kept_files_are_read_as_they_were_written(folder):
     scaled = next(result for result in store.load(folder / "runs")[0] if result.scaled)
-    found, problems = kept.read(scaled, folder / "runs")
+    found, problems = read_attachments(store.files_of(scaled, folder / "runs"))
     assert problems == [] and found.axis == "iteration" and len(found.curve) == 30
     assert found.per_class["class 3"] == {"AP": 3} and found.per_class["<i>"] == {"AP": None}
     assert found.picture[:2] == b"\xff\xd8" and found.confusion["matrix"] == [[3, 1], [0, 4]]

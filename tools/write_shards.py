@@ -32,7 +32,7 @@ def write(source, folder: Path, pictures: int) -> list[Path]:
         paths.append(folder / f"train-{first // pictures:05}.tar")
         if paths[-1].is_file():
             continue
-        with replacing(paths[-1]) as file, tarfile.open(fileobj=file, mode="w") as archive:
+        with replacing(paths[-1]) as draft, tarfile.open(draft, "w") as archive:
             for index in range(first, min(first + pictures, len(source))):
                 data, label = source.read(index), source.labels(index)
                 if not isinstance(data, bytes):

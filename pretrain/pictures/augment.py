@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, RGB in 0-1
+from parallel.pixels import MEAN, STD
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from parallel.files import replacing
+from parallel.listing import ENDINGS
 from pretrain.pictures.packed import Strings, first_line, pick, sha256
 
 INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_index
@@ -26,7 +26,7 @@ class Shards:
     and 7.cls. The position of each picture is found once and kept in .pretrain_index_*.npz beside the shards
     or, where that cannot be written, in ~/.cache/barlow-transfer."""
 
-    PICTURES = {extension[1:] for extension in IMG_EXTENSIONS}
+    PICTURES = {extension[1:] for extension in ENDINGS}
 
     def __init__(self, paths):
         missing = [path for path in paths if not Path(path).is_file()]
@@ -99,8 +99,8 @@ def shard_index(paths) -> dict:
                 if ready := stored(file, key):
                     return ready
                 index = index or {"key": np.array(key), **index_of(paths)}
-                with replacing(file) as target:
-                    np.savez(target, **index)
+                with replacing(file) as draft:
+                    np.savez(draft, **index)
                 return index
     return index or index_of(paths)
 

@@ -15,8 +15,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from parallel.listing import class_files, listed
 from pretrain.pictures.packed import Strings, first_line, pick, sha256
 from pretrain.pictures.parquet import Parquet
 from pretrain.pictures.shards import Shards, expand
@@ -37,7 +37,7 @@ def open_source(path):
     if path.is_dir():
         for folder in (path, path / "data"):  # the Hugging Face Hub keeps parquet files in data/
             for ending, kind in ((".tar", Shards), (".parquet", Parquet)):
-                if files := sorted(folder.glob("*" + ending)):
+                if files := sorted(folder.glob("[!.]*" + ending)):
                     return kind(of_training(files))
         return Files.of_folder(path)
     kinds = {".txt": Files.of_list, ".npz": Npz, ".parquet": lambda file: Parquet([file]),
@@ -67,7 +67,11 @@ class Files:
     @classmethod
     def of_folder(cls, root):
         """root/<class>/**/<picture>, in the order of torchvision's ImageFolder."""
-        files = class_files(root)
+        classes = {entry.name for entry in root.iterdir() if entry.is_dir()}
+        if root.name != "train" and {"val", "test"} & classes:
+            raise FileNotFoundError(f"{root}: has {', '.join(sorted(classes)[:3])} but no train; expected "
+                                    "DATA/train/<class>/<picture>, or the folder of the classes itself")
+        files = class_files(root).values()
         labels = np.repeat(np.arange(len(files)), [len(own) for own in files])
         return cls(root, (name for own in files for name in own), labels)
 
@@ -75,22 +79,12 @@ class Files:
     def of_list(cls, path):
         """One path a line, relative to the list's folder; if each line ends with an integer, that is the
         label."""
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: expected a text list, one picture's path a line, found no text") \
-                from None
-        if not lines:
-            raise ValueError(f"{path}: expected one picture's path a line, found none")
-        labels = None
-        if all(re.search(r"\s-?\d+$", line) for line in lines):
-            lines, labels = zip(*(line.rsplit(maxsplit=1) for line in lines))
-            labels = [int(label) for label in labels]
-        first = path.parent / lines[0]
+        names, labels = listed(path)
+        first = path.parent / names[0]
         if not first.is_file():
             raise FileNotFoundError(f"{path}: its first picture {first} does not exist; paths are relative "
                                     "to the list's folder")
-        return cls(path.parent, lines, labels)
+        return cls(path.parent, names, labels)
 
     def __len__(self):
         return len(self.names)
@@ -103,29 +97,6 @@ class Files:
 
     def labels(self, index):
         return pick(self.classes, index)
-
-
-def class_files(root: Path) -> list[list[str]]:
-    """The pictures of root/<class>/**, as names below root, a list for each class, classes and files in
-    alphabetical order."""
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; expected DATA/train/<class>/<picture>")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    if not classes:
-        raise FileNotFoundError(f"{root}: no class folders in it; expected DATA/train/<class>/<picture>")
-    if root.name != "train" and {"val", "test"} & set(classes):
-        raise FileNotFoundError(f"{root}: has {', '.join(classes[:3])} but no train; expected "
-                                "DATA/train/<class>/<picture>, or the folder of the classes itself")
-    above = len(os.path.join(root, ""))
-    files = [[os.path.join(folder[above:], file)
-              for folder, _, found in sorted(os.walk(os.path.join(root, name), followlinks=True))
-              for file in sorted(found) if file.lower().endswith(IMG_EXTENSIONS)] for name in classes]
-    empty = [name for name, own in zip(classes, files) if not own]
-    if empty:
-        raise FileNotFoundError(f"{root}: {len(empty)} of {len(classes)} class folders hold no picture, "
-                                f"first {empty[0]}; complete the data or remove the folder")
-    return files
 
 
 # Small pictures, held in memory

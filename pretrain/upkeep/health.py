@@ -56,5 +56,5 @@ def save_correlation(path, step: int, z1: torch.Tensor, z2: torch.Tensor) -> Non
     if not is_main() or not (corner.isfinite().all() and z1.isfinite().all()):
         return
     arrays = dict(diagonal=diagonal, corner=corner, singular_values=singular_values(z1.float()).flip(0))
-    with replacing(path) as file:
+    with replacing(path) as draft, open(draft, "wb") as file:
         np.savez(file, step=step, **{name: value.float().cpu().numpy() for name, value in arrays.items()})

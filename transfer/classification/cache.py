@@ -113,7 +113,7 @@ def write(path: Path, own: torch.Tensor, pipeline: Pipeline) -> None:
     try:
         if is_main():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
+            with replacing(path) as draft, open(draft, "wb") as file:
                 np.lib.format.write_array_header_1_0(file, {
                     "descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False,
                     "shape": (sum(counts),)})

@@ -14,9 +14,8 @@ from torch import nn
 
 from parallel.batchnorm import convert_sync_batchnorm
 from transfer.classification.features import DIMENSIONS
-from transfer.classification.layouts import Samples
+from transfer.classification.layouts import Samples, stratified
 from transfer.classification.metrics import percent, topk_correct
-from transfer.classification.small_sets import drawn
 from transfer.classification.training import linear_head
 
 
@@ -68,7 +67,7 @@ def hold_out(train: Samples, share: float, seed: int) -> tuple[Samples, Samples]
     if counts.min() < 2:
         raise ValueError(f"{train.source}: a sweep holds out a part of each class and expected 2 images or "
                          f"more, found {counts.min()} of {train.classes[counts.argmin()]}")
-    held = drawn(train.labels, lambda count: min(count - 1, max(1, round(share * count))), seed)
+    held = stratified(train.labels, lambda count: min(count - 1, max(1, round(share * count))), seed)
     return (train.subset(np.flatnonzero(~held), f"{train.source} without the held-out part"),
             train.subset(np.flatnonzero(held), f"{train.source}, held-out part"))
 

@@ -13,9 +13,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from parallel import signals
 from parallel.collectives import rank, world_size
+from parallel.pixels import MEAN, STD
 from transfer.classification.layouts import Samples
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet RGB, barlowtwins evaluate.py:120-121
 # How a whole image becomes a square of side S; bilinear but for the last.
 RESIZES = {
     # Shorter side to S x 256 / 224, centre crop: barlowtwins evaluate.py:132-136, SwAV A.5, VICReg C.3.

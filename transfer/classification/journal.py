@@ -6,8 +6,8 @@ import time
 import torch
 from tqdm import tqdm
 
+from parallel.attachments import attach
 from parallel.collectives import is_main
-from parallel.files import write_whole
 from transfer.classification.metrics import confusion
 
 
@@ -38,9 +38,9 @@ def bar(iterable, text, total=None, done=0):
 
 
 def keep(context, name: str, content) -> None:
-    """Write content as JSON to context.out/record/name, which the stored record keeps; on rank 0, at once."""
+    """`attach` to what the record of the run is going to keep; on rank 0, at once."""
     if is_main():
-        write_whole(context.out / "record" / name, json.dumps(content))
+        attach(context.out / "record", name, content)
 
 
 def keep_predictions(context, classes: tuple[str, ...], truth: torch.Tensor, predicted: torch.Tensor) -> None:

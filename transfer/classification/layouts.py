@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+from parallel.listing import class_files, listed
+
 PLACES205_IMAGES = "data/vision/torralba/deeplearning/images256"  # inside the official archive
 
 
@@ -90,34 +92,15 @@ def split_pair(root: Path) -> tuple[Samples, Samples]:
 
 
 def image_folder(root: Path) -> Samples:
-    """root/CLASS/IMAGE, labels by sorted class name. Error: no folder, no class, a class without an image."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder, expected one folder of images per class")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
-    names, labels = [], []
-    for label, name in enumerate(classes):
-        files = sorted(file for file in os.listdir(root / name)
-                       if file.lower().endswith(EXTENSIONS) and file[0] != ".")
-        if not files:
-            raise ValueError(f"{root / name}: expected images of this class, found none; complete the set")
-        names += [f"{name}/{file}" for file in files]
-        labels += [label] * len(files)
-    if not names:
-        raise FileNotFoundError(f"{root}: expected one folder of images per class, found none")
-    return _samples(root, names, labels, classes, str(root))
+    """root/CLASS/**/IMAGE, labels by sorted class name; errors as of listing.class_files."""
+    files = class_files(root)
+    labels = np.repeat(np.arange(len(files)), [len(own) for own in files.values()])
+    return _samples(root, [name for own in files.values() for name in own], labels, files, str(root))
 
 
 def file_list(path: Path, images: Path) -> Samples:
-    """Lines `PATH LABEL`, paths relative to `images`, labels from 0."""
-    names, labels = [], []
-    for number, line in enumerate(_lines(path), 1):
-        name, _, label = line.rpartition(" ")
-        if not name or not label.isdecimal():
-            raise ValueError(f"{path}:{number}: expected `PATH LABEL`, found {line!r}")
-        names.append(name.strip())
-        labels.append(int(label))
-    if not names:
-        raise ValueError(f"{path}: expected lines `PATH LABEL`, found none")
+    """Lines `PATH LABEL`, paths relative to `images`, labels from 0; see listing.listed."""
+    names, labels = listed(path, labelled=True)
     require_files(images, names, path)
     return _samples(images, names, labels, [str(label) for label in range(max(labels) + 1)], str(path))
 
@@ -225,6 +208,15 @@ def _lines(path):
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; complete the data set")
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def stratified(labels: np.ndarray, share: Callable[[int], int], seed: int) -> np.ndarray:
+    """(n,) bool: which samples are drawn, share(count) at random of each class of `count`."""
+    draw, chosen = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        chosen[draw.choice(rows, share(len(rows)), replace=False)] = True
+    return chosen
 
 
 def require_classes(train: Samples, other: Samples) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from parallel.collectives import is_main
-from parallel.files import write_whole
+from parallel.files import replacing
 from transfer.classification import layouts
-from transfer.classification.small_sets import drawn
 
 LIST_URL = "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets/"
 OFFICIAL = {  # sha256 of the unpacked lists: 12,811 and 128,116 names
@@ -35,7 +34,7 @@ def draw(train: layouts.Samples, split: str, seed: int) -> np.ndarray:
     percentage = float(DRAW.fullmatch(split)[1])
     if not 0 < percentage <= 100:
         raise ValueError(f"split: expected draw:P% with P above 0 and at most 100, found {split!r}")
-    return drawn(train.labels, lambda count: max(1, round(count * percentage / 100)), seed)
+    return layouts.stratified(train.labels, lambda count: max(1, round(count * percentage / 100)), seed)
 
 
 def chosen_pair(split: str, root: Path, context) -> tuple[layouts.Samples, layouts.Samples]:
@@ -86,7 +85,8 @@ def _fetch(split, folders):
         try:
             if folder != folders[0]:
                 folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / f"{split}.txt", content)
+            with replacing(folder / f"{split}.txt") as draft:
+                draft.write_bytes(content)
             return content, str(folder / f"{split}.txt")
         except OSError:
             continue

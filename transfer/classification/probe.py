@@ -21,7 +21,7 @@ from transfer.classification.features import Pipeline
 from transfer.classification.images import part
 from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.metrics import average_precision, confusion, mean_per_class
-from transfer.classification.small_sets import SMALL_SETS, drawn, read
+from transfer.classification.small_sets import SMALL_SETS, read
 from transfer.precision import tf32
 
 # Strengths fitted one after another, each from the weights of the one before. On 3000 x 512 toy features a
@@ -104,7 +104,8 @@ def held_out_rows(train, val, config: Config, seed: int) -> np.ndarray:
     """(n,) bool: which samples of train and val decide the strength: val, or without one a share of each
     class of train. ValueError where none would, or nothing else is left."""
     if val is None:
-        rows = drawn(train.labels, lambda count: min(count - 1, round(config.held_out * count)), seed)
+        rows = layouts.stratified(train.labels, lambda count: min(count - 1, round(config.held_out * count)),
+                                  seed)
     else:
         rows = np.arange(len(train) + len(val)) >= len(train)
     if not rows.any() or rows.all():

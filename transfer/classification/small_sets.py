@@ -138,18 +138,9 @@ def caltech101(root: Path):
     paths = [Path(data.root, "101_ObjectCategories", data.categories[label], f"image_{number:04d}.jpg")
              for label, number in zip(data.y, data.index)]
     whole = samples(root, paths, data.y, data.categories, f"{root} Caltech101")
-    train = drawn(whole.labels, lambda count: min(30, count - 1), seed=0)
+    train = layouts.stratified(whole.labels, lambda count: min(30, count - 1), seed=0)
     return (whole.subset(np.flatnonzero(train), f"{whole.source} train"), None,
             whole.subset(np.flatnonzero(~train), f"{whole.source} test"))
-
-
-def drawn(labels: np.ndarray, share: Callable, seed: int) -> np.ndarray:
-    """(n,) bool: which samples are drawn, share(count) at random of each class of `count`."""
-    draw, chosen = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        chosen[draw.choice(rows, share(len(rows)), replace=False)] = True
-    return chosen
 
 
 def voc2007(root: Path):

@@ -4,8 +4,8 @@ import io
 import json
 import os
 
+from parallel.attachments import attach
 from parallel.checkpoints import regular
-from parallel.files import write_whole
 from transfer.detection import pictures
 from transfer.detection.evaluation import PREFIXES
 
@@ -78,9 +78,9 @@ def keep(out, evaluator_type, sheet):
     record = out / "record"
     rows = curve(read_metrics(out / "metrics.json"), evaluator_type)
     per_class = json.loads((out / "inference" / "per_class.json").read_text())
-    write_whole(record / "curve.json", "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    write_whole(record / "per_class.json", json.dumps(per_class, indent=1) + "\n")
-    write_whole(record / "picture.jpg", small_jpeg(sheet))
+    attach(record, "curve.json", rows)
+    attach(record, "per_class.json", per_class)
+    attach(record, "picture.jpg", small_jpeg(sheet))
     sheet.save(out / "detections.jpg", quality=90)
     pictures.precisions(rows, out / "precision.png")
     pictures.bars(per_class, out / "per_class.png")

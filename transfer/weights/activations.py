@@ -8,6 +8,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from parallel.pixels import MEAN, STD
 from transfer.weights.backbone import Backbone, build
 
 LIMIT = 1e-4                      # equal activations differ by less: float32 rounding makes about 1e-6
@@ -58,8 +59,7 @@ def _photograph(height: int, width: int) -> Tensor:
 @torch.no_grad()
 def _torchvision_stages(network: nn.Module, photograph: Tensor) -> dict[str, Tensor]:
     """Outputs of layer1 to layer4 under the stages' names; torchvision's own normalisation of 0-1 pixels."""
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     x = ((photograph / 255 - mean) / deviation).unsqueeze(0)
     x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
     outputs = {}

@@ -30,6 +30,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from parallel.files import replacing
+from parallel.pixels import MEAN, STD
 from transfer.weights.backbone import Backbone
 from transfer.weights.files import load
 from transfer.weights.naming import to_detectron2
@@ -41,8 +42,8 @@ VERSION = 2                 # of the converter; a change that a reader of its fi
 # Detectron2's own defaults are BGR, std 1 and stride in the 1 x 1: wrong for these weights, without an error.
 CONVENTIONS = {
     "INPUT.FORMAT": "RGB",
-    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],  # 255 x ImageNet's mean and standard deviation
-    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "MODEL.PIXEL_MEAN": [round(255 * value, 3) for value in MEAN],
+    "MODEL.PIXEL_STD": [round(255 * value, 3) for value in STD],
     "MODEL.RESNETS.STRIDE_IN_1X1": False,           # torchvision strides in the 3 x 3 convolution
 }
 ENDINGS = {
@@ -83,7 +84,7 @@ def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
     content = {"__author__": AUTHOR, "matching_heuristics": True, "metadata": notes}
     # Into an open file: torch.save would put a path's name into its archive, safetensors' save_file would
     # make the file unreadable for other users.
-    with replacing(path) as file:
+    with replacing(path) as draft, open(draft, "wb") as file:
         if path.suffix == ".safetensors":  # one text, as the library shuffles the order of several
             file.write(save(tensors, {"metadata": json.dumps(notes)}))
         elif path.suffix == ".pkl":

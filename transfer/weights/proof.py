@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from parallel.files import replacing
 from transfer.weights import activations
 from transfer.weights.backbone import Backbone
 from transfer.weights.export import (
     CONVENTIONS,
     metadata,
     read_written,
-    replacing,
     require_ending,
     tensors_of,
     write,

@@ -1,0 +1,106 @@
+"""Small files that a task leaves for its record, in out/record: their names and forms, for both sides.
+
+    curve.json      a list of rows {"epoch" or "iteration": n, name: number or null, ...}
+    per_class.json  {class: {metric: percent or null}}
+    confusion.json  {"classes": [...], "matrix": [[...]]}, a row for each true class
+    sweep.json      a list of rows {name of a setting or figure: number or bool}, one for each head
+    picture.jpg     e.g. detections, drawn
+
+Each may be missing. What the tables' figures rest on is the record alone. Needs no torch.
+"""
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parallel.files import write_whole
+
+
+@dataclass(frozen=True)
+class Attachments:
+    """The files' content; empty where missing. axis: "epoch" or "iteration", of the curve."""
+
+    curve: list[dict] = field(default_factory=list)
+    per_class: dict[str, dict] = field(default_factory=dict)
+    confusion: dict[str, list] = field(default_factory=dict)
+    sweep: list[dict] = field(default_factory=list)
+    picture: bytes = b""
+
+    @property
+    def axis(self) -> str:
+        return "epoch" if self.curve and "epoch" in self.curve[0] else "iteration"
+
+
+def attach(folder: Path, name: str, content) -> None:
+    """Write the file of that name into folder, which is made where there is none. ValueError for what is no
+    such file's content."""
+    if name != "picture.jpg":
+        text = json.dumps(content)
+        if not FORMS[name](_parsed(text)):
+            raise ValueError(f"{name}: expected what parallel/attachments.py says, found {text[:80]}")
+        content = text + "\n"
+    write_whole(folder / name, content)
+
+
+def read_attachments(folder: Path) -> tuple[Attachments, list[str]]:
+    """The files of a folder, and a line for each that is damaged or of another form, which is left out."""
+    found: dict[str, object] = {}
+    problems = []
+    for name, fits in FORMS.items():
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            value = _parsed(path.read_text(encoding="utf-8"))
+            if not fits(value):
+                raise ValueError
+            found[path.stem] = value
+        except ValueError:
+            problems.append(f"{path}: expected what parallel/attachments.py says, found another form; "
+                            "run the task again")
+    if (folder / "picture.jpg").is_file():
+        found["picture"] = (folder / "picture.jpg").read_bytes()
+    return Attachments(**found), problems
+
+
+def _parsed(text):
+    """Average precision of a class without objects is NaN, which is as good as none."""
+    return json.loads(text, parse_constant=lambda name: None)
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_percent(value):
+    return value is None or _is_number(value) and 0 <= round(value, 6) <= 100  # a mean may miss by a bit
+
+
+def _is_curve(rows):
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and ("epoch" in row or "iteration" in row)
+        and all(value is None or _is_number(value) for value in row.values()) for row in rows)
+
+
+def _is_per_class(classes):
+    return isinstance(classes, dict) and all(
+        isinstance(metrics, dict) and all(map(_is_percent, metrics.values())) for metrics in classes.values())
+
+
+def _is_confusion(value):
+    if not isinstance(value, dict) or set(value) != {"classes", "matrix"}:
+        return False
+    names, matrix = value["classes"], value["matrix"]
+    return (isinstance(names, list) and all(isinstance(name, str) for name in names)
+            and isinstance(matrix, list) and len(matrix) == len(names)
+            and all(isinstance(row, list) and len(row) == len(names) and all(map(_is_number, row))
+                    for row in matrix))
+
+
+def _is_sweep(rows):
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and all(isinstance(value, (int, float)) for value in row.values())
+        for row in rows)
+
+
+FORMS = {"curve.json": _is_curve, "per_class.json": _is_per_class, "confusion.json": _is_confusion,
+         "sweep.json": _is_sweep}
