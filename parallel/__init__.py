@@ -1,6 +1,7 @@
 """Several processes: what pretraining and transfer both stand on.
 
-collectives.py  which process this is, sums and gathered rows, decisions that all processes take alike
+process.py      which process this is, how its errors are said; without torch
+collectives.py  sums and gathered rows, decisions that all processes take alike
 batchnorm.py    batch normalisation over the rows of all processes
 groups.py       the group of processes: meeting, also those of torchrun and SLURM, and leaving together
 launch.py       starting processes on this machine

@@ -1,4 +1,4 @@
-"""Which process this is, and collectives.
+"""Collectives.
 
 Everything here also works in a single process without a process group: the collectives are then the
 identity, so callers need no special case. Tensors on a CPU travel through gloo and tensors on a GPU
@@ -9,24 +9,12 @@ import os
 import torch
 import torch.distributed as dist
 
-
-def in_group() -> bool:
-    return dist.is_available() and dist.is_initialized()
+from parallel.process import in_group, is_main, rank
 
 
 def world_size() -> int:
     """Number of processes that take part in collectives; 1 outside a group."""
     return dist.get_world_size() if in_group() else 1
-
-
-def rank() -> int:
-    """This process's number. Outside a group it is torchrun's RANK, so that a script may also ask before
-    and after `launch`."""
-    return dist.get_rank() if in_group() else int(os.environ.get("RANK", 0))
-
-
-def is_main() -> bool:
-    return rank() == 0
 
 
 def barrier() -> None:
@@ -115,13 +103,6 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
 # Decisions that all processes take alike
 
 USER_ERRORS = (ValueError, OSError)  # their message is the whole story; of others it is a bug's
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether another try would end alike: a user's error, but none of a disk or a network."""
-    lasting = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError,
-               IsADirectoryError)
-    return isinstance(error, lasting)
 
 
 def gather(value) -> list:

@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import secrets
-import signal
 import sys
 import time
 import traceback
@@ -14,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from parallel import signals
-from parallel.collectives import barrier, in_group, is_main, is_refusal
+from parallel.collectives import barrier
+from parallel.process import in_group
 from parallel.slurm import adopt_slurm
 from parallel.watch import Story, Watch
 
@@ -38,7 +38,7 @@ def joined():
     An error that leaves the block in one process is raised in all of them, as ValueError where it is a
     user's and else as WorkerError; so is Stopped. Rank 0 is to say it: in the others `spoken` is True. After
     an error the group is left as it is, since leaving in order could wait for ever; the process is to end by
-    `last`.
+    `process.last`.
     """
     adopt_slurm()
     rank, size = _place()
@@ -62,25 +62,6 @@ def joined():
     finally:
         leave()
     dist.destroy_process_group()  # not after an error: it could wait for the others
-
-
-def last(status: int) -> int:
-    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a
-    second to end, in which SIGUSR1 would make a failure of a run that is done. Where a group is left, end at
-    once."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
-    if in_group():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
-
-
-def complain(error: Exception) -> int:
-    """Print an error as one line, once for all processes; returns the exit status, 2 for a user's."""
-    if not getattr(error, "spoken", not is_main()):
-        print(f"error: {error}", file=sys.stderr, flush=True)
-    return 2 if is_refusal(error) else 1
 
 
 def _place() -> tuple[int, int]:

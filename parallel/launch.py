@@ -13,8 +13,9 @@ import traceback
 import torch.distributed as dist
 
 from parallel import groups, signals
-from parallel.collectives import USER_ERRORS, barrier, in_group
+from parallel.collectives import USER_ERRORS, barrier
 from parallel.groups import WorkerError
+from parallel.process import in_group
 from parallel.watch import Story
 
 START_GRACE = 2.0  # seconds after the first death, for the others' stories: one of them may be the cause

@@ -3,7 +3,7 @@ import argparse
 import os
 import re
 
-from parallel.collectives import is_main
+from parallel.process import is_main
 from parallel.slurm import adopt_slurm
 
 DEFAULTS = {"launcher": None, "partition": None, "account": None, "qos": None, "constraint": None, "nodes": 1,

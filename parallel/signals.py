@@ -21,9 +21,7 @@ import subprocess
 import sys
 import time
 
-import torch
-
-from parallel.collectives import all_reduce_max, is_main
+from parallel.process import is_main
 
 STOPPED_STATUS = 75
 REQUEUE_SIGNAL = signal.SIGUSR1
@@ -56,6 +54,10 @@ def received() -> int:
 def wish() -> int:
     """The stop signal that any process of the group got, the same answer in every one; 0 for none. Where they
     got several, the one that brings the job back counts."""
+    import torch
+
+    from parallel.collectives import all_reduce_max
+
     order = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     place = torch.tensor([order.index(_State.received)])
     return int(order[all_reduce_max(place).item()])

@@ -2,8 +2,6 @@
 import os
 import re
 
-import torch
-
 
 def adopt_slurm() -> None:
     """In a step of a SLURM job (`srun`), say in torchrun's variables which process this is.
@@ -18,6 +16,8 @@ def adopt_slurm() -> None:
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", 1)))
     if "RANK" in environment or not step or tasks < 2 or "SLURM_PROCID" not in environment:
         return
+    import torch
+
     local = int(environment.get("SLURM_LOCALID", 0))
     if torch.cuda.device_count() == 1:  # --gpus-per-task=1: each task sees its own GPU as number 0
         local = 0

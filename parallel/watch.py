@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallel import signals
-from parallel.collectives import USER_ERRORS, is_refusal
+from parallel.collectives import USER_ERRORS
+from parallel.process import is_refusal
 
 BEAT = 1.0  # seconds between two signs of life
 GRACE = 5.0  # seconds for a main thread to end by itself, and for a story to come

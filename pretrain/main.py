@@ -27,10 +27,11 @@ if not __package__:  # started by its path: the repository's root, not pretrain/
 import parallel  # noqa: F401, I001  before torch, whose logging it sets
 import torch
 
-from parallel import groups, jobs, launcher, signals
-from parallel.collectives import agree, is_main
-from parallel.groups import WorkerError, complain, joined
+from parallel import jobs, launcher, process, signals
+from parallel.collectives import agree
+from parallel.groups import WorkerError, joined
 from parallel.launch import launch
+from parallel.process import complain, is_main
 from parallel.slurm import adopt_slurm
 from pretrain.methods import METHODS, method_named, recipe as make_recipe
 from pretrain.pictures import batches
@@ -189,4 +190,4 @@ class Standing:
 
 
 if __name__ == "__main__":
-    sys.exit(groups.last(main()))
+    sys.exit(process.last(main()))

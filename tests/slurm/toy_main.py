@@ -12,7 +12,7 @@ from pathlib import Path
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from parallel import groups
+from parallel import process
 from pretrain import backbones, main
 from tests.pretrain_toys import toy_backbone
 
@@ -26,4 +26,4 @@ def slow_backbone(arch, stem):
 backbones.build_backbone = slow_backbone  # also in the processes that are spawned: they import this file
 
 if __name__ == "__main__":
-    sys.exit(groups.last(main.main()))
+    sys.exit(process.last(main.main()))

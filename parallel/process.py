@@ -1,0 +1,54 @@
+"""This process: its number, how its errors are said, and its exit status. Needs no torch, whose import takes
+seconds, so that a command which only lists something starts at once."""
+import os
+import signal
+import sys
+
+
+def in_group() -> bool:
+    """Whether this process is in a group of torch.distributed."""
+    distributed = sys.modules.get("torch.distributed")  # whoever is in a group has imported it
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def rank() -> int:
+    """This process's number. Outside a group it is torchrun's RANK, so that a script may also ask before
+    and after `launch`."""
+    return sys.modules["torch.distributed"].get_rank() if in_group() else int(os.environ.get("RANK", 0))
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which speaks for all."""
+    return rank() == 0
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether another try would end alike: a user's error, but none of a disk or a network."""
+    lasting = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError,
+               IsADirectoryError)
+    return isinstance(error, lasting)
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's own message: one of a data loader's process comes wrapped in its traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].split("Error: ", 1)[-1] if "Original Traceback" in text else text
+
+
+def complain(error: Exception) -> int:
+    """Print an error as one line, once for all processes; returns the exit status, 2 for a user's."""
+    if not getattr(error, "spoken", not is_main()):
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+    return 2 if is_refusal(error) else 1
+
+
+def last(status: int) -> int:
+    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a
+    second to end, in which SIGUSR1 would make a failure of a run that is done. Where a group is left, end at
+    once."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    if in_group():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
