@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from transfer.classification import finetune, layouts, lists, training
 from transfer.classification import images as data
-from transfer.settings import differences, override, resolved
+from transfer.settings import differences
 
 LISTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_splits"
 LISTED = [f"{name}_{number}.JPEG" for name in toys.CLASSES for number in (2, 0, 3)]
@@ -237,7 +237,7 @@ def test_defaults_are_the_papers():
 ])
 def test_presets(preset, config, changes):
     """Golden: P B.2; SwAV A.4; VICReg C.2."""
-    found = differences(resolved(config), resolved(override(config, ["preset", preset])))
+    found = differences(config.resolved(), config.override(["preset", preset]).resolved())
     assert {key: used for key, (_, used) in found.items()} == {**changes, "preset": preset}
 
 

@@ -9,7 +9,6 @@ import torch
 
 from transfer.classification import images as data
 from transfer.classification import knn, layouts
-from transfer.settings import override
 
 SMALL = knn.Config(k=(1, 3), image_size=32, precision="float64")
 
@@ -113,5 +112,5 @@ def test_defaults():
     ("solo", (20,), (0.07, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0))])
 def test_presets(preset, ks, temperatures):
     """Golden: the sources that knn.Config.PRESETS names. The first temperature is that of top1_k<k>."""
-    config = override(knn.Config(), ["preset", preset])
+    config = knn.Config().override(["preset", preset])
     assert config == knn.Config(k=ks, temperature=temperatures, preset=preset)

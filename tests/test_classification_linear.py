@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from transfer.classification import features, heads, layouts, linear, training
 from transfer.classification import images as data
-from transfer.settings import differences, override, resolved
+from transfer.settings import differences
 
 SMALL = linear.Config(epochs=2, batch_size=4, image_size=32, precision="float64")
 
@@ -156,7 +156,7 @@ def test_defaults_are_the_papers():
         assert rates[-1] == pytest.approx(1e-5)
     cosine = [0.3 * training.schedule_factor(linear.IMAGENET, epoch) for epoch in (0, 50, 99)]
     assert cosine == pytest.approx([0.3, 0.15, 0.3 * 0.000246719], rel=1e-5)
-    changed = resolved(override(linear.INAT18, ["drop_epochs", "1,2", "batch_norm", "false"]))
+    changed = linear.INAT18.override(["drop_epochs", "1,2", "batch_norm", "false"]).resolved()
     assert changed["drop_epochs"] == [1, 2] and changed["batch_norm"] is False
 
 
@@ -183,7 +183,7 @@ def test_defaults_are_the_papers():
 ])
 def test_presets(config, preset, changes):
     """Golden: the sources that linear.PRESETS names."""
-    found = differences(resolved(config), resolved(override(config, ["preset", preset])))
+    found = differences(config.resolved(), config.override(["preset", preset]).resolved())
     assert {key: used for key, (_, used) in found.items()} == {**changes, "preset": preset}
 
 
@@ -191,8 +191,8 @@ def test_presets(config, preset, changes):
     (linear.IMAGENET, ["default", "paper", "swav", "mmselfsup"]), (linear.PLACES205, ["default", "vissl"]),
     (linear.INAT18, ["default", "vissl"])])
 def test_other_names_of_a_default_make_its_row(config, names):
-    assert all(override(config, ["preset", name]) == config for name in names)
-    assert override(config, ["preset", names[-1], "epochs", "7"]) == dataclasses.replace(config, epochs=7)
+    assert all(config.override(["preset", name]) == config for name in names)
+    assert config.override(["preset", names[-1], "epochs", "7"]) == dataclasses.replace(config, epochs=7)
 
 
 @pytest.mark.parametrize("changes, message", [

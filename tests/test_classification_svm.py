@@ -13,7 +13,6 @@ from sklearn.svm import LinearSVC
 from transfer.classification import images as data
 from transfer.classification import layouts, svm, svm_solver
 from transfer.classification.metrics import average_precision
-from transfer.settings import override
 
 # The plain loop hits max_iter on toy features as ours does; ours counts it.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -179,7 +178,7 @@ def test_defaults_are_vissls():
     ("vissl", "squash", 11, (0.01, 1000)), ("goyal", "crop", 26, (1e-7, 0.5 ** 19)),
     ("mmselfsup", "squash", 19, (1, 0.5 ** 19))])
 def test_presets(name, resize, count, ends):
-    config = override(svm.Config(), ["preset", name])
+    config = svm.Config().override(["preset", name])
     assert (config.resize, len(config.costs)) == (resize, count)
     assert (config.costs[0], config.costs[-1]) == pytest.approx(ends, rel=1e-12)
     assert config.pipeline.dimensions == (2048 if name == "goyal" else 8192)

@@ -9,13 +9,15 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from results import store
+from transfer import execution, tasks, workspace
 from transfer import run as command
-from transfer import workspace
+from transfer.settings import TaskConfig
 from transfer.tasks import TASKS, Task
 from transfer.weights.backbone import Backbone
 
@@ -23,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     epochs: int = 100
     learning_rate: float = 0.3
 
@@ -41,17 +43,26 @@ def toy_run(backbone, config, context):
     return {"top1": 10.0 * config.learning_rate + context.seed, "top5": 50.0}
 
 
-TOY = Task(name="toy_linear", run=toy_run, data=toy_data, config=Config(), metrics=("top1", "top5"),
-           paper="Table 0", counts={"train": 4, "val": 2}, trials=1, version=1, smoke=("epochs", "2"))
-TOYS = {"toy_linear": TOY, "toy_other": dataclasses.replace(TOY, name="toy_other")}
+def toy_task(monkeypatch, name="toy_linear", data=toy_data, run=toy_run, **changes):
+    """A task whose protocol is a module of these functions."""
+    monkeypatch.setitem(sys.modules, f"{name}_protocol", SimpleNamespace(Config=Config, data=data, run=run))
+    plain = Task(name=name, module=f"{name}_protocol", default=lambda toy: toy.Config(),
+                 metrics=("top1", "top5"), paper="Table 0", counts={"train": 4, "val": 2}, version=1,
+                 smoke=("epochs", "2"))
+    return dataclasses.replace(plain, **changes)
+
+
+def catalogue(monkeypatch, *found):
+    """Let these tasks be all there are."""
+    monkeypatch.setattr(tasks, "TASKS", {task.name: task for task in found})
 
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """Return run(*words) -> exit status, on a toy catalogue and a toy backbone."""
-    monkeypatch.setattr(command, "TASKS", TOYS)
+    catalogue(monkeypatch, toy_task(monkeypatch), toy_task(monkeypatch, "toy_other"))
     backbone = Backbone("bt", "torchvision", {"conv1.weight": torch.zeros(1)}, "ab" * 32, "bt.pth")
-    monkeypatch.setattr(command, "read", lambda path, format=None, name=None, encoder=None: backbone)
+    monkeypatch.setattr(execution, "read", lambda path, format=None, name=None, encoder=None: backbone)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
 
@@ -79,8 +90,7 @@ def test_a_paper_run_is_stored_and_skipped_the_second_time(toy, capsys):
 
 def test_an_override_or_another_data_set_makes_it_scaled(toy, monkeypatch):
     assert toy("--task", "toy_linear", "learning_rate", "0.2") == 0
-    small = dataclasses.replace(TOY, counts={"train": 1_281_167, "val": 50_000})
-    monkeypatch.setattr(command, "TASKS", {"toy_linear": small})
+    catalogue(monkeypatch, toy_task(monkeypatch, counts={"train": 1_281_167, "val": 50_000}))
     assert toy("--task", "toy_linear", "--smoke") == 0
     scaled = sorted((result.scaled for result in records()), key=len)
     assert scaled[0] == {"learning_rate": [0.3, 0.2]}
@@ -110,7 +120,7 @@ def test_rerun_replaces_the_record_only_when_it_succeeds(toy, monkeypatch):
     def failing(backbone, config, context):
         raise ValueError("diverged")
 
-    monkeypatch.setattr(command, "TASKS", {"toy_linear": dataclasses.replace(TOY, run=failing)})
+    catalogue(monkeypatch, toy_task(monkeypatch, run=failing))
     assert toy("--task", "toy_linear", "--rerun") == 2
     assert records() == [before]
 
@@ -119,8 +129,7 @@ def test_all_runs_what_it_can_and_names_the_rest(toy, monkeypatch, capsys):
     def no_data(config, context):
         raise FileNotFoundError("data/imagenet: no such folder")
 
-    broken = dataclasses.replace(TOY, name="toy_other", data=no_data)
-    monkeypatch.setattr(command, "TASKS", {"toy_other": broken, "toy_linear": TOY})
+    catalogue(monkeypatch, toy_task(monkeypatch, "toy_other", data=no_data), toy_task(monkeypatch))
     assert toy("--task", "all") == 1
     assert "toy_other: not run: data/imagenet: no such folder\n" == capsys.readouterr().err
     assert [result.task for result in records()] == ["toy_linear"]
@@ -255,9 +264,9 @@ def test_a_run_refused_before_it_began_leaves_its_folder_free(toy, monkeypatch):
     def refuse(backbone, config, context):
         raise ValueError("batch_size 3 does not divide")
 
-    monkeypatch.setattr(command, "TASKS", {"toy_linear": dataclasses.replace(TOY, run=refuse)})
+    catalogue(monkeypatch, toy_task(monkeypatch, run=refuse))
     assert toy("--task", "toy_linear", "--output", "out", "epochs", "3") == 2
-    monkeypatch.setattr(command, "TASKS", TOYS)
+    catalogue(monkeypatch, toy_task(monkeypatch))
     assert toy("--task", "toy_linear", "--output", "out") == 0
 
 
@@ -277,12 +286,10 @@ def test_records_that_cannot_be_read_do_not_count_as_none(toy, tmp_path, capsys,
 
 
 def test_every_task_keeps_the_contract():
-    from transfer.settings import override, resolved
-
     assert list(TASKS) == [task.name for task in TASKS.values()]
     for task in TASKS.values():
-        assert callable(task.run) and callable(task.data) and task.metrics and task.paper and task.trials >= 1
-        paper, smoke = resolved(task.config), resolved(override(task.config, task.smoke))
+        assert callable(task.protocol.run) and callable(task.protocol.data) and task.metrics and task.paper
+        paper, smoke = task.config.resolved(), task.config.override(task.smoke).resolved()
         assert json.loads(json.dumps(paper)) == paper, task.name
         assert paper != smoke and set(paper) == set(smoke), task.name
         assert {"train"} < set(task.counts), task.name

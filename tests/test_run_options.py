@@ -41,4 +41,6 @@ def test_show_config_errors(words, message, capsys):
 @pytest.mark.parametrize("words, cache", [([], Path("output/features")), (["--cache", "x"], Path("x")),
                                           (["--cache", ""], None)])
 def test_cache_reaches_the_context(words, cache):
-    assert execution.make_context(0, command.parser().parse_args(words)).cache == cache
+    arguments = command.parser().parse_args(["--task", "imagenet_knn", *words])
+    (request,) = command.requested(arguments, words)["imagenet_knn"]
+    assert execution.conditions_of(request).cache == cache

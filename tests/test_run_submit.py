@@ -1,13 +1,12 @@
 """transfer/run.py --launcher slurm: which cells are submitted, as which commands; no scheduler is called."""
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from parallel import jobs
-from tests.test_run import TOY, TOYS, toy  # noqa: F401 (a fixture)
+from tests.test_run import catalogue, toy, toy_task  # noqa: F401 (a fixture)
+from transfer import execution
 from transfer import run as command
-from transfer import submit
 
 SCRIPT = str(Path(command.__file__).resolve())
 SLURM = ("--launcher", "slurm", "--gpus-per-node", "0")
@@ -63,7 +62,7 @@ def test_weights_that_another_job_makes_need_not_be_there(toy, submitted, monkey
 
     def no_file(*_):
         raise FileNotFoundError("bt.pth: no such file")
-    monkeypatch.setattr(command, "read", no_file)
+    monkeypatch.setattr(execution, "read", no_file)
     assert toy("--task", "toy_linear", "--seeds", "2", *SLURM) == 2
     assert toy("--task", "toy_linear", "--seeds", "2", "--after", "12", *SLURM) == 0
     assert len(submitted["cells"]) == 2 and submitted["cluster"].after == "12"
@@ -80,9 +79,9 @@ def test_nothing_is_submitted_when_all_is_stored(toy, submitted, capsys):  # noq
 def test_a_task_that_cannot_run_is_named_and_the_others_go(toy, submitted, monkeypatch, capsys):  # noqa: F811
     def no_data(config, context):
         raise FileNotFoundError("data/imagenet: no such folder")
-    monkeypatch.setattr(command, "TASKS", {**TOYS, "toy_other": dataclasses.replace(TOY, data=no_data)})
+    catalogue(monkeypatch, toy_task(monkeypatch), toy_task(monkeypatch, "toy_other", data=no_data))
     assert toy("--task", "all", *SLURM) == 1
-    assert "toy_linear: not submitted: data/imagenet: no such folder" in capsys.readouterr().err
+    assert "toy_other: not submitted: data/imagenet: no such folder" in capsys.readouterr().err
     assert [cell.name for cell in submitted["cells"]] == ["toy_linear seed 0"]
 
 
@@ -113,7 +112,6 @@ def test_gpus_of_the_job_are_not_looked_for_here(toy, submitted, monkeypatch):  
 
 
 def test_the_tables_end_a_run_that_was_waited_for(toy, submitted, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.setattr(submit, "read", command.read)
     Path("bt.pth").touch()
     assert toy("--task", "toy_linear", "--seed", "0") == 0
     capsys.readouterr()

@@ -1,11 +1,9 @@
 """transfer/run.py on a whole suite: the plan, what is skipped, kept files, the tables at the end."""
 
-import dataclasses
 import re
 
 from results import store
-from tests.test_run import TOY, TOYS, records, toy  # noqa: F401 (a fixture)
-from transfer import run as command
+from tests.test_run import catalogue, records, toy, toy_task  # noqa: F401 (a fixture)
 
 
 def test_the_plan_runs_nothing(toy, capsys, tmp_path):  # noqa: F811
@@ -34,7 +32,7 @@ def test_a_plan_names_what_cannot_run(toy, monkeypatch, capsys):  # noqa: F811
     def no_data(config, context):
         raise FileNotFoundError("data/imagenet: no such folder")
 
-    monkeypatch.setattr(command, "TASKS", {**TOYS, "toy_other": dataclasses.replace(TOY, data=no_data)})
+    catalogue(monkeypatch, toy_task(monkeypatch), toy_task(monkeypatch, "toy_other", data=no_data))
     assert toy("--task", "all", "--plan") == 0
     assert "cannot run: data/imagenet: no such folder" in capsys.readouterr().out
 
@@ -45,7 +43,7 @@ def test_what_a_task_leaves_for_its_record_is_kept_beside_it(toy, monkeypatch): 
         (context.out / "record" / "curve.json").write_text("[]")
         return {"top1": 1.0, "top5": 2.0}
 
-    monkeypatch.setattr(command, "TASKS", {"toy_linear": dataclasses.replace(TOY, run=run)})
+    catalogue(monkeypatch, toy_task(monkeypatch, run=run))
     assert toy("--task", "toy_linear") == 0
     (result,) = records()
     assert [path.name for path in store.files_of(result, "runs").iterdir()] == ["curve.json"]

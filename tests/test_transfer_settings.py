@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import pytest
 
-from transfer.settings import differences, override, resolved
+from transfer.settings import TaskConfig, differences
 
 
 @dataclass(frozen=True)
-class Toy:
+class Toy(TaskConfig):
     epochs: int = 100
     learning_rate: float = 0.3
     milestones: tuple = (12, 16)
@@ -27,7 +27,7 @@ class Toy:
     (["epochs", "3", "epochs", "5"], "epochs", 5),
 ])
 def test_value_takes_the_type_of_the_default(pairs, field, value):
-    changed = getattr(override(Toy(), pairs), field)
+    changed = getattr(Toy().override(pairs), field)
     assert changed == value and type(changed) is type(value)
 
 
@@ -44,16 +44,16 @@ def test_value_takes_the_type_of_the_default(pairs, field, value):
 ])
 def test_bad_pairs_are_one_clear_line(pairs, message):
     with pytest.raises(ValueError) as error:
-        override(Toy(), pairs)
+        Toy().override(pairs)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_resolved_is_json_and_differences_name_the_keys():
-    paper, used = resolved(Toy()), resolved(Toy(epochs=2, milestones=(1,)))
+    paper, used = Toy().resolved(), Toy(epochs=2, milestones=(1,)).resolved()
     assert paper["milestones"] == [12, 16]
     assert differences(paper, used) == {"epochs": [100, 2], "milestones": [[12, 16], [1]]}
     assert differences({"a": 1}, {"b": 2}) == {"a": [1, None], "b": [None, 2]}
-    assert differences(paper, resolved(Toy())) == {}
+    assert differences(paper, Toy().resolved()) == {}
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Chosen(Toy):
 
 
 def test_a_preset_comes_first_and_its_name_is_kept():
-    used = override(Chosen(), ["epochs", "3", "preset", "short"])
+    used = Chosen().override(["epochs", "3", "preset", "short"])
     assert used == Chosen(epochs=3, schedule="step", preset="short")
-    assert differences(resolved(Chosen()), resolved(used)).keys() == {"epochs", "schedule", "preset"}
+    assert differences(Chosen().resolved(), used.resolved()).keys() == {"epochs", "schedule", "preset"}
     with pytest.raises(ValueError, match="unknown preset 'shrot'; did you mean short"):
-        override(Chosen(), ["preset", "shrot"])
+        Chosen().override(["preset", "shrot"])
     with pytest.raises(ValueError, match="unknown key 'preset'"):
-        override(Toy(), ["preset", "short"])
+        Toy().override(["preset", "short"])

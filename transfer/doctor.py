@@ -15,7 +15,7 @@ import torch
 from tabulate import tabulate
 
 from transfer import workspace
-from transfer.settings import Context, data_root, differences
+from transfer.settings import Conditions, data_root, differences
 from transfer.tasks import TASKS
 
 
@@ -30,17 +30,17 @@ def main(argv=None):
     print(tabulate([(name, installed.get(name, "missing")) for name in ("python", *workspace.PACKAGES)],
                    headers=["package", "version"]))
     print(f"\nData root {root}")
-    context = Context(out=Path(), data=root, gpus=1, workers=0, seed=0, device="cpu")
-    rows = [(task.name, *inspect(task, context)) for task in TASKS.values()]
+    conditions = Conditions(data=root, gpus=1, workers=0, seed=0, device="cpu")
+    rows = [(task.name, *inspect(task, conditions)) for task in TASKS.values()]
     print(tabulate(rows, headers=["task", "can run", "data"]))
     ready = all(can_run == "yes" for _, can_run, _ in rows) and set(workspace.PACKAGES) <= set(installed)
     return 0 if ready else 1
 
 
-def inspect(task, context):
-    """Return ("yes" or "no", what was found) for one task's data under context.data."""
+def inspect(task, conditions):
+    """Return ("yes" or "no", what was found) for one task's data under conditions.data."""
     try:
-        data = task.data(task.config, context)
+        data = task.protocol.data(task.config, conditions)
     except (ValueError, OSError) as error:
         return "no", str(error)
     sizes = ", ".join(f"{split} {count}" for split, count in data["counts"].items())

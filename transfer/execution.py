@@ -1,84 +1,109 @@
-"""One run: its config and context, the record it is to become, and then checked, evaluated or carried out.
-
-`arguments` is everywhere the parsed command line of transfer/run.py.
-"""
+"""One run: its config, the conditions of its data, the record it is to become; then checked, evaluated or
+carried out."""
 
 import dataclasses
 import datetime
 import os
-import shlex
-import sys
 import time
 from pathlib import Path
 
 import torch
 
-from parallel.collectives import agree, is_main, of_main, require_same
+from parallel.collectives import agree, of_main, require_same
+from parallel.groups import joined
 from parallel.launch import launch
+from parallel.process import is_main
 from results import store
 from results.record import SCHEMA, Result
 from transfer import workspace
-from transfer.settings import Context, data_root, differences, override, resolved
+from transfer.request import Request
+from transfer.settings import Conditions, Context, TaskConfig, data_root, differences
+from transfer.tasks import Task, find
+from transfer.weights.backbone import Backbone
+from transfer.weights.readers import read
 
 
-def run_one(task, backbone, seed, arguments):
-    """Run one task with one seed and store its record, unless it is stored already and not to be rerun."""
-    config, context, draft = agree(drafted, task, backbone, seed, arguments)
+def run(request: Request) -> Result:
+    """Carry out a request and return its record: the stored one where it is there already, one that is not
+    stored after `eval_only`, one without metrics after `check`.
+
+    Raises ValueError and FileNotFoundError for bad input, in one line: what was expected, what was found,
+    what to do. Under torchrun or srun every process calls it, and all get the same record. Several GPUs
+    without these are processes that it spawns, for which the calling script needs the usual
+    `if __name__ == "__main__":`.
+    """
+    with joined():
+        return run_one(request, agree(opened, request))
+
+
+def opened(request: Request) -> Backbone:
+    """Return the backbone of a request, once it is known that its records can be read."""
+    workspace.require_records(Path(request.results))
+    return read(request.weights, request.format, request.name, request.encoder)
+
+
+def run_one(request: Request, backbone: Backbone) -> Result:
+    """`run` with a backbone that is read already, in a group that is joined already."""
+    task = find(request.task)
+    config, conditions, draft = agree(drafted, request, backbone)
     require_same(identity(draft), workspace.another)  # each host reads its own copy of data and weights
-    record = store.path_of(draft, arguments.results)
-    context = dataclasses.replace(context, out=output_folder(record, draft, arguments))
-    if arguments.check:
-        return say(check_text(draft, record, context.out))
-    if arguments.eval_only:
-        return evaluate_again(task, backbone, config, draft, context)
-    stored = not arguments.rerun and of_main(agree(store.find, draft, arguments.results, main_only=True))
+    record = store.path_of(draft, request.results)
+    out = output_folder(record, request)
+    if request.check:
+        say(check_text(draft, record, out))
+        return draft
+    if request.eval_only:
+        return evaluate_again(task, backbone, config, conditions, draft, out)
+    stored = None if request.rerun else of_main(agree(store.find, draft, request.results, main_only=True))
     if stored:
-        return say(f"{task.name} seed {seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
-                   f"replaces it)\n  record {record}")
+        say(f"{task.name} seed {draft.seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
+            f"replaces it)\n  record {record}")
+        return stored
     agree(workspace.require_writable, record.parent, main_only=True)
-    context = claimed(task, context, draft, arguments.resume, arguments.rerun)
+    context = claimed(task, conditions, draft, out, request.resume, request.rerun)
     if draft.scaled:
-        say(f"{task.name} seed {seed}: scaled run, not the default protocol's {', '.join(draft.scaled)}")
+        departures = ", ".join(draft.scaled)
+        say(f"{task.name} seed {draft.seed}: scaled run, not the default protocol's {departures}")
     start = time.time()
-    metrics = launch(task.run, context.gpus, backbone, config, context)
+    metrics = launch(task.protocol.run, context.gpus, backbone, config, context)
     seconds = round(time.time() - start, 1)
-    if is_main():
-        # Shown first: whatever may go wrong with storing them, the figures of a long run are not lost.
-        say(f"{task.name} seed {seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {context.out}")
-    agree(keep, draft, metrics, seconds, context, arguments, main_only=True)
+    # Shown first: whatever may go wrong with storing them, the figures of a long run are not lost.
+    say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {out}")
+    return of_main(agree(keep, draft, metrics, seconds, request, out, main_only=True))
 
 
-def drafted(task, backbone, seed, arguments):
-    """Return config, context and record to be of a run; bad settings and bad data stop here."""
-    config = run_config(task, arguments)
-    context = make_context(seed, arguments)
-    return config, context, make_draft(task, backbone, config, context)
+def drafted(request: Request, backbone: Backbone) -> tuple[TaskConfig, Conditions, Result]:
+    """Return config, conditions and record to be of a run; bad settings and bad data stop here."""
+    config, conditions = configured(request), conditions_of(request)
+    return config, conditions, make_draft(request, backbone, config, conditions)
 
 
-def claimed(task, context, draft, resume, rerun):
-    """Make the output folder this run's, and return the context with whether it continues there."""
-    continues = of_main(agree(workspace.claim, context.out, identity(draft), resume, rerun,
-                              resolved(task.config), main_only=True))
+def claimed(task, conditions, draft, out, resume, rerun, eval_only=False) -> Context:
+    """Make the output folder this run's, and return its context."""
+    continues = of_main(agree(workspace.claim, out, identity(draft), resume, rerun, task.config.resolved(),
+                              main_only=True))
     if continues and not resume:
-        say(f"{draft.task} seed {draft.seed}: the job was started again, its run in {context.out} continues")
-    return dataclasses.replace(context, resume=continues)
+        say(f"{draft.task} seed {draft.seed}: the job was started again, its run in {out} continues")
+    return Context(**vars(conditions), out=out, resume=continues, eval_only=eval_only)
 
 
-def keep(draft, metrics, seconds, context, arguments):
+def keep(draft, metrics, seconds, request, out) -> Result:
     """Store the record of a run and the files that it leaves."""
     result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
-    say(f"  record {store.save(result, arguments.results, rerun=arguments.rerun)}")
-    store.keep(result, arguments.results, context.out / "record")
+    say(f"  record {store.save(result, request.results, rerun=request.rerun)}")
+    store.keep(result, request.results, out / "record")
+    return result
 
 
-def evaluate_again(task, backbone, config, draft, context):
-    """Print the figures of a detection run's newest checkpoint, proven to be this run's; store nothing."""
-    if not hasattr(config, "rescaled"):
+def evaluate_again(task, backbone, config, conditions, draft, out) -> Result:
+    """Say the figures of a detection run's newest checkpoint, proven to be this run's; store nothing."""
+    if not task.detects:
         raise ValueError(f"--eval-only is for detection; {task.name} evaluates within its run")
-    agree(require_checkpoint, context.out)
-    context = claimed(task, context, draft, resume=True, rerun=False)
-    metrics = launch(task.run, context.gpus, backbone, config, context)
-    say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {context.out}")
+    agree(require_checkpoint, out)
+    context = claimed(task, conditions, draft, out, resume=True, rerun=False, eval_only=True)
+    metrics = launch(task.protocol.run, context.gpus, backbone, config, context)
+    say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {out}")
+    return dataclasses.replace(draft, metrics=of_main(metrics))
 
 
 def require_checkpoint(out):
@@ -88,74 +113,63 @@ def require_checkpoint(out):
                          "run the same command without --eval-only first")
 
 
-def run_config(task, arguments):
+def configured(request: Request) -> TaskConfig:
     """Return the config of a run: the task's, --smoke, the user's KEY VALUE pairs, and then --rescale."""
-    pairs = [*(task.smoke if arguments.smoke else ()), *arguments.pairs]
-    if arguments.split_file is not None:
-        if not hasattr(task.config, "split"):
-            raise ValueError("--split-file is for the semi-supervised tasks (imagenet_semi...), found --task "
-                             f"{task.name}")
-        pairs += ["split", arguments.split_file]
-    config = override(task.config, pairs)
-    if arguments.rescale and hasattr(config, "rescaled"):
-        return config.rescaled(processes(arguments))
-    if arguments.rescale and arguments.task == task.name:
-        raise ValueError(f"--rescale is for detection; {task.name} has the same batch on any number of GPUs")
-    return config
+    task = find(request.task)
+    config = task.config.override([*(task.smoke if request.smoke else ()), *request.pairs])
+    return config.rescaled(processes(request)) if request.rescale else config
 
 
-def processes(arguments):
+def processes(request: Request) -> int:
     """Return the number of processes of a run: torchrun's, else --num-gpus."""
-    return int(os.environ.get("WORLD_SIZE", arguments.num_gpus))
+    return int(os.environ.get("WORLD_SIZE", request.num_gpus))
 
 
-def make_context(seed, arguments):
-    """Return the Context of a run; its output folder follows from the record and is filled in later."""
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+def conditions_of(request: Request) -> Conditions:
+    """Return what a request's data is checked under. Raises ValueError where there are too few GPUs."""
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     spawned = int(os.environ.get("WORLD_SIZE", 1)) == 1
     found = torch.cuda.device_count()
-    meant = device == "cuda" or not arguments.device and arguments.num_gpus > 1
-    if spawned and meant and arguments.num_gpus > found:
-        raise ValueError(f"expected {arguments.num_gpus} GPUs (--num-gpus), found {found}; pass --device "
+    meant = device == "cuda" or not request.device and request.num_gpus > 1
+    if spawned and meant and request.num_gpus > found:
+        raise ValueError(f"expected {request.num_gpus} GPUs (--num-gpus), found {found}; pass --device "
                          "cpu, with which that is a number of processes")
-    return Context(out=Path(), data=data_root(arguments.data), workers=arguments.workers, seed=seed,
-                   gpus=processes(arguments), device=device,
-                   resume=arguments.resume, eval_only=arguments.eval_only,
-                   cache=Path(arguments.cache) if arguments.cache else None)
+    return Conditions(data=data_root(request.data), gpus=processes(request), workers=request.workers,
+                      seed=request.seed, device=device, cache=Path(request.cache) if request.cache else None)
 
 
-def make_draft(task, backbone, config, context):
+def make_draft(request: Request, backbone: Backbone, config: TaskConfig, conditions: Conditions) -> Result:
     """Return the record to be, with metrics still empty. Reads the data's listing, so bad data stops here."""
-    data = task.data(config, context)
-    used = resolved(config)
+    task = find(request.task)
+    data = task.protocol.data(config, conditions)
+    used = config.resolved()
     counts = differences(task.counts, data["counts"])
-    scaled = differences(resolved(task.config), used)
+    scaled = differences(task.config.resolved(), used)
     scaled.update({f"data.{key}": pair for key, pair in counts.items()})
     return Result(
         schema=SCHEMA, task=task.name, version=task.version,
         backbone={"name": backbone.name, "format": backbone.format, "sha256": backbone.sha256}, metrics={},
-        config=used, scaled=scaled, seed=context.seed, origin="measured",
-        source=shlex.join(["python", "transfer/run.py", *sys.argv[1:]]), **workspace.code_version(),
-        packages=workspace.packages(), device=workspace.describe_device(context.device, context.gpus),
+        config=used, scaled=scaled, seed=request.seed, origin="measured",
+        source=request.source or f"transfer.execution.run({request})", **workspace.code_version(),
+        packages=workspace.packages(), device=workspace.describe_device(conditions.device, conditions.gpus),
         data=data, seconds=0.0,
         started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
 
 
-def output_folder(record, draft, arguments):
-    """Return --output itself for a single run, a folder in it for each of several; else follow the record."""
-    if not arguments.output:
-        return Path("output") / record.relative_to(arguments.results).with_suffix("")
-    single = arguments.task == draft.task and arguments.seeds is None
-    return Path(arguments.output) if single else Path(arguments.output) / f"{draft.task}-s{draft.seed}"
+def output_folder(record: Path, request: Request) -> Path:
+    """Return the folder that was asked for, else one that follows the record."""
+    if request.output:
+        return Path(request.output)
+    return Path("output") / record.relative_to(request.results).with_suffix("")
 
 
-def identity(draft):
+def identity(draft: Result) -> dict:
     """Return what an output folder must share with the run that continues in it."""
     return {"task": draft.task, "version": draft.version, "weights": draft.backbone["sha256"],
             "config": draft.config, "data": draft.data, "seed": draft.seed}
 
 
-def check_text(draft, record, out):
+def check_text(draft: Result, record: Path, out: Path) -> str:
     """Return the text of --check: what would run, on what, and in what it departs from the task's default."""
     backbone = draft.backbone
     lines = [f"{draft.task} seed {draft.seed}",
@@ -166,7 +180,7 @@ def check_text(draft, record, out):
     return "\n".join(lines)
 
 
-def numbers(task, metrics):
+def numbers(task: Task, metrics: dict[str, float]) -> str:
     """Return a task's metrics as one line; one that could not be measured is a dash. A run without any of
     them, such as a sweep, shows its own."""
     known = {name: f"{value:.2f}" for name, value in metrics.items()}
@@ -174,13 +188,7 @@ def numbers(task, metrics):
     return "  ".join(f"{name} {known.get(name, '-')}" for name in names)
 
 
-def one_line(error):
-    """Return an error's own message: one of a data loader's process comes wrapped in its traceback."""
-    text = str(error).strip()
-    return text.splitlines()[-1].split("Error: ", 1)[-1] if "Original Traceback" in text else text
-
-
-def say(line):
+def say(line: str) -> None:
     """Print a line on the main process."""
     if is_main():
         print(line, flush=True)

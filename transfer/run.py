@@ -8,7 +8,10 @@
 Here are the flags; execution.py makes one run, suite.py several tasks, submit.py hands them to SLURM.
 """
 
+import argparse
+import dataclasses
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -18,19 +21,15 @@ if not __package__:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from parallel import groups, launcher, signals
-from parallel.collectives import agree, is_main
-from parallel.groups import complain, joined
+from parallel import launcher, signals
+from parallel.process import complain, is_main, last
 from parallel.slurm import adopt_slurm
-from transfer import submit, workspace
-from transfer.execution import one_line, run_config, run_one
-from transfer.settings import differences, nearest, resolved
-from transfer.suite import RUNS, run_suite, show_plan
-from transfer.tasks import TASKS
-from transfer.weights.readers import read
+from transfer import tasks
+from transfer.request import RUNS, Request, require_number
+from transfer.settings import differences
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     """Return the argument parser; the README shows each flag in use."""
     parser = launcher.CommandLine(
         description="Run transfer tasks on a ResNet-50 backbone.", allow_abbrev=False,
@@ -78,89 +77,109 @@ def parser():
     return parser
 
 
-def main(argv=None):
+def start() -> int:
+    """The command: `main`, after which no signal changes the exit status."""
+    return last(main())
+
+
+def main(argv: list[str] | None = None) -> int:
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
     adopt_slurm()  # before anything is said
-    arguments = parser().parse_intermixed_args(argv)  # flags may stand between the pairs
-    arguments.command = sys.argv[1:] if argv is None else list(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser().parse_intermixed_args(words)  # flags may stand between the pairs
     with signals.listening(farewell):
         try:
-            if arguments.list:
-                return list_tasks()
-            if arguments.show_config:
-                return show_config(arguments)
-            with joined():  # the processes of torchrun or SLURM, if any
-                return run(arguments)
+            return list_tasks() if arguments.list else work(arguments, words)
         except (ValueError, OSError, RuntimeError) as error:
-            error.args = one_line(error),
             return complain(error)
         except signals.Stopped as stop:
             return signals.status(stop.number) if getattr(stop, "spoken", False) else farewell(stop.number)
 
 
-def farewell(number):
+def farewell(number: int) -> int:
     """See signals.part."""
     return signals.part(number, "no record was written; --resume continues the run")
 
 
-def list_tasks():
+def list_tasks() -> int:
     """Print each task with its place in the paper and its metrics, the main one first."""
-    for task in TASKS.values() if is_main() else ():
+    for task in tasks.TASKS.values() if is_main() else ():
         print(f"{task.name:16} {task.paper:36} {' '.join(task.metrics)}")
     return 0
 
 
-def show_config(arguments):
+def work(arguments: argparse.Namespace, words: list[str]) -> int:
+    """Do what needs the tasks' own modules: they are imported here, and signals wait for it."""
+    with signals.held_back():
+        from parallel.collectives import agree
+        from parallel.groups import joined
+        from transfer import execution, submit, suite
+    if arguments.show_config:
+        return show_config(arguments, words, execution.configured)
+    if not arguments.task or not arguments.weights:
+        raise ValueError("expected --task NAME and --weights FILE; --list shows the tasks")
+    cluster, rest = launcher.split(words)
+    requests = requested(arguments, words)
+    first = next(iter(requests.values()))[0]
+    with joined():  # the processes of torchrun or SLURM, if any
+        # With --after another job is yet to make the weights.
+        backbone = None if cluster.after and not first.check else agree(execution.opened, first)
+        if cluster.launcher and not first.check:
+            return submit.submit(requests, backbone, cluster, rest, arguments.plan)
+        if arguments.plan:
+            suite.show_plan(requests, backbone)
+        elif arguments.task not in requests:
+            return suite.run_suite(requests, backbone)
+        else:
+            for request in requests[arguments.task]:
+                execution.run_one(request, backbone)
+    return 0
+
+
+def show_config(arguments: argparse.Namespace, words: list[str], configured) -> int:
     """Print the config that KEY VALUE pairs give, with the default's where it differs."""
-    tasks = chosen(arguments.task) if arguments.task else []
-    if len(tasks) != 1:
+    requests = requested(arguments, words) if arguments.task else {}
+    if len(requests) != 1:
         raise ValueError(f"--show-config: expected one task, found {arguments.task!r}; --list shows them")
-    used = resolved(run_config(tasks[0], arguments))
-    changed = differences(resolved(tasks[0].config), used)
+    (name, (request, *_)), = requests.items()
+    used = configured(request).resolved()
+    changed = differences(tasks.find(name).config.resolved(), used)
     for key, value in used.items():
         print(f"{key} = {value}" + (f"   (default: {changed[key][0]})" if key in changed else ""))
     return 0
 
 
-def run(arguments):
-    """Run every (task, seed) that is asked for. Of several tasks, those that cannot run are named."""
-    if not arguments.task or not arguments.weights:
-        raise ValueError("expected --task NAME and --weights FILE; --list shows the tasks")
-    tasks = chosen(arguments.task)
-    suite = arguments.task != tasks[0].name
-    for flag, least in (("seed", 0), ("seeds", 1), ("num_gpus", 1), ("workers", 0)):
-        value = getattr(arguments, flag)
-        if value is not None and not least <= value < 2**31:
-            limit = f"{least} or more" if value < least else "less than 2**31"
-            raise ValueError(f"--{flag.replace('_', '-')}: expected {limit}, found {value}")
-    if suite and (arguments.pairs or arguments.split_file is not None):
+def requested(arguments: argparse.Namespace, words: list[str]) -> dict[str, list[Request]]:
+    """Return {task: a Request for each seed}. Of several runs, each has a folder of its own in --output."""
+    names = list(tasks.TASKS) if arguments.task == "all" else arguments.task.split(",")
+    chosen = [tasks.find(name) for name in names]
+    suite = arguments.task not in names
+    pairs = tuple(arguments.pairs)
+    if suite and (pairs or arguments.split_file is not None):
         raise ValueError("KEY VALUE pairs and --split-file belong to one task, found --task "
                          f"{arguments.task}")
-    agree(workspace.require_records, Path(arguments.results))
-    cluster, _ = launcher.split(arguments.command)
-    backbone = None
-    if not cluster.after or arguments.check:  # else another job is yet to make the weights
-        backbone = agree(read, arguments.weights, arguments.format, arguments.name, arguments.encoder)
+    if arguments.split_file is not None:
+        if "split" not in chosen[0].config.resolved():
+            raise ValueError("--split-file is for the semi-supervised tasks (imagenet_semi...), found --task "
+                             f"{arguments.task}")
+        pairs += ("split", arguments.split_file)
+    if arguments.seeds is not None:
+        require_number("seeds", arguments.seeds, 1)
+    fields = {field.name for field in dataclasses.fields(Request)}
+    given = {name: value for name, value in vars(arguments).items() if name in fields}
+
+    def request(task, seed):
+        output = arguments.output
+        if output and (suite or arguments.seeds is not None):
+            output = Path(output, f"{task.name}-s{seed}")
+        rescale = arguments.rescale and (task.detects or not suite)  # of a suite, those that have the rule
+        return Request(**given | {"task": task.name, "seed": seed, "output": output, "rescale": rescale,
+                                  "weights": arguments.weights or "random", "pairs": pairs,
+                                  "source": shlex.join(["python", "transfer/run.py", *words])})
+
     seeds = range(arguments.seeds) if arguments.seeds is not None else [arguments.seed]
-    if cluster.launcher and not arguments.check:
-        return submit.submit(tasks, backbone, seeds, arguments)
-    if arguments.plan:
-        return show_plan(tasks, backbone, seeds, arguments)
-    if suite:
-        return run_suite(tasks, backbone, seeds, arguments)
-    for seed in seeds:
-        run_one(tasks[0], backbone, seed, arguments)
-    return 0
-
-
-def chosen(names):
-    """Return the tasks that --task names. Raises ValueError for an unknown one, naming the nearest."""
-    names = list(TASKS) if names == "all" else names.split(",")
-    for name in names:
-        if name not in TASKS:
-            raise ValueError(f"unknown task {name!r}; {nearest(name, TASKS)}")
-    return [TASKS[name] for name in names]
+    return {task.name: [request(task, seed) for seed in seeds] for task in chosen}
 
 
 if __name__ == "__main__":
-    sys.exit(groups.last(main()))
+    sys.exit(start())

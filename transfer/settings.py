@@ -1,81 +1,107 @@
-"""What flows into a task: config (may change the number), context (must not), and KEY VALUE overrides."""
+"""What flows into a task: config (may change the number), context (must not), and KEY VALUE pairs."""
 
 import dataclasses
 import difflib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+Own = TypeVar("Own", bound="TaskConfig")
 
 
 @dataclass(frozen=True)
-class Context:
-    """All that must not change a task's number, plus the seed, which is recorded by itself.
+class TaskConfig:
+    """The base of every protocol's Config: its fields are all that may change a task's number.
 
-    out: the run's own folder for logs, checkpoints and pictures (exists). data: the data root.
-    gpus: the number of processes, one per GPU, or CPU processes where device is "cpu".
-    workers: loader processes per rank. resume: continue from what `out` holds. eval_only: train nothing,
-    evaluate what it holds (detection). cache: folder of frozen features that tasks share, None for none.
+    PRESETS: name -> {field: value}, for a Config with a field `preset`.
     """
 
-    out: Path
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def override(self: Own, pairs: Sequence[str]) -> Own:
+        """Return this config with trailing KEY VALUE pairs applied; a value takes the type of the default.
+
+        pairs: flat, e.g. ["epochs", "3", "milestones", "1,2"]. The key `preset` names one of PRESETS, which
+        other pairs then change further, wherever it stands. Raises ValueError for an odd count, an unknown
+        key or preset (naming the nearest), a value that does not parse.
+        """
+        pairs = paired(pairs)
+        defaults = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        presets = [text for key, text in pairs if key == "preset" and key in defaults]
+        if presets and presets[-1] not in self.PRESETS:
+            raise ValueError(f"unknown preset {presets[-1]!r}; {nearest(presets[-1], self.PRESETS)}")
+        changes = dict(self.PRESETS[presets[-1]]) if presets else {}
+        for key, text in pairs:
+            if key not in defaults:
+                raise ValueError(f"unknown key {key!r}; {nearest(key, defaults)}")
+            changes[key] = _parse(key, text, defaults[key])
+        return dataclasses.replace(self, **changes)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the config as a flat dict of JSON values, as it is compared and recorded."""
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def rescaled(self: Own, processes: int) -> Own:
+        """Return this config for another number of processes than the protocol's, by the linear rule.
+        Raises ValueError where the protocol has no such rule."""
+        raise ValueError("--rescale is for detection; this task has the same batch on any number of GPUs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What data is checked under: all of Context that is known before a run has its folder.
+
+    data: the data root. gpus: the number of processes, one per GPU, or CPU processes where device is "cpu".
+    workers: loader processes per rank. cache: folder of frozen features that tasks share, None for none.
+    """
+
     data: Path
     gpus: int
     workers: int
     seed: int
     device: str
-    resume: bool = False
-    eval_only: bool = False
     cache: Path | None = None
 
 
-def data_root(given):
+@dataclass(frozen=True, kw_only=True)
+class Context(Conditions):
+    """All that must not change a task's number, plus the seed, which is recorded by itself.
+
+    out: the run's own folder for logs, checkpoints and pictures (exists). resume: continue from what `out`
+    holds. eval_only: train nothing, evaluate what it holds (detection).
+    """
+
+    out: Path
+    resume: bool = False
+    eval_only: bool = False
+
+
+def data_root(given: str | Path | None) -> Path:
     """Return the data root: `given` (of --data), else $DETECTRON2_DATASETS, else datasets/."""
     return Path(given or os.environ.get("DETECTRON2_DATASETS") or "datasets")
 
 
-def override(config, pairs):
-    """Return config with trailing KEY VALUE pairs applied; a value takes the type of the default.
-
-    pairs: flat sequence of strings, e.g. ["epochs", "3", "milestones", "1,2"]. The key `preset` names one of
-    config.PRESETS (name -> {field: value}), which other pairs then change further, wherever it stands. A
-    config with an `override` method of its own (detection: Detectron2's KEY VALUE) is asked instead. Raises
-    ValueError for an odd count, an unknown key or preset (naming the nearest), a value that does not parse.
-    """
-    pairs = list(pairs)
-    joined = [word for word in pairs[::2] if "=" in word]
-    if joined:
-        raise ValueError(f"expected KEY VALUE pairs, found {joined[0]!r}; write a space instead of the =")
-    if len(pairs) % 2:
-        raise ValueError(f"expected KEY VALUE pairs, found {pairs[-1]!r} left over; give every key a value")
-    if hasattr(config, "override"):
-        return config.override(pairs)
-    defaults = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    presets = [text for key, text in zip(pairs[::2], pairs[1::2]) if key == "preset" and key in defaults]
-    if presets and presets[-1] not in config.PRESETS:
-        raise ValueError(f"unknown preset {presets[-1]!r}; {nearest(presets[-1], config.PRESETS)}")
-    changes = dict(config.PRESETS[presets[-1]]) if presets else {}
-    for key, text in zip(pairs[::2], pairs[1::2]):
-        if key not in defaults:
-            raise ValueError(f"unknown key {key!r}; {nearest(key, defaults)}")
-        changes[key] = _parse(key, text, defaults[key])
-    return dataclasses.replace(config, **changes)
+def paired(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Return flat KEY VALUE words as (key, value) pairs. Raises ValueError for KEY=VALUE and an odd count."""
+    words = list(words)
+    with_sign = [word for word in words[::2] if "=" in word]
+    if with_sign:
+        raise ValueError(f"expected KEY VALUE pairs, found {with_sign[0]!r}; write a space instead of the =")
+    if len(words) % 2:
+        raise ValueError(f"expected KEY VALUE pairs, found {words[-1]!r} left over; give every key a value")
+    return list(zip(words[::2], words[1::2]))
 
 
-def nearest(word, known):
+def nearest(word: str, known) -> str:
     """Return "did you mean ...?" with the known names nearest to word, or the whole list if none is near."""
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(matches)}?" if matches else f"known are {', '.join(sorted(known))}"
 
 
-def resolved(config):
-    """Return a config as a flat dict of JSON values, as it is compared and recorded."""
-    if hasattr(config, "resolved"):
-        return config.resolved()
-    values = dataclasses.asdict(config)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def differences(paper, used):
+def differences(paper: Mapping, used: Mapping) -> dict[str, list]:
     """Return {key: [paper value, used value]} where two flat dicts differ; a missing value is None."""
     keys = sorted({*paper, *used})
     return {key: [paper.get(key), used.get(key)] for key in keys if paper.get(key) != used.get(key)}

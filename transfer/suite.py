@@ -1,6 +1,6 @@
 """Several tasks in one command: the plan, the runs that can be made, and the tables in the end.
 
-`arguments` is the parsed command line of transfer/run.py.
+`requests` is everywhere {task: a Request for each seed}.
 """
 
 import dataclasses
@@ -8,67 +8,69 @@ import shlex
 import sys
 from pathlib import Path
 
-from parallel.collectives import in_group, is_main
+from parallel.process import in_group, is_main, one_line
 from results import plan, store
-from transfer.execution import make_context, make_draft, one_line, run_config, run_one, say
-from transfer.workspace import ROOT
+from transfer import execution
+from transfer.execution import say
+from transfer.request import RUNS, Request
+from transfer.tasks import find
+from transfer.weights.backbone import Backbone
 
-RUNS = ROOT / "results" / "runs"  # the records that results/make.py reads unless told otherwise
 
-
-def run_suite(tasks, backbone, seeds, arguments):
+def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
     """Say the plan, run what can run, end with the tables. Returns the exit status: 1 where a task failed."""
-    if not arguments.check:
-        show_plan(tasks, backbone, seeds, arguments)
+    first = next(iter(requests.values()))[0]
+    if not first.check:
+        show_plan(requests, backbone)
     status = 0
-    for task in tasks:
+    for task, of_seeds in requests.items():
         try:
-            for seed in seeds:
-                run_one(task, backbone, seed, arguments)
+            for request in of_seeds:
+                execution.run_one(request, backbone)
         except (ValueError, OSError, RuntimeError) as error:
             if in_group() and not getattr(error, "agreed", False):
                 raise  # only this process came to it: the others are in the middle of the task
             status = 1
             if is_main():
-                print(f"{task.name}: not run: {one_line(error)}", file=sys.stderr, flush=True)
-    if not arguments.check:
-        show_tables(backbone, arguments)
+                print(f"{task}: not run: {one_line(error)}", file=sys.stderr, flush=True)
+    if not first.check:
+        show_tables(backbone, first.results)
     return status
 
 
-def show_tables(backbone, arguments):
+def show_tables(backbone: Backbone, results: str | Path) -> None:
     """Print the tables that hold a figure of this backbone, and the command that writes them."""
-    own = Path(arguments.results).resolve() != RUNS
+    own = Path(results).resolve() != RUNS
     command = shlex.join(["python", "results/make.py",
-                          *(["--runs", arguments.results, "--out", "TABLES"] if own else [])])
-    say(plan.closing(store.load(arguments.results)[0], backbone.sha256, command))
+                          *(["--runs", str(results), "--out", "TABLES"] if own else [])])
+    say(plan.closing(store.load(results)[0], backbone.sha256, command))
 
 
-def missing_seeds(task, backbone, seeds, arguments):
-    """Return the seeds of a task that have no record yet; all with --rerun and --eval-only, and where the
-    backbone is None because it is yet to be made. Raises ValueError or OSError where the task cannot run."""
-    config, context = run_config(task, arguments), make_context(seeds[0], arguments)
-    if backbone is None:
-        task.data(config, context)  # the listing is read, so bad data stops here
-        return list(seeds)
-    draft = make_draft(task, backbone, config, context)
-    again = arguments.rerun or arguments.eval_only
-    return [seed for seed in seeds
-            if again or not store.find(dataclasses.replace(draft, seed=seed), arguments.results)]
+def missing(of_seeds: list[Request], backbone: Backbone | None) -> list[Request]:
+    """Return those requests of a task that have no record yet; all with --rerun and --eval-only, and where
+    the backbone is None because it is yet to be made. Raises ValueError or OSError where the task cannot
+    run."""
+    first = of_seeds[0]
+    if backbone is None:  # the listing is read, so bad data stops here
+        find(first.task).protocol.data(execution.configured(first), execution.conditions_of(first))
+        return of_seeds
+    _, _, draft = execution.drafted(first, backbone)
+    return [request for request in of_seeds if request.rerun or request.eval_only
+            or not store.find(dataclasses.replace(draft, seed=request.seed), request.results)]
 
 
-def show_plan(tasks, backbone, seeds, arguments):
-    """Say what is stored of each task and what is to be run, a line each. Returns the exit status, 0."""
-    records = store.load(arguments.results)[0]
+def show_plan(requests: dict[str, list[Request]], backbone: Backbone) -> None:
+    """Say what is stored of each task and what is to be run, a line each."""
+    first = next(iter(requests.values()))[0]
+    records = store.load(first.results)[0]
     to_go = []
-    for task in tasks:
+    for task, of_seeds in requests.items():
         try:
-            draft = make_draft(task, backbone, run_config(task, arguments), make_context(seeds[0], arguments))
-            drafts = [dataclasses.replace(draft, seed=seed) for seed in seeds]
-            text, seconds = plan.line(drafts, records, arguments.rerun)
+            _, _, draft = execution.drafted(of_seeds[0], backbone)
+            drafts = [dataclasses.replace(draft, seed=request.seed) for request in of_seeds]
+            text, seconds = plan.line(drafts, records, first.rerun)
             to_go.append(seconds)
         except (ValueError, OSError, RuntimeError) as error:
             text = f"cannot run: {one_line(error)}"
-        say(f"{task.name:16} {text}")
+        say(f"{task:16} {text}")
     say(plan.total(to_go))
-    return 0

@@ -1,38 +1,58 @@
 """The catalogue: every task of the paper's evaluation section, on one page.
 
-A task on a known protocol is one entry here; a new protocol is one file with `Config`, `data` and `run`.
+A task on a known protocol is one entry here; a new protocol is one module with `Config`, `data` and `run`. It
+is imported when a task's config or protocol is asked for, so the catalogue itself is there at once.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
-from transfer.classification import finetune, knn, linear, lowshot, probe, svm
-from transfer.detection import protocol as detection
+from transfer.settings import TaskConfig, nearest
 
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark. `run(backbone, config, context) -> {metric: percent}`, called on every rank.
+    """One benchmark.
 
-    data(config, context) -> {"name", "counts", "fingerprint"} checks the data and costs no training.
-    config: the default protocol, the paper's as far as it is known; a run is scaled as soon as its config or
-    `counts`, the sizes of the official splits, differ. metrics: the reported ones, the main one first. paper:
-    where the figures stand. trials: how many seeds the published figures average over, 1 where the papers do
-    not say. version: raised when the numbers change meaning. smoke: KEY VALUE pairs for seconds to minutes on
-    a CPU.
+    module: of the protocol, with data(config, conditions) -> {"name", "counts", "fingerprint"}, which checks
+    the data and costs no training, and run(backbone, config, context) -> {metric: percent}, called on every
+    rank. default: takes the module and returns the default config in it, the paper's as far as it is known; a
+    run is scaled as soon as its config or `counts`, the sizes of the official splits, differ. metrics: the
+    reported ones, the main one first. paper: where the figures stand. version: raised when the numbers change
+    meaning. smoke: KEY VALUE pairs for seconds to minutes on a CPU.
     """
 
     name: str
-    run: Callable
-    data: Callable
-    config: object
+    module: str
+    default: Callable[[ModuleType], TaskConfig]
     metrics: tuple[str, ...]
     paper: str
     counts: dict[str, int]
-    trials: int
     version: int
     smoke: tuple[str, ...]
 
+    @property
+    def protocol(self) -> ModuleType:
+        """The module of the protocol."""
+        return importlib.import_module(self.module)
+
+    @property
+    def config(self) -> TaskConfig:
+        """The default protocol."""
+        return self.default(self.protocol)
+
+    @property
+    def detects(self) -> bool:
+        """Whether it is one of detection, whose recipe alone depends on the number of GPUs, and which alone
+        leaves checkpoints that can be evaluated again."""
+        return self.module == DETECTION
+
+
+LINEAR, FINETUNE, KNN, SVM, LOWSHOT, PROBE = (
+    f"transfer.classification.{name}" for name in ("linear", "finetune", "knn", "svm", "lowshot", "probe"))
+DETECTION = "transfer.detection.protocol"
 
 IMAGENET_VAL = 50_000
 SMALL = ("image_size", "64")
@@ -47,44 +67,48 @@ BOXES = tuple("""
 def _probe(name, dataset, metrics, train, test):
     """A logistic probe on one of the small sets; counts of Kornblith et al., table 1 (Caltech101: without
     its background class)."""
-    return Task(name=name, run=probe.run, data=probe.data, config=probe.Config(dataset=dataset),
+    return Task(name=name, module=PROBE, default=lambda probe: probe.Config(dataset=dataset),
                 metrics=metrics, paper="not in the paper; SimCLR Table 8",
-                counts={"train": train, "test": test}, trials=1, version=1,
+                counts={"train": train, "test": test}, version=1,
                 smoke=(*SMALL, "strengths", "5", "max_iterations", "50"))
 
 
+def _detector(name, yaml, paper, metrics, train, test):
+    """A detector that is fine-tuned as a YAML of detection_configs/ says."""
+    return Task(name=name, module=DETECTION, default=lambda detection: detection.Config(yaml),
+                metrics=metrics, paper=paper, counts={"train": train, "test": test}, version=1, smoke=BOXES)
+
+
 PER_CLASS = ("mean_per_class", "top1")
-COCO_FIGURES = ("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75")
+VOC = ("AP50", "AP", "AP75")
+COCO = ("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75")
 TASKS = {task.name: task for task in (
-    Task(name="imagenet_linear", run=linear.run, data=linear.data, config=linear.IMAGENET,
+    Task(name="imagenet_linear", module=LINEAR, default=lambda linear: linear.IMAGENET,
          metrics=("top1", "top5"), paper="Table 1, appendix B.1",
-         counts={"train": 1_281_167, "val": IMAGENET_VAL}, trials=1, version=1,
-         smoke=(*SMALL, "epochs", "3")),
-    Task(name="imagenet_semi1", run=finetune.run, data=finetune.data, config=finetune.ONE_PERCENT,
+         counts={"train": 1_281_167, "val": IMAGENET_VAL}, version=1, smoke=(*SMALL, "epochs", "3")),
+    Task(name="imagenet_semi1", module=FINETUNE, default=lambda finetune: finetune.ONE_PERCENT,
          metrics=("top1", "top5"), paper="Table 2, appendix B.2",
-         counts={"train": 12_811, "val": IMAGENET_VAL}, trials=1, version=1,
+         counts={"train": 12_811, "val": IMAGENET_VAL}, version=1,
          smoke=(*SMALL, "epochs", "2", "batch_size", "10")),
-    Task(name="imagenet_semi10", run=finetune.run, data=finetune.data, config=finetune.TEN_PERCENT,
+    Task(name="imagenet_semi10", module=FINETUNE, default=lambda finetune: finetune.TEN_PERCENT,
          metrics=("top1", "top5"), paper="Table 2, appendix B.2",
-         counts={"train": 128_116, "val": IMAGENET_VAL}, trials=1, version=1,
+         counts={"train": 128_116, "val": IMAGENET_VAL}, version=1,
          smoke=(*SMALL, "epochs", "2", "batch_size", "20")),
-    Task(name="imagenet_knn", run=knn.run, data=knn.data, config=knn.Config(),
+    Task(name="imagenet_knn", module=KNN, default=lambda knn: knn.Config(),
          metrics=("top1_k20", "top1_k200"), paper="not in the paper; VICReg Table 11",
-         counts={"train": 1_281_167, "val": IMAGENET_VAL}, trials=1, version=1, smoke=SMALL),
-    Task(name="places205_linear", run=linear.run, data=linear.data, config=linear.PLACES205,
+         counts={"train": 1_281_167, "val": IMAGENET_VAL}, version=1, smoke=SMALL),
+    Task(name="places205_linear", module=LINEAR, default=lambda linear: linear.PLACES205,
          metrics=("top1", "top5"), paper="Table 3, appendix C.1",
-         counts={"train": 2_448_873, "val": 20_500}, trials=1, version=1,
-         smoke=(*SMALL, "epochs", "3")),
-    Task(name="inat18_linear", run=linear.run, data=linear.data, config=linear.INAT18,
+         counts={"train": 2_448_873, "val": 20_500}, version=1, smoke=(*SMALL, "epochs", "3")),
+    Task(name="inat18_linear", module=LINEAR, default=lambda linear: linear.INAT18,
          metrics=("top1", "top5"), paper="Table 3, appendix C.1",
-         counts={"train": 437_513, "val": 24_426}, trials=1, version=1,
-         smoke=(*SMALL, "epochs", "3")),
-    Task(name="voc07_svm", run=svm.run, data=svm.data, config=svm.Config(), metrics=("mAP",),
-         paper="Table 3, appendix C.1", counts={"train": 5_011, "test": 4_952}, trials=1, version=1,
+         counts={"train": 437_513, "val": 24_426}, version=1, smoke=(*SMALL, "epochs", "3")),
+    Task(name="voc07_svm", module=SVM, default=lambda svm: svm.Config(), metrics=("mAP",),
+         paper="Table 3, appendix C.1", counts={"train": 5_011, "test": 4_952}, version=1,
          smoke=(*SMALL, "costs", "0.1,1,10")),
-    Task(name="voc07_lowshot", run=lowshot.run, data=lowshot.data, config=lowshot.Config(),
-         metrics=tuple(f"{name}_n{n}" for name in ("mAP", "std") for n in lowshot.Config.shots),
-         paper="not in the paper; Goyal et al. 2019", counts={"train": 5_011, "test": 4_952}, trials=1,
+    Task(name="voc07_lowshot", module=LOWSHOT, default=lambda lowshot: lowshot.Config(),
+         metrics=tuple(f"{name}_n{n}" for name in ("mAP", "std") for n in (1, 2, 4, 8, 16, 32, 64, 96)),
+         paper="not in the paper; Goyal et al. 2019", counts={"train": 5_011, "test": 4_952},
          version=1, smoke=(*SMALL, "shots", "1,2", "draws", "2", "costs", "0.1,1,10")),
     _probe("food101_probe", "food101", ("top1",), 75_750, 25_250),
     _probe("cifar10_probe", "cifar10", ("top1",), 50_000, 10_000),
@@ -97,27 +121,19 @@ TASKS = {task.name: task for task in (
     _probe("caltech101_probe", "caltech101", PER_CLASS, 3_030, 5_647),
     _probe("flowers102_probe", "flowers102", PER_CLASS, 2_040, 6_149),
     _probe("voc2007_probe", "voc2007", ("mAP_11point",), 5_011, 4_952),
-    Task(name="voc_det", run=detection.run, data=detection.data,
-         config=detection.Config("pascal_voc_R_50_C4_24k_bt.yaml"), metrics=("AP50", "AP", "AP75"),
-         paper="Table 4, appendix C.2", counts={"train": 16_551, "test": 4_952}, trials=1, version=1,
-         smoke=BOXES),
-    Task(name="coco_det", run=detection.run, data=detection.data,
-         config=detection.Config("coco_R_50_C4_1x_bt.yaml"),
-         metrics=COCO_FIGURES, paper="Table 4, appendix C.2", counts={"train": 118_287, "test": 5_000},
-         trials=1, version=1, smoke=BOXES),
-    Task(name="voc07_det", run=detection.run, data=detection.data,
-         config=detection.Config("pascal_voc07_R_50_C4_12k5.yaml"), metrics=("AP50", "AP", "AP75"),
-         paper="not in the paper; VISSL's voc07", counts={"train": 5_011, "test": 4_952}, trials=1, version=1,
-         smoke=BOXES),
-    Task(name="voc_det_fpn", run=detection.run, data=detection.data,
-         config=detection.Config("pascal_voc_R_50_FPN_24k_bt.yaml"), metrics=("AP50", "AP", "AP75"),
-         paper="not in the paper", counts={"train": 16_551, "test": 4_952}, trials=1, version=1, smoke=BOXES),
-    Task(name="coco_det_fpn", run=detection.run, data=detection.data,
-         config=detection.Config("coco_R_50_FPN_1x_vicreg.yaml"), metrics=COCO_FIGURES,
-         paper="not in the paper; VICReg Table 2", counts={"train": 118_287, "test": 5_000}, trials=1,
-         version=1, smoke=BOXES),
-    Task(name="coco_det_2x", run=detection.run, data=detection.data,
-         config=detection.Config("coco_R_50_C4_2x_bt.yaml"), metrics=COCO_FIGURES,
-         paper="not in the paper; MoCo's 2x", counts={"train": 118_287, "test": 5_000}, trials=1, version=1,
-         smoke=BOXES),
+    _detector("voc_det", "pascal_voc_R_50_C4_24k_bt.yaml", "Table 4, appendix C.2", VOC, 16_551, 4_952),
+    _detector("coco_det", "coco_R_50_C4_1x_bt.yaml", "Table 4, appendix C.2", COCO, 118_287, 5_000),
+    _detector("voc07_det", "pascal_voc07_R_50_C4_12k5.yaml", "not in the paper; VISSL's voc07", VOC, 5_011,
+              4_952),
+    _detector("voc_det_fpn", "pascal_voc_R_50_FPN_24k_bt.yaml", "not in the paper", VOC, 16_551, 4_952),
+    _detector("coco_det_fpn", "coco_R_50_FPN_1x_vicreg.yaml", "not in the paper; VICReg Table 2", COCO,
+              118_287, 5_000),
+    _detector("coco_det_2x", "coco_R_50_C4_2x_bt.yaml", "not in the paper; MoCo's 2x", COCO, 118_287, 5_000),
 )}
+
+
+def find(name: str) -> Task:
+    """Return a task of the catalogue. Raises ValueError for an unknown one, naming the nearest."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; {nearest(name, TASKS)}")
+    return TASKS[name]

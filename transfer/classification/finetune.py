@@ -45,6 +45,7 @@ from transfer.classification.training import (
     sum_gradients,
 )
 from transfer.precision import tf32
+from transfer.settings import TaskConfig
 from transfer.weights.backbone import build
 
 PAPER = {"backbone_learning_rate": 0.002, "schedule": "step"}  # P B.2; the rate is for the first release
@@ -67,7 +68,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     """Defaults: the same values for 1 % and 10 % (author in barlowtwins issue 14)."""
     dataset: str = "imagenet"              # folder under the data root
     split: str = "1percent"                # or "10percent", "draw:P%", the path of a list: WNID_NUMBER.JPEG

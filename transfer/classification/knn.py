@@ -24,12 +24,13 @@ from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.precision import tf32
+from transfer.settings import TaskConfig
 
 QUERIES, BLOCK = 512, 2 ** 14  # validation and training images compared at once: 34 MB of similarities
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     """Defaults: mmselfsup's weights with VICReg's two k."""
     dataset: str = "imagenet"        # folder under the data root
     k: tuple[int, ...] = (20, 200)   # each gives a metric top1_k<k>

@@ -44,6 +44,7 @@ from transfer.classification.training import (
     sum_gradients,
 )
 from transfer.precision import tf32
+from transfer.settings import TaskConfig
 
 # What a preset does not name is as in the default of its task; so are features, the 2048-d average pool. One
 # that names nothing is another name of the default.
@@ -88,7 +89,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     """Defaults: ImageNet, P B.1 (the paper's appendix) and evaluate.py of facebookresearch/barlowtwins."""
     dataset: str = "imagenet"              # folder under the data root
     epochs: int = 100                      # P B.1

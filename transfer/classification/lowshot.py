@@ -24,10 +24,11 @@ from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep
 from transfer.classification.metrics import average_precision
 from transfer.classification.svm_solver import SOLVERS, Settings, fit_costs, gram, normalised, pool
+from transfer.settings import TaskConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     """Defaults: VISSL's draws and solver (eval_resnet_8gpu_transfer_voc07_low_shot_svm.yaml)."""
     dataset: str = "VOC2007"            # folder under the data root
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)  # positives of a class; each gives three metrics

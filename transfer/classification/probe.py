@@ -23,6 +23,7 @@ from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.metrics import average_precision, confusion, mean_per_class
 from transfer.classification.small_sets import SMALL_SETS, read
 from transfer.precision import tf32
+from transfer.settings import TaskConfig
 
 # Strengths fitted one after another, each from the weights of the one before. On 3000 x 512 toy features a
 # run of all 45 takes 13 % fewer steps of L-BFGS, runs of 6 take 11 % more.
@@ -30,7 +31,7 @@ RUN = 9
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     """Defaults: SimCLR B.8."""
     dataset: str = "cifar10"       # one of SMALL_SETS
     weakest: float = 1e-6          # of the L2 penalty, strength / 2 x |weights|^2 beside the sum of losses

@@ -23,12 +23,13 @@ from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep
 from transfer.classification.metrics import average_precision
 from transfer.classification.svm_solver import SOLVERS, Settings, normalised, solve
+from transfer.settings import TaskConfig
 
 HALVINGS = tuple(0.5 ** power for power in range(4, 20))
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     """Defaults: VISSL's solver and grid on SwAV's features, see above."""
     dataset: str = "VOC2007"            # folder under the data root
     # eval_resnet_8gpu_transfer_voc07_svm.yaml:69

@@ -21,10 +21,11 @@ import hashlib
 from dataclasses import dataclass
 
 from transfer.detection import data as sets
+from transfer.settings import TaskConfig, paired
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TaskConfig):
     """A YAML of detection_configs/ and KEY VALUE pairs on top, (KEY, VALUE, KEY, VALUE, ...)."""
 
     yaml: str
@@ -38,8 +39,7 @@ class Config:
         """
         from transfer.detection import configuration
 
-        pairs = [*self.options, *pairs]
-        merged = dict(zip(pairs[::2], pairs[1::2]))
+        merged = dict([*paired(self.options), *paired(pairs)])
         yaml = merged.pop("preset", self.yaml)
         if yaml != self.yaml:
             configuration.check_preset(yaml, self.yaml)
