@@ -51,7 +51,7 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 	@echo "set-up done"
 
 demo: setup
-	@$(PY) tools/demo.py
+	@$(PY) -m tools.demo
 
 # In CI the tests on a SLURM are part of it, where its packages can be had.
 test: setup $(if $(filter true,$(CI)),cluster-packages)
@@ -90,7 +90,7 @@ report: setup
 
 bench: setup
 	@status=0; for benchmark in loss lars views sources frozen sweep svm knn evaluation detection_loader tables; do \
-	    echo "benchmarks/$$benchmark.py"; $(PY) benchmarks/$$benchmark.py || status=1; done; exit $$status
+	    echo "benchmarks/$$benchmark.py"; $(PY) -m benchmarks.$$benchmark || status=1; done; exit $$status
 
 doctor: setup
 	@$(PY) transfer/doctor.py

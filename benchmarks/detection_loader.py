@@ -1,18 +1,14 @@
 """Images per second of detection training batches: our loader against Detectron2's own, in one process.
 
-    python benchmarks/detection_loader.py
+    python -m benchmarks.detection_loader
 
 Both decode, resize, flip and collate with the mapper of the paper's VOC configuration, on one thread without
 workers. Ours also makes image and augmentation a function of seed and iteration, so that a resumed run gets
 the same batches; the ratio is what that costs. Pictures: those of benchmarks/views.py, three boxes each.
 """
 import statistics
-import sys
 import tempfile
 from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from detectron2.data import (

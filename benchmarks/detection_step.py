@@ -1,6 +1,6 @@
 """One training iteration of both papers' detectors on one GPU: exact float32, TF32 and mixed precision.
 
-    python benchmarks/detection_step.py [--images N] [--rounds N]
+    python -m benchmarks.detection_step [--images N] [--rounds N]
 
 The YAML files of the Barlow Twins rows, as a run builds them (model, optimiser, AccumulatingTrainer), on
 random pictures of the largest size that they train on, with eight random objects each. Speeds are ratios to
@@ -12,10 +12,6 @@ import argparse
 import itertools
 import statistics
 import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from detectron2.structures import Boxes, Instances, PolygonMasks

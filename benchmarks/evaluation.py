@@ -1,6 +1,6 @@
 """Seconds of COCO evaluation as ours does it, as ratios to pycocotools, on detections of COCO's size.
 
-    python benchmarks/evaluation.py [--images 200]
+    python -m benchmarks.evaluation [--images 200]
 
 Both take truth and detections in memory, index, evaluate, accumulate and summarise them; the twelve figures
 must be the same. The detections are synthetic: 7 objects and 100 detections an image of 640 x 480, 80
@@ -11,11 +11,6 @@ import contextlib
 import io
 import os
 import statistics
-import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 from pycocotools import mask as masks

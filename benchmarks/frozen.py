@@ -1,6 +1,6 @@
 """One step of linear evaluation on a frozen ResNet-50: the plain eval-mode network over ours, with memory.
 
-    python benchmarks/frozen.py [--device cpu|cuda] [--images N] [--rounds N]
+    python -m benchmarks.frozen [--device cpu|cuda] [--images N] [--rounds N]
 
 Both take the same uint8 images of 224 px to the updated head of 1000 classes. Plain: torchvision's network in
 eval mode, float32, only the head requiring a gradient. Ours: inference mode, folded norms, channels_last and
@@ -21,9 +21,6 @@ at 64); inner batches of 4, 2 and 1 images (slower than 16, or with packed weigh
 import argparse
 import sys
 from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from torch.nn import functional

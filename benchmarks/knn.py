@@ -1,6 +1,6 @@
 """kNN on ImageNet's features: time and memory of all similarities at once over ours, a block at a time.
 
-    python benchmarks/knn.py [--images 40000] [--queries 512] [--device cuda]
+    python -m benchmarks.knn [--images 40000] [--queries 512] [--device cuda]
 
 One rank's work: `images` training features of 2048 values, of which ImageNet has 1.28 million over all ranks,
 20 and 200 neighbours. Both find the same neighbours. Memory is what is needed above the features: the plain
@@ -9,10 +9,6 @@ takes more than `BOUND` above the queries.
 """
 import argparse
 import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from torch.nn import functional

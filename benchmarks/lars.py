@@ -1,16 +1,12 @@
 """One LARS step over all parameters: time of a plain loop over ours, and the memory both need on top.
 
-    python benchmarks/lars.py [--device cpu|cuda] [--rounds N]
+    python -m benchmarks.lars [--device cpu|cuda] [--rounds N]
 
 On a GPU the gain is that of few large kernel launches instead of thousands; on a CPU, which starts work at
 once, it comes from fewer new copies of the gradients. No target: the step is a small share of training.
 """
 import argparse
 import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 

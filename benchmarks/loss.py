@@ -1,6 +1,6 @@
 """The loss, forward and backward: times and peak memory of the plain formulation over ours.
 
-    python benchmarks/loss.py [--device cpu|cuda] [--rounds N]
+    python -m benchmarks.loss [--device cpu|cuda] [--rounds N]
 
 Prints one line a shape, the ratios with the spread of single rounds, and exits with 1 when a target is
 missed. Targets are for a CPU (PERFORMANCE_STUDY 1.2 and 1.3 measured 8.7, 52, 7.4, 3.4 and 10, 27, 8, 4).
@@ -8,10 +8,6 @@ missed. Targets are for a CPU (PERFORMANCE_STUDY 1.2 and 1.3 measured 8.7, 52, 7
 import argparse
 import statistics
 import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from torch import nn

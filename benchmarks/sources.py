@@ -1,6 +1,6 @@
 """Pictures in random order by the kind of data: speed against image files, memory against reading all of it.
 
-    python benchmarks/sources.py [--pictures 1000] [--rows 100] [--members 20000]
+    python -m benchmarks.sources [--pictures 1000] [--rows 100] [--members 20000]
 
 The JPEG files of benchmarks/views.py, about 90 kB each, lie in folders, in tar shards and in a parquet
 file with row groups of `rows` pictures, 100 as the Hugging Face Hub writes them. `read` gives a picture's
@@ -16,9 +16,6 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 

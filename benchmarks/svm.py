@@ -1,6 +1,6 @@
 """VOC07's SVM: the whole cost grid by plain LinearSVC over ours, exact as well; and the memory of both.
 
-    python benchmarks/svm.py [--rounds N]
+    python -m benchmarks.svm [--rounds N]
 
 One class and one fold of the protocol at its own size: 11 costs on two thirds of 5011 images of 2048
 features, then the fit on all of them. The features are synthetic, non-negative, of length 1, made of 200
@@ -11,10 +11,6 @@ a round is not warmed up, nor are there many, since nothing here is short.
 """
 import argparse
 import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
 import torch

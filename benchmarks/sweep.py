@@ -1,6 +1,6 @@
 """Linear evaluation's step with ten heads over that with one, and the memory of both.
 
-    python benchmarks/sweep.py [--device cpu|cuda] [--images N] [--rounds N]
+    python -m benchmarks.sweep [--device cpu|cuda] [--images N] [--rounds N]
 
 Five learning rates times two weight decays on one stream of frozen features of 224-px images, 1000 classes.
 Unlike in the other benchmarks a small ratio is good: ten runs would be 10. Exits with 1 above the target,
@@ -9,10 +9,6 @@ which is for one thread of a CPU (OMP_NUM_THREADS=1); more images a batch make t
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 

@@ -1,6 +1,6 @@
 """All tables from 10,000 records, checked one by one: time and memory, against json.load of the same files.
 
-    python benchmarks/tables.py [--records N] [--rounds N]
+    python -m benchmarks.tables [--records N] [--rounds N]
 
 A plain json.load of the files checks nothing and makes no table: it is what any reader has to pay. Target:
 about two seconds in all. As in a real folder, the records of a task share their config, which is read once;
@@ -13,9 +13,6 @@ import sys
 import tempfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import common
 from results import assembly, render, store

@@ -1,6 +1,6 @@
 """Images per second of the view backends on one core, as ratios to the official Pillow pipeline.
 
-    python benchmarks/views.py
+    python -m benchmarks.views
 
 Each image is decoded from JPEG and becomes two views of 224 pixels, as float32 ready for the network unless
 the row says otherwise. "worker" rows are what a loader's process does: the rest of the work is the device's.
@@ -8,11 +8,6 @@ The same draws go to all. Photographs: scikit-learn's, cut and resampled to abou
 """
 import io
 import statistics
-import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from PIL import Image

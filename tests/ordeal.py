@@ -1,7 +1,7 @@
 """Kill and requeue a two-process pretraining many times, and compare its end with the run left alone.
 
-    python tests/ordeal.py --kills 50                 # SIGKILL at random moments, in runs of ten kills each
-    python tests/ordeal.py --kills 0 --requeues 20    # `scontrol requeue` on the tests' SLURM, ten a run
+    python -m tests.ordeal --kills 50                 # SIGKILL at random moments, in runs of ten kills each
+    python -m tests.ordeal --kills 0 --requeues 20    # `scontrol requeue` on the tests' SLURM, ten a run
 
 The tests do the same a few times; this takes about a quarter of an hour, and root for the second part.
 """
@@ -16,13 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
-
 from tests.pretrain_toys import write_pictures
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import Job, assert_same_run, in_two_processes, pretrain, steps, wait_until
 
+ROOT = Path(__file__).resolve().parents[1]
 A_RUN = 10  # kills or requeues of one run
 # A checkpoint after every step, so that kills fall into writing.
 OFTEN = ("--checkpoint-minutes", 1e-9, "--epochs", 50)

@@ -1,6 +1,6 @@
 """Show the whole suite at work on embedded data: pretrain, convert, transfer, tables, report. On a CPU.
 
-    python tools/demo.py [--folder build/demo]
+    python -m tools.demo [--folder build/demo]
 
 The figures say that the pipeline runs; networks this small and this briefly trained say nothing of methods.
 Every step is the command that a user would type, printed before it runs.
@@ -15,9 +15,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if not __package__:
-    sys.path[0] = str(ROOT)
-
 MARK = "demo-folder"  # says that the folder is the demo's own and may be emptied
 # Each protocol once: of the further detection recipes and of the small sets one each.
 TASKS = """imagenet_linear imagenet_semi1 imagenet_semi10 imagenet_knn places205_linear inat18_linear
@@ -30,7 +27,7 @@ def steps(folder):
     python = sys.executable
     return [
         ("write the embedded data: digits and photographs in ImageNet, VOC and COCO layout",
-         [python, "tools/demo_data.py", data]),
+         [python, "-m", "tools.demo_data", data]),
         ("pretrain a ResNet-50 with Barlow Twins",
          [python, "pretrain/main.py", f"{data}/imagenet", "--epochs", "3", "--batch-size", "50",
           "--warmup-epochs", "1", "--image-size", "64", "--projector", "512-512-512",

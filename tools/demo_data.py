@@ -1,6 +1,6 @@
 """Write small data sets of real digits on real photographs in the real formats, for the demo and the tests.
 
-    python tools/demo_data.py ROOT [--seed S]
+    python -m tools.demo_data ROOT [--seed S]
 
 ROOT becomes a data root: imagenet/, places205/, inat18/, VOC2007/, VOC2012/ and coco/, about 1100 pictures
 and 14 MB. The same seed gives the same bytes. What a picture shows is real and its labels are exact, but a
@@ -20,10 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:
-    sys.path[0] = str(ROOT)
 
 from parallel.files import write_whole
 from tools import demo_pictures

@@ -1,6 +1,6 @@
 """Rehearse the suite on real images: small sets, every protocol, sizes for a CPU.
 
-    python tools/rehearsal.py --shared SHARED [--folder build/rehearsal] [--results results/runs]
+    python -m tools.rehearsal --shared SHARED [--folder build/rehearsal] [--results results/runs]
 
 SHARED holds imagenet_mini, voc_mini and coco_mini as .tar.xz archives: ten ImageNet classes, 100 VOC and
 159 COCO images. They are unpacked into the standard layout, a ResNet-50 is pretrained on the first, and each
@@ -14,12 +14,9 @@ import tarfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:
-    sys.path[0] = str(ROOT)
-
 from tools.demo import own_folder, run_steps
 
+ROOT = Path(__file__).resolve().parent.parent
 ARCHIVES = ("imagenet_mini/imagenet_mini.tar.xz", "voc_mini/voc_mini.tar.xz",
             "coco_mini/coco_mini.tar.xz")
 PLACES = {"imagenet_mini": "imagenet", "VOCdevkit/VOC2007": "VOC2007", "VOCdevkit/VOC2012": "VOC2012",

@@ -1,6 +1,6 @@
 """Write the pictures of any kind of data that pretraining reads as webdataset shards, in the same order.
 
-    python tools/write_shards.py /data/imagenet-parquet /data/imagenet-shards [--pictures 5000]
+    python -m tools.write_shards /data/imagenet-parquet /data/imagenet-shards [--pictures 5000]
 
 Shards are few large files, and reading a picture in any order costs its own bytes alone. The same seed gives
 the same views from them, since a picture keeps its index. A file system lists a thousand shards at once and a
@@ -11,9 +11,6 @@ import io
 import sys
 import tarfile
 from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from PIL import Image
 from tqdm import tqdm
