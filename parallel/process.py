@@ -1,8 +1,16 @@
 """This process: its number, how its errors are said, and its exit status. Needs no torch, whose import takes
 seconds, so that a command which only lists something starts at once."""
+import importlib
 import os
 import signal
 import sys
+
+
+def command(module: str) -> int:
+    """Be an installed command: call `main` of this module and return its exit status. Stop signals wait until
+    it listens, since the imports take seconds."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+    return last(importlib.import_module(module).main())
 
 
 def in_group() -> bool:

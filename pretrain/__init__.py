@@ -1,4 +1,18 @@
-"""Pretraining. From Python: `pretrain.train(methods.recipe(...), Run(data, checkpoint_dir))`."""
-from pretrain.trainer import Outcome, Run, train
+"""Self-supervised pretraining: images in, `checkpoint.pth` and a backbone file out.
 
-__all__ = ["Outcome", "Run", "train"]
+From Python: `pretrain.train(methods.recipe(...), pretrain.Run(data, folder))`.
+"""
+import functools
+import importlib
+
+from parallel import process
+
+command = functools.partial(process.command, "pretrain.main")
+
+
+def __getattr__(name):
+    """train, Run and Outcome, whose module takes seconds to import: an installed command first has to heed
+    signals."""
+    if name in ("train", "Run", "Outcome"):
+        return getattr(importlib.import_module("pretrain.trainer"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

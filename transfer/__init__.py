@@ -1,1 +1,7 @@
 """Transfer of a pretrained ResNet-50: weights in, tasks run, one record each."""
+
+import functools
+
+from parallel import process
+
+command = functools.partial(process.command, "transfer.run")

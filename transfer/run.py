@@ -77,11 +77,6 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def start() -> int:
-    """The command: `main`, after which no signal changes the exit status."""
-    return last(main())
-
-
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, report. Returns the exit status: 0 only when everything asked for is done."""
     adopt_slurm()  # before anything is said
@@ -182,4 +177,4 @@ def requested(arguments: argparse.Namespace, words: list[str]) -> dict[str, list
 
 
 if __name__ == "__main__":
-    sys.exit(start())
+    sys.exit(last(main()))
