@@ -10,7 +10,7 @@ from results.cells import backbone_text
 
 CLASSES = 30  # at most, in one plot of bars
 
-# Of a pretraining run: title, label of the y axis, the figures of stats.txt; "loss_" are a method's own parts.
+# Of a pretraining run: title, label of the y axis, the figures of stats.txt (loss_: all parts of a method's).
 PRETRAINING = (
     ("Loss", "loss", ("loss",)),
     ("Parts of the loss", "part", ("loss_",)),
