@@ -4,7 +4,6 @@ import os
 import re
 
 from parallel.process import is_main
-from parallel.slurm import adopt_slurm
 
 DEFAULTS = {"launcher": None, "partition": None, "account": None, "qos": None, "constraint": None, "nodes": 1,
             "gpus_per_node": 1, "tasks_per_node": None, "cpus_per_task": None, "time": None,
@@ -81,14 +80,12 @@ def minutes(text: str) -> int:
 
 def split(arguments) -> tuple[argparse.Namespace, list[str]]:
     """Command line -> the flags above, with `tasks` (processes of a job) and `device`, and everything else in
-    its order. ValueError where they do not fit."""
+    its order. ValueError where they do not fit. In a step of SLURM adopt_slurm comes first."""
     given, rest = flags().parse_known_args(arguments)
     if vars(given) and "launcher" not in given:
         flag = next(iter(vars(given))).replace("_", "-")
         raise ValueError(f"--{flag}: expected --launcher slurm with it, found none")
     cluster = argparse.Namespace(**{**DEFAULTS, **vars(given)})
-    if cluster.launcher:
-        adopt_slurm()
     if cluster.launcher and "RANK" in os.environ:
         raise ValueError("--launcher slurm starts the processes itself; call it without torchrun and srun")
     # SLURM may send the signal a minute early; a run that is still starting would die of it.

@@ -1,14 +1,14 @@
 """What is asked for when a task is run: one Request for each record."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 RUNS = Path(__file__).resolve().parent.parent / "results" / "runs"  # the records that results/make.py reads
 LEAST = {"seed": 0, "num_gpus": 1, "workers": 0}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Request:
     """One task on one backbone with one seed; the names are those of transfer/run.py's flags.
 
@@ -56,6 +56,11 @@ class Request:
             raise ValueError(f"expected one of resume, rerun and eval_only, found {' and '.join(again)}")
         if self.device not in (None, "cuda", "cpu"):
             raise ValueError(f"device: expected cuda or cpu, found {self.device!r}")
+
+    def __repr__(self):
+        """The call that makes it, without what is left at its default."""
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        return f"Request({', '.join(f'{name}={getattr(self, name)!r}' for name in given)})"
 
 
 def require_number(field: str, value: int, least: int) -> None:
