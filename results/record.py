@@ -10,7 +10,7 @@ import math
 import numbers
 import re
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 SCHEMA = 1
 
@@ -20,6 +20,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in a file's name
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UTC = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
                   r"T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?\+00:00")
+
+
 @dataclass(frozen=True)
 class Result:
     """One run of one task with one seed.
@@ -92,103 +94,57 @@ def config_hash(version, config, data):
     Two runs share it only where their numbers may be averaged: another data set (name, counts or fingerprint)
     or another version of the protocol gives another hash. Independent of the order of keys.
     """
-    return _hash(_item("config", config), _item("data", data), _item("version", version))
+    texts = {"config": canonical(config), "data": canonical(data), "version": canonical(version)}
+    return _sha256(texts, texts)[:12]
 
 
-def canonical(value):
+def canonical(value: object) -> str:
     """Return the one JSON text of a JSON value: sorted keys, no spaces, ASCII. NaN raises ValueError."""
     return _ENCODER.encode(value)
 
 
-def to_json(result):
+def to_json(result: Result) -> str:
     """Return the text of the record file, checksum included."""
     content = {field.name: getattr(result, field.name) for field in fields(result)}
-    return _laid_out({**content, "checksum": _sha256(_item(*pair) for pair in content.items())})
+    content["checksum"] = _sha256({name: canonical(value) for name, value in content.items()}, _FIELDS)
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def from_json(text, known=None):
-    """Return the Result of a record file's text. Raises ValueError where it is damaged, edited or newer.
-
-    known: a dict, empty at first, for whoever reads many records. What an earlier record says in the same
-    words, as the config of another seed, is then neither parsed nor checked again, and both hold one object.
-    """
-    known = {} if known is None else known
-    try:
-        found, new = _items(text, known)
-    except (ValueError, RecursionError):  # damaged, or laid out by somebody else
-        found, new = _items(_relaid(text), known)
-    values = {name: value for name, value, _ in found}
-    if values.get("schema") != SCHEMA:  # first, for another schema may have other fields and checksums
-        raise ValueError(f"expected schema {SCHEMA}, found {values.get('schema')!r}; "
-                         "read it with the version of this suite that wrote it")
-    checksum = values.pop("checksum", None)
-    if set(values) != _FIELDS:
-        raise ValueError(f"damaged: fields differ by {', '.join(sorted(_FIELDS ^ set(values)))}; "
-                         "restore the file or run the task again")
-    items = {name: item for name, _, item in found if name != "checksum"}
-    if checksum != _sha256(items.values()):
-        raise ValueError("edited or damaged: the checksum does not fit the content; "
-                         "restore the file or run the task again")
-    for name, value, _ in new.values():
-        if name != "checksum":
-            _check_type(name, value)
-            _check(name, value)
-    if not values["metrics"]:
-        raise ValueError("damaged: no metrics; run the task again")
-    known.update(new)  # only now: what is known has been checked
-    # What came out of JSON is plain and nobody else's: Result's copies would take longer than all the rest.
-    result = object.__new__(Result)
-    vars(result).update(values, config_hash=_hash(items["config"], items["data"], items["version"]))
-    return result
-
-
-def _items(text, known):
-    """Return ([(name, value, canonical item)], {line: those not known yet}) of a text as `to_json` has it.
-
-    A field begins a line, after one blank, which nothing else does: strings hold no raw line ends, and what
-    is inside of a field stands deeper. ValueError for another layout.
-    """
-    if not (text.startswith('{\n "') and text.endswith("\n}\n")):
-        raise ValueError("another layout")
-    lines = text[4:-3].split(',\n "')
-    new = {line: _parsed(line) for line in lines if line not in known}
-    return [known[line] if line in known else new[line] for line in lines], new
-
-
-def _parsed(line):
-    name, _, text = line.partition('": ')
-    value = json.loads(text)
-    return name, value, _item(name, value)
-
-
-def _relaid(text):
-    """Return a JSON object's text as `to_json` lays it out. Raises ValueError where it is none."""
+def from_json(text: str) -> Result:
+    """Return the Result of a record file's text. Raises ValueError where it is damaged, edited or newer."""
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError(f"found a {type(content).__name__}")
-        return _laid_out({"schema": None, **content})
+        checksum = content.pop("checksum", None)
+        texts = {name: canonical(value) for name, value in content.items()}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"damaged: not JSON of a record ({error}); "
                          "restore the file or run the task again") from None
+    if content.get("schema") != SCHEMA:  # first, for another schema may have other fields and checksums
+        raise ValueError(f"expected schema {SCHEMA}, found {content.get('schema')!r}; "
+                         "read it with the version of this suite that wrote it")
+    if set(content) != _FIELDS:
+        raise ValueError(f"damaged: fields differ by {', '.join(sorted(_FIELDS ^ set(content)))}; "
+                         "restore the file or run the task again")
+    if checksum != _sha256(texts, _FIELDS):
+        raise ValueError("edited or damaged: the checksum does not fit the content; "
+                         "restore the file or run the task again")
+    for name, value in content.items():
+        _check_type(name, value)
+        _check(name, value)
+    if not content["metrics"]:
+        raise ValueError("damaged: no metrics; run the task again")
+    # What came out of JSON is plain and nobody else's: Result's copies would take as long as all the rest.
+    result = object.__new__(Result)
+    vars(result).update(content, config_hash=_sha256(texts, ("config", "data", "version"))[:12])
+    return result
 
 
-def _laid_out(content):
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _item(name, value):
-    return f'"{name}":{canonical(value)}'
-
-
-def _sha256(items):
-    """Return the sha256 of the canonical text of the object that has these items."""
-    return hashlib.sha256(("{" + ",".join(sorted(items)) + "}").encode()).hexdigest()
-
-
-@lru_cache(64)  # seeds of one config lie side by side
-def _hash(*items):
-    return _sha256(items)[:12]
+def _sha256(texts, names):
+    """Return the sha256 of the canonical text of an object, given those of its values by name."""
+    items = ",".join(f'"{name}":{texts[name]}' for name in sorted(names))
+    return hashlib.sha256(f"{{{items}}}".encode()).hexdigest()
 
 
 def _plain(name, value):

@@ -47,7 +47,7 @@ def find(record, runs):
         raise FileNotFoundError(f"{record}: expected a record's file or its place under {runs}; "
                                 "python results/make.py --list shows them")
     root = path.parents[2] if len(path.parents) > 2 else path.parent
-    return store.read(path, root), root
+    return store.read_record(path, root), root
 
 
 def describe(result, root, config=False):

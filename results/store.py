@@ -42,7 +42,7 @@ def save(result, root, rerun=False):
 def find(draft, root):
     """Return the stored record of the run that `draft` describes, or None; ValueError if damaged."""
     path = path_of(draft, root)
-    return read(path, root) if path.exists() else None
+    return read_record(path, root) if path.exists() else None
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def load(root):
     file) is left out and named in `problems`. A folder that does not exist holds no records; folders of kept
     files (see `keep`) hold none either.
     """
-    records, problems, known = [], [], {}
+    records, problems = [], []
     for folder, folders, files in os.walk(root):
         # Hidden ones are of a `keep` that is under way or was killed.
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(KEPT))
@@ -73,7 +73,7 @@ def load(root):
             if name.startswith(".") or not name.endswith(".json"):
                 continue
             try:
-                records.append(read(os.path.join(folder, name), root, known))
+                records.append(read_record(os.path.join(folder, name), root))
             except (ValueError, OSError) as error:
                 problems.append(str(error))
     return records, problems
@@ -103,15 +103,12 @@ def keep(result, root, folder):
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def read(path, root, known=None):
-    """Return the record in a file under root. Raises ValueError for one that cannot be trusted.
-
-    known: as in `record.from_json`.
-    """
+def read_record(path, root):
+    """Return the record in a file under root. Raises ValueError for one that cannot be trusted."""
     with open(path, "rb", buffering=0) as file:
         content = file.read()
     try:
-        result = from_json(content.decode("utf-8"), known)
+        result = from_json(content.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: damaged: not UTF-8 text; restore the file or run the task again") from None
     except ValueError as error:

@@ -102,14 +102,6 @@ def test_what_cannot_be_trusted_is_named_and_left_out(tmp_path, spoil, message):
         assert len(loaded) == (2 if path.exists() and "delete" in message else 1)
 
 
-def test_what_records_have_in_common_is_held_once(tmp_path):
-    for seed in range(3):
-        store.save(toy(seed=seed, metrics={"AP": float(seed)}), tmp_path)
-    first, *others = store.load(tmp_path)[0]
-    assert all(run.config is first.config and run.data is first.data for run in others)
-    assert [run.metrics["AP"] for run in (first, *others)] == [0, 1, 2]
-
-
 def test_find_refuses_a_damaged_record(tmp_path):
     store.save(toy(), tmp_path).write_text("{")
     with pytest.raises(ValueError, match="s0.json: damaged"):
