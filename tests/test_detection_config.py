@@ -62,8 +62,6 @@ COCO_SETS = {
     "INPUT.MIN_SIZE_TRAIN": [640, 672, 704, 736, 768, 800]}
 TWICE = {"SOLVER.STEPS": [120000, 160000], "SOLVER.MAX_ITER": 180000}
 VOC07 = {"DATASETS.TRAIN": ["voc_2007_trainval"], "SOLVER.STEPS": [9500], "SOLVER.MAX_ITER": 12500}
-MSRA = {"MODEL.PIXEL_MEAN": [103.530, 116.280, 123.675], "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.STRIDE_IN_1X1": True, "INPUT.FORMAT": "BGR"}
 PIRL = {"MODEL.RESNETS.NORM": "FrozenBN", "MODEL.BACKBONE.FREEZE_AT": 2, "TEST.PRECISE_BN.ENABLED": False,
         "MODEL.ROI_HEADS.NAME": "Res5ROIHeads", "SOLVER.STEPS": [17000], "SOLVER.MAX_ITER": 25000}
 
@@ -81,7 +79,6 @@ GOLDEN = {
     "pascal_voc_R_50_C4_24k_moco": C4 | VOC_SETS | MOCO_VOC,
     "pascal_voc_R_50_C4_24k_random": C4 | VOC_SETS | MOCO_VOC,
     "pascal_voc_R_50_C4_24k_supervised": C4 | VOC_SETS | MOCO_VOC,
-    "pascal_voc_R_50_C4_24k_supervised_msra": C4 | VOC_SETS | MOCO_VOC | MSRA,
     "pascal_voc_R_50_C4_25k_pirl": C4 | VOC_SETS | rate(0.003, 1000, 0.333) | PIRL,
     "pascal_voc07_R_50_C4_12k5": C4 | VOC_SETS | MOCO_VOC | VOC07,
     "pascal_voc_R_50_FPN_24k_bt": FPN | VOC_SETS | BT_VOC,
@@ -90,12 +87,10 @@ GOLDEN = {
     "coco_R_50_C4_1x_moco": C4 | COCO_SETS | MOCO_COCO,
     "coco_R_50_C4_1x_random": C4 | COCO_SETS | MOCO_COCO,
     "coco_R_50_C4_1x_supervised": C4 | COCO_SETS | MOCO_COCO,
-    "coco_R_50_C4_1x_supervised_msra": C4 | COCO_SETS | MOCO_COCO | MSRA,
     "coco_R_50_C4_2x_bt": C4 | COCO_SETS | BT_COCO | TWICE,
     "coco_R_50_C4_2x_moco": C4 | COCO_SETS | MOCO_COCO | TWICE,
     "coco_R_50_C4_2x_random": C4 | COCO_SETS | MOCO_COCO | TWICE,
     "coco_R_50_C4_2x_supervised": C4 | COCO_SETS | MOCO_COCO | TWICE,
-    "coco_R_50_C4_2x_supervised_msra": C4 | COCO_SETS | MOCO_COCO | TWICE | MSRA,
 }
 
 
@@ -133,7 +128,7 @@ def test_rescale_is_the_linear_rule_from_eight_gpus():
     (3, [], "SOLVER.IMS_PER_BATCH 16 is the total over all GPUs, found 3 of them and SOLVER.ACCUMULATE 1"),
     (4, ["SOLVER.ACCUMULATE", "8"], "found 4 of them and SOLVER.ACCUMULATE 8; use numbers whose product"),
     (1, ["SOLVER.AMP.ENABLED", "True"], "half precision needs a GPU"),
-    (1, ["preset", "pascal_voc_R_50_C4_24k_supervised_msra.yaml"], "INPUT.FORMAT: expected RGB"),
+    (1, ["INPUT.FORMAT", "BGR"], "INPUT.FORMAT: expected RGB"),
 ])
 def test_what_does_not_fit_machine_or_weights_is_refused_with_the_data(tmp_path, gpus, pairs, message):
     with pytest.raises(ValueError, match=message):

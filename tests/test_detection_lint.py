@@ -15,8 +15,7 @@ from transfer.weights.export import CONVENTIONS, metadata
 NOTES = metadata(distinct_backbone())
 RANDOM = metadata(Backbone("random", "random", {}, "0" * 64, "random"))
 VOC = "pascal_voc_R_50_C4_24k_bt.yaml"
-PRESETS = sorted(path.name for path in configuration.CONFIGS.glob("*_R_50_*.yaml")
-                 if not path.stem.endswith("_msra"))
+PRESETS = sorted(path.name for path in configuration.CONFIGS.glob("*_R_50_*.yaml"))
 
 
 def configured(preset, *pairs):
@@ -91,12 +90,6 @@ def test_random_weights_have_no_statistics_to_freeze():
 def test_detectron2_s_own_defaults_are_refused():
     with pytest.raises(ValueError, match="INPUT.FORMAT: expected RGB"):
         lint(get_cfg(), NOTES)
-
-
-def test_presets_for_msra_weights_are_refused_for_ours():
-    for path in configuration.CONFIGS.glob("*_msra.yaml"):
-        with pytest.raises(ValueError, match="INPUT.FORMAT"):
-            lint(configured(path.name), NOTES)
 
 
 def test_what_the_metadata_says_counts():

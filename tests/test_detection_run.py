@@ -160,10 +160,9 @@ def test_float32_is_rounded_to_tf32_only_where_asked_and_only_inside_a_run(root,
         assert seen == [(rounded, rounded)] and flags() == (not rounded, not rounded)
 
 
-def test_a_config_for_msra_weights_is_refused_before_a_model_is_built(root, backbone, tmp_path):
-    msra = VOC.override(["preset", "pascal_voc_R_50_C4_24k_supervised_msra.yaml"])
+def test_a_config_for_other_weights_is_refused_before_a_model_is_built(root, backbone, tmp_path):
     with pytest.raises(ValueError, match="INPUT.FORMAT: expected RGB"):
-        run(backbone, msra, toys.context(root, tmp_path))
+        run(backbone, VOC.override(["INPUT.FORMAT", "BGR"]), toys.context(root, tmp_path))
 
 
 def test_weights_that_do_not_arrive_stop_the_run_before_training(root, backbone, tmp_path, monkeypatch):

@@ -37,6 +37,8 @@ class TaskConfig:
             if key not in defaults:
                 raise ValueError(f"unknown key {key!r}; {nearest(key, defaults)}")
             changes[key] = _parse(key, text, defaults[key])
+        if presets and not self.PRESETS[presets[-1]]:  # another name of the config as it is: one row
+            del changes["preset"]
         return dataclasses.replace(self, **changes)
 
     def resolved(self) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """The frozen backbone, fast and exact, and the features it gives to a set of images.
 
-Folding batch normalisation into the convolutions, channels_last, inference mode and, on a CPU, fusing (see
-fused.py) move the features by 4e-7 relative; benchmarks/frozen.py says how much faster they are.
+Folding batch normalisation into the convolutions, channels_last and inference mode move the features by 4e-7
+relative; benchmarks/frozen.py says how much faster they are.
 """
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from transfer.classification.fused import can_fuse, fuse
 from transfer.classification.images import RESIZES, Images, OrderedBatches, loader, normalised, part, read
 from transfer.classification.journal import bar
 from transfer.weights.backbone import Backbone, build
@@ -55,16 +54,10 @@ class Pipeline:
 
 
 def freeze(backbone: Backbone, device: torch.device, precision: str = "float32") -> nn.Module:
-    """Eval-mode network, folded, channels_last: images (n, 3, S, S) -> features (n, 2048), in that dtype.
-
-    Its convolutions are fused with what follows them where can_fuse says so, with the same tensors.
-    """
+    """Eval-mode network, folded, channels_last: images (n, 3, S, S) -> features (n, 2048), in that dtype."""
     network = build(backbone).requires_grad_(False).double()
     fold_batch_norm(network)
-    network = network.to(dtype_of(precision)).to(device, memory_format=torch.channels_last).eval()
-    if can_fuse(device, dtype_of(precision)):
-        fuse(network)
-    return network
+    return network.to(dtype_of(precision)).to(device, memory_format=torch.channels_last).eval()
 
 
 def fold_batch_norm(network: nn.Module) -> None:

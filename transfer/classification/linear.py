@@ -111,10 +111,6 @@ class Config(TaskConfig):
     held_out: float = 0.1                  # of each class of train, of a sweep only: our number
     preset: str = "default"
 
-    def __post_init__(self):
-        if PRESETS.get(self.dataset, {}).get(self.preset) == {}:  # one row, whatever its protocol is called
-            object.__setattr__(self, "preset", "default")
-
     @property
     def PRESETS(self) -> dict:
         """Those of the task's data set."""
