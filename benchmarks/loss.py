@@ -3,7 +3,8 @@
     python -m benchmarks.loss [--device cpu|cuda] [--rounds N]
 
 Prints one line a shape, the ratios with the spread of single rounds, and exits with 1 when a target is
-missed. Targets are for a CPU (PERFORMANCE_STUDY 1.2 and 1.3 measured 8.7, 52, 7.4, 3.4 and 10, 27, 8, 4).
+missed. Targets are for a CPU, where ratios of 8.7, 52, 7.4, 3.4 (time) and 10, 27, 8, 4 (memory) were
+measured.
 """
 import argparse
 import statistics

@@ -64,7 +64,7 @@ def alone():
 def test_processes_equal_one_on_the_joint_batch(alone, processes):
     found = launch(all_cases, processes)
     for (form, reference), one, many in zip(CASES, alone, found):
-        # The official code's gradient is 1/W of the exact one (PERFORMANCE_STUDY section 2.1).
+        # The official code's gradient is 1/W of the exact one (docs/protocols.md#biases).
         factor = processes if reference == "actual" else 1
         assert abs(one[0] - many[0]) < 1e-10, form
         for a, b in zip(one[1], many[1]):

@@ -74,7 +74,7 @@ def test_schedule_at_named_steps(step, factor):
 
 
 def test_rates_of_the_paper_at_2048():
-    assert learning_rates(recipe(), 6250, 625) == pytest.approx((1.6, 0.0384))  # PROTOCOLS 1.1
+    assert learning_rates(recipe(), 6250, 625) == pytest.approx((1.6, 0.0384))  # docs/protocols.md#barlow-twins
 
 
 @pytest.mark.parametrize("epochs, warmup, wanted", [

@@ -51,7 +51,7 @@ def test_the_way_back_is_bit_equal(layout, ending, written):
 
 
 def test_the_pickle_is_what_the_reference_procedure_describes(written):
-    """PROTOCOLS 7.1, items 2 to 7, from their own description; read as Detectron2 does, plain and latin1
+    """docs/protocols.md#conversion, items 2 to 7, written anew; read as Detectron2 does, plain and latin1
     (detectron2/checkpoint/detection_checkpoint.py:71-76 of v0.6)."""
     with written["detectron2", ".pkl"].open("rb") as file:
         content = pickle.load(file, encoding="latin1")

@@ -1,4 +1,4 @@
-"""torchvision's names <-> Detectron2's (PROTOCOLS 7.1)."""
+"""torchvision's names <-> Detectron2's (docs/protocols.md#conversion)."""
 import pytest
 
 from transfer.weights.backbone import expected
@@ -24,7 +24,7 @@ def test_golden_names(torchvision_name, detectron2_name):
 
 
 def described():
-    """The rules of PROTOCOLS 7.1 a second time, from the network's structure instead of by replacement."""
+    """The same rules a second time, from the network's structure instead of by replacement."""
     rules = {}
     tensors = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     rules["conv1.weight"] = "stem.conv1.weight"

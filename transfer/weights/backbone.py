@@ -1,6 +1,6 @@
 """The one thing every task starts from: a ResNet-50 without its classifier, in torchvision's names.
 
-53 convolutions and 53 batch normalisations of five tensors each make 318 tensors (PROTOCOLS 7.1).
+53 convolutions and 53 batch norms of five tensors each make 318 tensors (docs/protocols.md#conversion).
 """
 from dataclasses import dataclass
 from functools import cache

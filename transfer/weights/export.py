@@ -38,7 +38,7 @@ from transfer.weights.naming import to_detectron2
 AUTHOR = "barlow-transfer"  # anything but Caffe2
 VERSION = 2                 # of the converter; a change that a reader of its files could notice makes it 3
 
-# What torchvision weights need in Detectron2 (PROTOCOLS 7.1, item 10), under the names of its configuration.
+# What torchvision weights need in Detectron2 (docs/protocols.md#conversion), under its configuration's names.
 # Detectron2's own defaults are BGR, std 1 and stride in the 1 x 1: wrong for these weights, without an error.
 CONVENTIONS = {
     "INPUT.FORMAT": "RGB",

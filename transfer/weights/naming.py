@@ -1,4 +1,4 @@
-"""torchvision's names of a ResNet-50 <-> Detectron2's, one to one (PROTOCOLS 7.1, items 2 to 6).
+"""torchvision's names of a ResNet-50 <-> Detectron2's, one to one (docs/protocols.md#conversion).
 
     conv1, bn1                       stem.conv1, stem.conv1.norm
     layer1 .. layer4                 res2 .. res5

@@ -197,8 +197,8 @@ def checked(contents: Contents, chosen: str) -> dict[str, Tensor]:
 
 
 def _with_counters(state: Mapping) -> dict:
-    """BN counters came with PyTorch 0.4.1: torchvision's first ResNet-50 and VISSL's files (PROTOCOLS 7.1,
-    item 6) have none, and then all 53 start at 0, which changes no output. Only some missing is a fault."""
+    """BN counters came with PyTorch 0.4.1: torchvision's first ResNet-50 and VISSL's files have
+    none. Then all 53 start at 0, which changes no output. It is a fault if only some are missing."""
     counters = {name: torch.tensor(0) for name in expected() if name.endswith("num_batches_tracked")}
     return dict(state) if counters.keys() & state.keys() else {**state, **counters}
 

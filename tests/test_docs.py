@@ -1,0 +1,56 @@
+"""Links between the repository's texts lead somewhere, and texts cite nothing that a reader cannot open."""
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = (".py", ".yaml", ".md", ".toml")
+
+
+def files(*endings):
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.split() if name.endswith(endings) and (ROOT / name).is_file()]
+
+
+def anchors(text):
+    """The anchors of a page: explicit ones, and those that GitHub makes of headings."""
+    titles = [re.sub(r"<a [^>]*></a>|`", "", title) for title in re.findall(r"^#+ (.+)$", text, re.M)]
+    made = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+    return {*re.findall(r'<a id="([^"]+)">', text), *made}
+
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files_and_anchors(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        other = (page.parent / name).resolve() if name else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other.read_text()), target
+
+
+def test_sections_of_the_protocols_that_are_cited_exist():
+    known = anchors((ROOT / "docs" / "protocols.md").read_text())
+    cited = {(path, anchor) for path in files(*KEPT)
+             for anchor in re.findall(r"docs/protocols\.md#([\w-]+)", path.read_text())}
+    assert cited
+    for path, anchor in cited:
+        assert anchor in known, f"{path}: {anchor}"
+
+
+def test_every_preset_is_in_the_protocols():
+    from pretrain.methods import METHODS
+    from transfer.classification import finetune, knn, linear, lowshot, svm
+
+    text = (ROOT / "docs" / "protocols.md").read_text()
+    tables = [kind.PRESETS for kind in METHODS.values()]
+    tables += [*linear.PRESETS.values(), *finetune.PRESETS.values()]
+    tables += [module.Config.PRESETS for module in (knn, lowshot, svm)]
+    words = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`[^`]+`", text))))
+    for name in {name for table in tables for name in table} - {"default"}:
+        assert name in words or name.startswith("batch"), name
