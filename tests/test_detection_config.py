@@ -15,7 +15,8 @@ from transfer.settings import differences
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml")
 PAPER = VOC.resolved()
 
-# docs/protocols.md#conversion (item 10) and #detection, tolerance none; sources beside the rows of those tables and in the YAML.
+# docs/protocols.md#conversion (item 10) and docs/protocols.md#detection, tolerance none; sources there and in
+# the YAML.
 ALL = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.NORM": "SyncBN",
     "MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.STRIDE_IN_1X1": False,

@@ -74,7 +74,8 @@ def test_schedule_at_named_steps(step, factor):
 
 
 def test_rates_of_the_paper_at_2048():
-    assert learning_rates(recipe(), 6250, 625) == pytest.approx((1.6, 0.0384))  # docs/protocols.md#barlow-twins
+    # docs/protocols.md#barlow-twins
+    assert learning_rates(recipe(), 6250, 625) == pytest.approx((1.6, 0.0384))
 
 
 @pytest.mark.parametrize("epochs, warmup, wanted", [

@@ -49,8 +49,8 @@ def _demands(cfg, notes):
         yield "MODEL.RESNETS.NORM", TRAINED, "random weights come without statistics that could be frozen"
     yield "MODEL.RESNETS.NORM", (*TRAINED, "FrozenBN"), "others lose the weights' batch statistics"
     # Norms are trained and nothing is frozen (docs/protocols.md#detection). Detectron2's default is 2, so a
-    # YAML that trains its norms and omits this key freezes stem and res2, norms included. Frozen stages belong
-    # to the other recipe, where all norms are frozen (Detectron2's baselines from MSRA weights; PIRL).
+    # YAML that trains its norms and omits this key freezes stem and res2, norms included. Frozen stages
+    # belong to the other recipe, where all norms are frozen (Detectron2's baselines from MSRA weights; PIRL).
     if norm in TRAINED:
         yield ("MODEL.BACKBONE.FREEZE_AT", (0,),
                f"MODEL.RESNETS.NORM is {norm}, which is trained; frozen stages go with FrozenBN")
