@@ -1,1 +1,1 @@
-"""Claims of speed and memory, each as a ratio to a plain formulation measured in the same run."""
+"""Claims about speed and memory, each as a ratio to a plain formulation measured in the same run."""

@@ -1,8 +1,8 @@
 """How benchmarks measure: side by side, in rotating order, as ratios of medians with their spread.
 
-Seconds of a shared machine vary too much to be claims; ratios taken in one process on the same inputs, one
-competitor after the other, do not. Memory is the process's resident high-water mark (on a GPU: the
-allocator's), each time in a fresh process, above what was resident before the call.
+Seconds on a shared machine vary too much to support a claim. Ratios do not, if both sides run in one process
+on the same inputs, one after the other. Memory is the process's resident high-water mark (on a GPU: the
+allocator's) above what was resident before the call, each time in a fresh process.
 """
 import concurrent.futures
 import contextlib
@@ -20,7 +20,7 @@ MIB = 2 ** 20
 
 @dataclass(frozen=True)
 class Ratio:
-    """The reference's figure over ours: above 1 is a win. low and high: of single rounds."""
+    """The reference's figure divided by ours: above 1 ours wins. low and high: of single rounds."""
     median: float
     low: float
     high: float
@@ -30,9 +30,10 @@ class Ratio:
 
 
 def compare(competitors: dict, rounds: int = 7, least_seconds: float = 0.1, synchronise=lambda: None) -> dict:
-    """name -> function without arguments; returns name -> seconds of one call, one figure a round.
+    """Time functions side by side: {name: function without arguments} -> {name: seconds of one call, one
+    figure a round}.
 
-    One warm-up round comes first; it also fixes how often a short function is called in a round, so that a
+    One warm-up round comes first. It also decides how often a short function is called in a round, so that a
     round takes at least `least_seconds`. The order of the competitors rotates by one each round.
     """
     names = list(competitors)
@@ -49,7 +50,7 @@ def compare(competitors: dict, rounds: int = 7, least_seconds: float = 0.1, sync
 
 
 def clock(function, calls, synchronise) -> float:
-    """Mean seconds of a call."""
+    """Return the mean seconds of a call."""
     synchronise()
     start = time.perf_counter()
     for _ in range(calls):
@@ -59,30 +60,30 @@ def clock(function, calls, synchronise) -> float:
 
 
 def ratio(reference: list[float], ours: list[float]) -> Ratio:
-    """Ratio of the medians; the spread is that of the rounds taken one by one."""
+    """Return the ratio of the medians. The spread is that of single rounds."""
     single = [a / b for a, b in zip(reference, ours, strict=True)]
     return Ratio(statistics.median(reference) / statistics.median(ours), min(single), max(single))
 
 
 def in_fresh_process(function, *arguments):
-    """The value of a module's own function, called in a new interpreter."""
+    """Return the value of a module's own function, called in a new interpreter."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def peak_bytes(function, device: torch.device) -> int:
-    """Most memory that `function` needs at once above what is there now. On a CPU this is the resident size
-    as Linux reports it, so that libraries' buffers count, too; call it in a fresh process."""
+    """Return the most memory that `function` needs at once, above what is there now. On a CPU this is the
+    resident size as Linux reports it, so libraries' buffers count; call it in a fresh process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()
         return torch.cuda.max_memory_allocated(device) - before
-    with contextlib.suppress(AttributeError):  # only glibc has it: what malloc keeps for later is given back
+    with contextlib.suppress(AttributeError):  # only glibc has it: it returns what malloc keeps for later
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to the present size
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the present size
     except OSError as error:
         raise ValueError(f"/proc/self/clear_refs expected to be writable (Linux), found {error.strerror}; "
                          "peak memory cannot be measured here") from None
@@ -92,7 +93,7 @@ def peak_bytes(function, device: torch.device) -> int:
 
 
 def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes."""
+    """Return VmRSS or VmHWM of this process, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -100,5 +101,5 @@ def resident(field: str) -> int:
 
 
 def synchroniser(device: torch.device):
-    """What to call so that the device's work is done."""
+    """Return a function that waits until the device's work is done."""
     return torch.cuda.synchronize if device.type == "cuda" else (lambda: None)

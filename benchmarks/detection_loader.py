@@ -3,8 +3,9 @@
     python -m benchmarks.detection_loader
 
 Both decode, resize, flip and collate with the mapper of the paper's VOC configuration, on one thread without
-workers. Ours also makes image and augmentation a function of seed and iteration, so that a resumed run gets
-the same batches; the ratio is what that costs. Pictures: those of benchmarks/views.py, three boxes each.
+workers. Ours also makes image and augmentation a function of seed and iteration, so a resumed run gets the
+same batches. The ratio shows what that costs. The pictures are those of benchmarks/views.py, with three boxes
+each.
 """
 import statistics
 import tempfile
@@ -53,7 +54,7 @@ def loaders():
 
 
 def drawing(batches):
-    """A function that takes the next BATCHES batches of an endless loader."""
+    """Return a function that takes the next BATCHES batches of an endless loader."""
     stream = iter(batches)
     return lambda: [next(stream) for _ in range(BATCHES)]
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.detection_step [--images N] [--rounds N]
 
-The YAML files of the Barlow Twins rows, as a run builds them (model, optimiser, AccumulatingTrainer), on
-random pictures of the largest size that they train on, with eight random objects each. Speeds are ratios to
-float32 of the same process; memory is the most that a fresh process allocates, with weights and momenta.
-Default: 2 images, one GPU's part of the paper's 16 on 8. Needs a GPU, else exits with 2; so it is no part of
-`make bench`.
+It runs the YAML files of the Barlow Twins rows as a run builds them (model, optimiser, AccumulatingTrainer),
+on random pictures of the largest training size with eight random objects each. Speeds are ratios to float32
+in the same process. Memory is the most that a fresh process allocates, weights and momenta included. The
+default is 2 images, one GPU's share of the paper's 16 on 8. Without a GPU it exits with 2, so `make bench`
+leaves it out.
 """
 import argparse
 import itertools
@@ -29,7 +29,8 @@ OBJECTS = 8
 
 
 def batch(cfg, images):
-    """Detectron2's dicts: uint8 pictures (3, H, W), boxes within, classes and, for Mask R-CNN, polygons."""
+    """Return Detectron2's dicts: uint8 pictures (3, H, W), boxes inside them, classes and, for Mask R-CNN,
+    polygons."""
     draw = torch.Generator().manual_seed(0)
     size = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
     pictures = []
@@ -47,7 +48,8 @@ def batch(cfg, images):
 
 
 def step_of(yaml, pairs, images, device):
-    """A function that makes one iteration; the rate is 0, so that random pictures cannot make it diverge."""
+    """Return a function that makes one iteration. The rate is 0, so random pictures cannot make it
+    diverge."""
     cfg = configuration.build(yaml, ("SOLVER.BASE_LR", "0", *pairs))
     cfg.MODEL.DEVICE = device
     model = Trainer.build_model(cfg)
@@ -63,7 +65,8 @@ def step_of(yaml, pairs, images, device):
 
 
 def peak(yaml, pairs, images):
-    """Most bytes on the GPU, from before the network is built to the end of its second iteration."""
+    """Return the most bytes on the GPU, from before the network is built to the end of its second
+    iteration."""
     def build_and_step():
         step = step_of(yaml, pairs, images, "cuda")
         step()

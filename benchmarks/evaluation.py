@@ -1,9 +1,9 @@
-"""Seconds of COCO evaluation as ours does it, as ratios to pycocotools, on detections of COCO's size.
+"""Seconds of our COCO evaluation, as ratios to pycocotools, on as many detections as COCO has.
 
     python -m benchmarks.evaluation [--images 200]
 
-Both take truth and detections in memory, index, evaluate, accumulate and summarise them; the twelve figures
-must be the same. The detections are synthetic: 7 objects and 100 detections an image of 640 x 480, 80
+Both take truth and detections from memory, index, evaluate, accumulate and summarise them. The twelve figures
+must be equal. The detections are synthetic: 7 objects and 100 detections in each image of 640 x 480, 80
 classes, polygons of 24 corners as truth, run lengths as detections, half of them near an object.
 """
 import argparse
@@ -24,7 +24,7 @@ WIDTH, HEIGHT, CLASSES, OBJECTS, DETECTIONS, CORNERS = 640, 480, 80, 7, 100, 24
 
 
 def outline(draw, centre, radii):
-    """A polygon [x0, y0, x1, y1, ...] around a centre, with a ragged edge, inside the image."""
+    """Return a polygon [x0, y0, x1, y1, ...] around a centre, with a ragged edge, inside the image."""
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     edge = draw.uniform(0.8, 1.0, CORNERS)
     x = np.clip(centre[0] + radii[0] * edge * np.cos(angles), 0, WIDTH)
@@ -66,7 +66,7 @@ def synthetic(images, seed=0):
 
 
 def official(truth, detections, kind):
-    """pycocotools as Detectron2 calls it: {name: percent}."""
+    """Evaluate with pycocotools as Detectron2 calls it; returns {name: percent}."""
     own = [{key: value for key, value in item.items() if key != "bbox" or kind == "bbox"}
            for item in detections]
     with contextlib.redirect_stdout(io.StringIO()):

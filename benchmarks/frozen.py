@@ -28,14 +28,14 @@ TARGETS = {"float32": 1.2, "bfloat16": 2.2}  # least ratio of time
 
 
 def batch(images, size, classes):
-    """uint8 images (n, 3, S, S) and labels (n,) of a fixed seed."""
+    """Return uint8 images (n, 3, S, S) and labels (n,) of a fixed seed."""
     draw = torch.Generator().manual_seed(0)
     return (torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=draw),
             torch.randint(0, classes, (images,), generator=draw))
 
 
 def plain(device, images, size, classes, backbone):
-    """A function that makes a step and returns the summed loss: the protocol as one would write it down."""
+    """Return a function that makes a step and returns the summed loss: the protocol in its simplest form."""
     pictures, labels = batch(images, size, classes)
     network = build(backbone).requires_grad_(False).to(device).eval()
     heads = make_heads(linear.IMAGENET, classes, 0, device)
@@ -54,7 +54,7 @@ def plain(device, images, size, classes, backbone):
 
 
 def ours(device, images, size, classes, backbone, precision):
-    """The same, as the linear tasks make it."""
+    """Return the same, as the linear tasks do it."""
     pictures, labels = batch(images, size, classes)
     network = freeze(backbone, device, precision)
     heads = make_heads(linear.IMAGENET, classes, 0, device)
@@ -69,14 +69,14 @@ def step_of(name, device, images):
 
 
 def peak(name, device, images):
-    """Bytes of one step above networks, heads and momenta."""
+    """Return the bytes of one step above networks, heads and momenta."""
     step = step_of(name, device, images)
     step()
     return common.peak_bytes(step, torch.device(device))
 
 
 def has_bfloat16(device) -> bool:
-    """Whether the device computes in bfloat16, and not only stores it."""
+    """Return whether the device computes in bfloat16 instead of only storing it."""
     return device.type == "cuda" or "_bf16" in Path("/proc/cpuinfo").read_text()
 
 

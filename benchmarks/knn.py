@@ -1,11 +1,11 @@
-"""kNN on ImageNet's features: time and memory of all similarities at once over ours, a block at a time.
+"""kNN on ImageNet's features: time and memory of all similarities at once, over ours, one block at a time.
 
     python -m benchmarks.knn [--images 40000] [--queries 512] [--device cuda]
 
-One rank's work: `images` training features of 2048 values, of which ImageNet has 1.28 million over all ranks,
-20 and 200 neighbours. Both find the same neighbours. Memory is what is needed above the features: the plain
-side's grows with the bank, ours is a block of it, whatever its size, and the queries. Exits with 1 where ours
-takes more than `BOUND` above the queries.
+It measures one rank's work: `images` training features of 2048 values (ImageNet has 1.28 million over all
+ranks), 20 and 200 neighbours. Both find the same neighbours. Memory is what is needed above the features. The
+plain side's grows with the bank; ours is one block of any bank, and the queries. Exits with 1 if ours takes
+more than `BOUND` above the queries.
 """
 import argparse
 import sys
@@ -21,7 +21,7 @@ BOUND = 256  # MiB: a block of the bank, normalised, and its similarities; the a
 
 
 def problem(images, queries):
-    """bank (images, 2048), labels (images,), queries (queries, 2048): features of 1000 classes."""
+    """Return bank (images, 2048), labels (images,) and queries (queries, 2048): features of 1000 classes."""
     draw = torch.Generator().manual_seed(0)
     centres = torch.randn(CLASSES, DIMENSIONS, generator=draw)
     labels = torch.arange(images) % CLASSES
@@ -33,7 +33,7 @@ def problem(images, queries):
 
 
 def plain(bank, labels, queries, device):
-    """The votes by whole matrices, in chunks of the queries alone."""
+    """Return the votes, computed from whole matrices and in chunks of the queries alone."""
     bank, labels = functional.normalize(bank, dim=1).to(device), labels.to(device)
     votes = {k: [] for k in KS}
     for chunk in functional.normalize(queries, dim=1).split(knn.QUERIES):
@@ -54,7 +54,7 @@ FORMULATIONS = {"plain": plain, "ours": ours}
 
 
 def peak(name, images, queries, device):
-    """Bytes above the features on the CPU, where the bank lies."""
+    """Return the bytes above the features on the CPU, where the bank is."""
     data = problem(images, queries)
     FORMULATIONS[name](data[0][:1000], data[1][:1000], data[2][:10], torch.device(device))  # loads libraries
     return common.peak_bytes(lambda: FORMULATIONS[name](*data, torch.device(device)), torch.device(device))

@@ -1,9 +1,9 @@
-"""One LARS step over all parameters: time of a plain loop over ours, and the memory both need on top.
+"""One LARS step over all parameters: time of a plain loop over ours, and the extra memory of both.
 
     python -m benchmarks.lars [--device cpu|cuda] [--rounds N]
 
-On a GPU the gain is that of few large kernel launches instead of thousands; on a CPU, which starts work at
-once, it comes from fewer new copies of the gradients. No target: the step is a small share of training.
+On a GPU the gain comes from a few large kernel launches instead of thousands. On a CPU, which starts work at
+once, it comes from fewer copies of the gradients. There is no target: the step is a small share of training.
 """
 import argparse
 import sys
@@ -40,8 +40,8 @@ class Plain:
 
 
 def optimisers(network, device):
-    """The two of them, on parameters and gradients of a fixed seed, which they share: a step of either moves
-    the parameters by next to nothing."""
+    """Return both optimisers. They share parameters and gradients of a fixed seed: a step of either hardly
+    moves the parameters."""
     torch.manual_seed(0)
     model = build(recipe(NETWORKS[network])).to(device)
     for p in model.parameters():
@@ -51,7 +51,7 @@ def optimisers(network, device):
 
 
 def peak(name, network, device):
-    """Bytes above parameters, gradients and momenta."""
+    """Return the bytes above parameters, gradients and momenta."""
     device = torch.device(device)
     optimiser = optimisers(network, device)[name]
     optimiser.step()

@@ -22,12 +22,12 @@ TARGETS = {(256, 2048): (6, 6), (256, 8192): (35, 15), (1024, 8192): (5, 5), (20
 
 
 def plain(z1, z2, bn):
-    """The usual formulation, which autograd differentiates (main.py:207-222 of the official code): C by one
-    product, then its diagonal and a copy of the rest, squared in place."""
+    """Compute the usual formulation, which autograd differentiates (main.py:207-222 of the official code): C
+    by one product, then its diagonal and a copy of the rest, squared in place."""
     c = (bn(z1).T @ bn(z2)).div_(len(z1))
     width = len(c)
     diagonal = c.diagonal().add_(-1).pow_(2).sum()
-    # Without the last element, rows of D + 1: the diagonal is the first column.
+    # Without the last element, in rows of D + 1, the diagonal is the first column.
     rest = c.flatten()[:-1].view(width - 1, width + 1)[:, 1:].flatten()
     return diagonal + LAMBD * rest.pow_(2).sum()
 
@@ -40,18 +40,20 @@ FORMULATIONS = {"plain": plain, "ours": ours}
 
 
 def step(name, count, width, device):
-    """A function that computes loss and gradients, on embeddings of a fixed seed with gradients in place."""
+    """Return a function that computes loss and gradients, on embeddings of a fixed seed with gradients in
+    place."""
     generator = torch.Generator(device).manual_seed(0)
     z1, z2 = (torch.randn(count, width, device=device, generator=generator).requires_grad_()
               for _ in range(2))
     bn = nn.BatchNorm1d(width, affine=False).to(device)
     for z in (z1, z2):
-        z.grad = torch.ones_like(z)  # written to, so that its memory is really there
+        z.grad = torch.ones_like(z)  # written to, so its memory is really allocated
     return lambda: FORMULATIONS[name](z1, z2, bn).backward()
 
 
 def peak(name, count, width, device):
-    """Bytes above inputs and gradients. A small call first loads libraries and starts autograd's thread."""
+    """Return the bytes above inputs and gradients. A small call first loads libraries and starts autograd's
+    thread."""
     device = torch.device(device)
     step(name, 8, 32, device)()
     return common.peak_bytes(step(name, count, width, device), device)
@@ -65,7 +67,7 @@ def main(arguments=None) -> int:
     device, missed = torch.device(args.device), []
     print(f"{'N x D':>12}  {'time':>22}  {'target':>6}  {'memory':>6}  {'target':>6}  MiB plain, ours")
     for (count, width), (least_time, least_memory) in TARGETS.items():
-        # Linux now and then counts a buffer that was just given back: the middle one of three.
+        # The median of three, since Linux sometimes counts a buffer that was just freed.
         mib = {name: statistics.median(common.in_fresh_process(peak, name, count, width, args.device)
                                        for _ in range(3)) / common.MIB for name in FORMULATIONS}
         steps = {name: step(name, count, width, device) for name in FORMULATIONS}

@@ -1,13 +1,13 @@
-"""Pictures in random order by the kind of data: speed against image files, memory against reading all of it.
+"""Pictures in random order from each kind of data: speed against image files, memory against reading it all.
 
     python -m benchmarks.sources [--pictures 1000] [--rows 100] [--members 20000]
 
-The JPEG files of benchmarks/views.py, about 90 kB each, lie in folders, in tar shards and in a parquet
-file with row groups of `rows` pictures, 100 as the Hugging Face Hub writes them. `read` gives a picture's
-bytes; `views` also decodes them and makes two views of 224 pixels with the fast backend. All of it comes from
-the page cache: a file server adds the bytes that are read, the last column. Then an index of shards with
-`members` pictures and their labels: seconds against a Python list of tarfile's members, memory, bytes. Exits
-with 1 where the parquet file takes more memory than pyarrow itself and eight of its row groups.
+The JPEG files of benchmarks/views.py, about 90 kB each, are stored in folders, in tar shards and in a parquet
+file with row groups of `rows` pictures (100, as the Hugging Face Hub writes them). `read` returns a picture's
+bytes; `views` also decodes them and makes two views of 224 pixels with the fast backend. Everything comes
+from the page cache; from a file server, add the bytes in the last column. Then it measures an index of shards
+with `members` pictures and their labels: seconds against a Python list of tarfile's members, memory, bytes.
+Exits with 1 if the parquet file takes more memory than pyarrow itself and eight of its row groups.
 """
 import argparse
 import random
@@ -31,11 +31,11 @@ KINDS = ("folder", "shards", "parquet")
 
 
 def write(root: Path, count: int, rows: int) -> None:
-    """The same pictures in every kind, each a folder of `root`."""
+    """Write the same pictures as every kind of data, each in a folder of `root`."""
     import pyarrow
     from pyarrow import parquet
     files = photographs()
-    # Bytes behind a JPEG's end make each file another one; equal ones would be stored once.
+    # Bytes after a JPEG's end make each file different; equal files would be stored once.
     pictures = [files[number % len(files)] + number.to_bytes(4, "big") for number in range(count)]
     for number, data in enumerate(pictures):
         place = root / "folder" / f"{number % 10}" / f"{number:06}.jpg"
@@ -58,7 +58,7 @@ def viewing(source, order):
 
 
 def peak(place, count):
-    """Bytes of a process that opens the data and reads `count` pictures in random order."""
+    """Return the bytes of a process that opens the data and reads `count` pictures in random order."""
     def work():
         source = open_source(place)
         reading(source, random.Random(0).sample(range(len(source)), count))()
@@ -71,7 +71,7 @@ def peak_whole(place):
 
 
 def show_sources(root, count, rows) -> bool:
-    """Print a line for each kind; whether parquet's memory is within its bounds."""
+    """Print a line for each kind. Returns whether parquet's memory is within its bounds."""
     write(root, count, rows)
     draws = random.Random(0).sample(range(count), 40)
     opened = {kind: open_source(root / kind) for kind in KINDS}
@@ -102,7 +102,7 @@ def tiny_shards(root: Path, members: int) -> list[Path]:
 
 
 def members_of(paths):
-    """The plain index: a Python list."""
+    """Return the plain index: a Python list."""
     found = []
     for path in paths:
         with tarfile.open(path) as archive:

@@ -1,13 +1,13 @@
-"""VOC07's SVM: the whole cost grid by plain LinearSVC over ours, exact as well; and the memory of both.
+"""VOC07's SVM: time of the whole cost grid by plain LinearSVC over ours, and the memory of both.
 
     python -m benchmarks.svm [--rounds N]
 
-One class and one fold of the protocol at its own size: 11 costs on two thirds of 5011 images of 2048
+It measures one class and one fold of the protocol at full size: 11 costs on two thirds of 5011 images of 2048
 features, then the fit on all of them. The features are synthetic, non-negative, of length 1, made of 200
-factors. The kernel matrix, which serves all 20 classes and 3 folds, is timed by itself and counted with a
-60th of its time. Where liblinear stops at its 2000 iterations (the highest costs), ours is the exact one of
-the two. Exits with 1 below the target. On one core (OMP_NUM_THREADS=1) the plain side takes about a minute;
-a round is not warmed up, nor are there many, since nothing here is short.
+factors. The kernel matrix serves all 20 classes and 3 folds; it is timed by itself, and a 60th of its time
+counts. Where liblinear stops at its 2000 iterations (the highest costs), only ours is exact. Exits with 1
+below the target. On one core (OMP_NUM_THREADS=1) the plain side takes about a minute, so there are few rounds
+and no warm-up.
 """
 import argparse
 import sys
@@ -27,7 +27,7 @@ PLAIN = OURS._replace(solver="liblinear")  # scikit-learn's LinearSVC, cost by c
 
 
 def problem(images=IMAGES, dimensions=DIMENSIONS):
-    """Features (images, dimensions) float64 and one class's labels in {1, -1}."""
+    """Return features (images, dimensions) float64 and one class's labels in {1, -1}."""
     draw = np.random.default_rng(0)
     factors = draw.gamma(0.3, size=(images, FACTORS))
     features = factors @ draw.gamma(0.2, size=(FACTORS, dimensions))
@@ -38,7 +38,8 @@ def problem(images=IMAGES, dimensions=DIMENSIONS):
 
 
 def grid(features, kernel, target, settings):
-    """One fold over all costs, and the fit on everything: ([held-out AP of each cost], AP of that fit)."""
+    """Fit one fold at all costs, and everything at one; returns ([held-out AP of each cost], AP of that last
+    fit)."""
     scores, _ = svm_solver.fold_scores(features, kernel, target, 0, settings)
     cost = settings.costs[int(np.argmax(scores))]
     final, _ = svm_solver.refit(features, kernel, target, features, cost, settings)
@@ -46,7 +47,7 @@ def grid(features, kernel, target, settings):
 
 
 def peak(name):
-    """Bytes above features and labels; one cost of liblinear needs as much as all."""
+    """Return the bytes above features and labels. One cost of liblinear needs as much as all."""
     features, target = problem()
     svm_solver.liblinear(features[:64], target[:64], 1.0, OURS)  # loads libraries
     if name == "plain":

@@ -2,9 +2,9 @@
 
     python -m benchmarks.sweep [--device cpu|cuda] [--images N] [--rounds N]
 
-Five learning rates times two weight decays on one stream of frozen features of 224-px images, 1000 classes.
-Unlike in the other benchmarks a small ratio is good: ten runs would be 10. Exits with 1 above the target,
-which is for one thread of a CPU (OMP_NUM_THREADS=1); more images a batch make the ratio smaller.
+The ten heads are five learning rates times two weight decays, on one stream of frozen features of 224-px
+images, 1000 classes. Unlike in the other benchmarks a small ratio is good: ten runs would be 10. Exits with 1
+above the target, which is for one CPU thread (OMP_NUM_THREADS=1). Larger batches make the ratio smaller.
 """
 import argparse
 import dataclasses
@@ -26,7 +26,7 @@ CONFIGS = {"one": linear.IMAGENET,
 
 
 def step_of(name, device, images):
-    """A function that makes a step of all heads."""
+    """Return a function that makes a step of all heads."""
     device, config = torch.device(device), CONFIGS[name]
     pictures, labels = batch(images, SIZE, CLASSES)
     network, heads = freeze(read("random"), device), make_heads(config, CLASSES, 0, device)
@@ -36,7 +36,7 @@ def step_of(name, device, images):
 
 
 def peak(name, device, images):
-    """Bytes of one step above network, heads and momenta."""
+    """Return the bytes of one step above network, heads and momenta."""
     step = step_of(name, device, images)
     step()
     return common.peak_bytes(step, torch.device(device))

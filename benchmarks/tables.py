@@ -2,10 +2,9 @@
 
     python -m benchmarks.tables [--records N] [--rounds N]
 
-A plain json.load of the files checks nothing and makes no table: it is what any reader has to pay. Target:
+A plain json.load of the files checks nothing and makes no table; every reader pays at least that. Target:
 about two seconds in all. As in a real folder, the records of a task share their config, which is read once;
-metrics, times and checksums are each record's own. Half of the records are of classification (2 kB), half
-of detection (8 kB).
+metrics, times and checksums differ. Half of the records are classification (2 kB), half detection (8 kB).
 """
 import argparse
 import json
@@ -63,7 +62,7 @@ def ours(root):
 
 
 def peak(name, root):
-    """Bytes above those of the fresh process."""
+    """Return the bytes above those of the fresh process."""
     return common.peak_bytes(lambda: {"plain": plain, "ours": ours}[name](root), common.torch.device("cpu"))
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.views
 
-Each image is decoded from JPEG and becomes two views of 224 pixels, as float32 ready for the network unless
-the row says otherwise. "worker" rows are what a loader's process does: the rest of the work is the device's.
-The same draws go to all. Photographs: scikit-learn's, cut and resampled to about 500 x 375, JPEG quality 95.
+Each image is decoded from JPEG and becomes two views of 224 pixels, float32 and ready for the network unless
+the row says otherwise. "worker" rows are a loader process's part; the device does the rest. All backends get
+the same draws. The photographs are scikit-learn's, cropped and resampled to about 500 x 375, JPEG quality 95.
 """
 import io
 import statistics
@@ -24,7 +24,7 @@ SIZE = 224
 
 
 def photographs() -> list[bytes]:
-    """Eight JPEG files: four cuts of each of two photographs, about 500 x 375 pixels."""
+    """Return eight JPEG files: four crops of each of two photographs, about 500 x 375 pixels."""
     files = []
     for photograph in load_sample_images().images:  # 640 x 427
         for left, top, width in ((0, 0, 569), (71, 0, 569), (20, 20, 500), (120, 40, 516)):
@@ -36,7 +36,7 @@ def photographs() -> list[bytes]:
 
 
 def official(file, index):
-    """The official pipeline: Pillow, to_tensor, normalize. The two views (3, 224, 224) float32."""
+    """Compute the two views (3, 224, 224) float32 by the official pipeline: Pillow, to_tensor, normalize."""
     with Image.open(io.BytesIO(file)) as picture:
         image = picture.convert("RGB")
     return [functional.normalize(functional.to_tensor(apply(image, one, SIZE)), MEAN, STD)
@@ -60,7 +60,7 @@ def whole_batch(backend, files, first):
 
 
 def over(files, function, repeats):
-    """One round's work: every file with `repeats` draws."""
+    """Do one round's work: every file with `repeats` draws."""
     def work():
         for index in range(len(files) * repeats):
             function(files[index % len(files)], index)

@@ -1,12 +1,13 @@
-"""The gradient of a batch's loss: of the whole batch at once, or from micro-batches where it does not fit.
+"""The gradient of a batch's loss: of the whole batch at once, or from micro-batches if it does not fit.
 
-The loss compares all images of a batch, so gradients of micro-batches' own losses do not add up to it. Two
-passes do (gradient caching, Gao et al., arXiv 2101.06983): the first computes all embeddings without a graph,
-the loss gives their gradient, and the second computes each micro-batch again and sends that gradient through.
-It costs one more forward pass. Both passes do the same, since the network draws no random numbers.
+The loss compares all images of a batch, so the gradients of the micro-batches' own losses do not add up to
+its gradient. Two passes do it (gradient caching, Gao et al., arXiv 2101.06983). The first computes all
+embeddings without a graph, and the loss gives their gradient. The second computes each micro-batch again and
+propagates that gradient. This costs one more forward pass. Both passes compute the same, since the network
+draws no random numbers.
 
-Batch norm inside the network has the statistics of a micro-batch (of all processes), and that is the one
-difference to the whole batch at once.
+Batch norm inside the network has the statistics of a micro-batch (of all processes). That is the only
+difference from the whole batch at once.
 """
 import contextlib
 
@@ -14,7 +15,7 @@ import torch
 
 
 def plain_backward(model, inputs, loss_of, autocast):
-    """Gradients of the loss of the whole batch at once; arguments and result as below."""
+    """Compute the gradients of the loss of the whole batch at once. Arguments and result are as below."""
     with autocast():
         outputs = model(*inputs)
     objective, extra = loss_of(outputs)
@@ -23,12 +24,12 @@ def plain_backward(model, inputs, loss_of, autocast):
 
 
 def accumulated_backward(network, model, inputs, count, loss_of, autocast):
-    """Gradients of the joint loss, added to the parameters.
+    """Add the gradients of the joint loss to the parameters.
 
-    network, model: the bare network, and the same wrapped for several processes (or not).
+    network, model: the bare network, and the same one wrapped for several processes (or not).
     inputs: tensors of n rows each, of this process; they are cut into `count` micro-batches.
     loss_of(outputs) -> (what to differentiate, anything else): called once with all n rows of each output.
-    autocast: a function that gives the context for the network.
+    autocast: a function that returns the context for the network.
     Returns the second of loss_of's values, and the outputs, tensors (n, ...).
     """
     parts = list(zip(*(tensor.tensor_split(count) for tensor in inputs)))
@@ -49,7 +50,7 @@ def accumulated_backward(network, model, inputs, count, loss_of, autocast):
             with autocast():
                 pieces = model(*part)
             torch.autograd.backward(pieces, gradient)
-    with torch.no_grad():  # each micro-batch was seen twice and counts once
+    with torch.no_grad():  # each micro-batch was seen twice but counts once
         for buffer, value in zip(buffers, once):
             buffer.copy_(value)
     return extra, tuple(z.detach() for z in outputs)

@@ -3,19 +3,19 @@ import math
 
 import torch
 
-CHUNK = 2 ** 22  # elements; on a GPU a few launches for each of these
+CHUNK = 2 ** 22  # elements; on a GPU each chunk takes a few kernel launches
 
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (arXiv 1708.03888), main.py:224-263 of the official code.
 
-    For a weight p with gradient g: d = g + weight_decay p; d *= eta |p| / |d| (1 if either norm is 0);
-    mu = momentum mu + d; p -= lr mu. One-dimensional parameters (biases, batch norm) have neither weight
-    decay nor the ratio. The official options `weight_decay_filter` and `lars_adaptation_filter` say so, and
-    are kept for the official code to go on from our checkpoints. The state's name `mu` is official, too.
+    For a weight p with gradient g: d = g + weight_decay p; d *= eta |p| / |d| (1 if either norm is 0); mu =
+    momentum mu + d; p -= lr mu. One-dimensional parameters (biases, batch norm) have neither weight decay nor
+    the ratio. The official options `weight_decay_filter` and `lars_adaptation_filter` say so; they are kept
+    so that the official code can continue from our checkpoints. The state's name `mu` is official, too.
 
-    clip: the ratio is min(eta |p| / (|d| lr), 1), so that a weight moves by at most lr |d|: clip_lr of
-    solo-learn, which has |g| + weight_decay |p| for |d| there.
+    clip: the ratio is min(eta |p| / (|d| lr), 1), and a weight moves by at most lr |d|. This is solo-learn's
+    clip_lr, except that solo-learn has |g| + weight_decay |p| in place of |d|.
     """
 
     def __init__(self, parameters, lr=0.0, weight_decay=0.0, momentum=0.9, eta=0.001, clip=False):
@@ -43,8 +43,8 @@ class LARS(torch.optim.Optimizer):
 
 
 def chunks(parameters):
-    """The parameters in lists of CHUNK elements at most, or of one parameter: `updates` is a copy of their
-    gradients, and need not be one of all gradients at a time."""
+    """Yield the parameters in lists of at most CHUNK elements, or of a single parameter. `updates` copies
+    their gradients, so it need not copy all of them at once."""
     chunk, size = [], 0
     for p in parameters:
         if chunk and size + p.numel() > CHUNK:
@@ -57,8 +57,8 @@ def chunks(parameters):
 
 
 def scaled_updates(parameters, weight_decay, eta, clip_at=None):
-    """Gradient plus weight decay, times the trust ratio, for each parameter; gradients stay as they are.
-    clip_at: the learning rate, where the ratio is to be clipped."""
+    """Return (gradient + weight decay) x trust ratio for each parameter. The gradients are not changed.
+    clip_at: the learning rate, if the ratio is clipped."""
     if not parameters:
         return []
     updates = list(torch._foreach_add([p.grad for p in parameters], parameters, alpha=weight_decay))
@@ -66,22 +66,22 @@ def scaled_updates(parameters, weight_decay, eta, clip_at=None):
     update_norms = torch.stack(list(torch._foreach_norm(updates)))
     ratios = eta * weight_norms / update_norms
     if clip_at is not None:
-        ratios = (ratios / clip_at).clamp(max=1)  # in the warm-up's first step the rate is 0 and the ratio 1
+        ratios = (ratios / clip_at).clamp(max=1)  # at rate 0, the first step, the ratio is 1
     ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios))
     torch._foreach_mul_(updates, list(ratios.unbind()))
     return updates
 
 
 def parameter_groups(model: torch.nn.Module) -> list[dict]:
-    """Weights, then one-dimensional parameters (biases and batch norm), each in the model's order; none that
-    takes no gradient."""
+    """Return two groups: weights, and one-dimensional parameters (biases and batch norm), each in the model's
+    order. Parameters without gradients are left out."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [{"params": [p for p in parameters if p.ndim != 1]},
             {"params": [p for p in parameters if p.ndim == 1]}]
 
 
 def build_optimizer(recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser for the model's parameters, in the two groups of `parameter_groups`."""
+    """Return the recipe's optimiser for the model's parameters, in the two groups of `parameter_groups`."""
     groups = parameter_groups(model)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=0.0, weight_decay=recipe.weight_decay)
@@ -90,14 +90,14 @@ def build_optimizer(recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def slots(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """The names of what an optimiser keeps of each parameter."""
+    """Return the names of what an optimiser keeps for each parameter."""
     return ("mu",) if isinstance(optimizer, LARS) else ("step", "exp_avg", "exp_avg_sq")
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int = 10,
                          schedule: str = "cosine") -> float:
-    """Share of the peak rate at a step counted from the start of the run, in 0-1: linear warm-up from 0,
-    then constant or a cosine down to 1/1000 (arXiv 2103.03230, 2.2; main.py:155-168)."""
+    """Return the share (0-1) of the peak rate at a step, counted from the start of the run: linear warm-up
+    from 0, then constant or a cosine down to 1/1000 (arXiv 2103.03230, 2.2; main.py:155-168)."""
     warmup = warmup_epochs * steps_per_epoch
     if step < warmup:
         return step / warmup
@@ -108,7 +108,7 @@ def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_ep
 
 
 def learning_rates(recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
-    """Rates of the two groups; the base rates belong to 256 images a step."""
+    """Return the rates of the two groups. The base rates belong to 256 images a step."""
     factor = learning_rate_factor(step, steps_per_epoch, recipe.epochs, recipe.warmup_epochs, recipe.schedule)
     factor *= recipe.batch_size / 256
     return factor * recipe.learning_rate_weights, factor * recipe.learning_rate_biases

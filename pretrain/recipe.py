@@ -1,12 +1,13 @@
 """The recipe of a pretraining run: every number that may change the result, its default and its source.
 
-Here is what all methods share, with the defaults of Barlow Twins. Each method's own Recipe (pretrain/methods)
-adds its own numbers and states where its defaults differ.
+This file has what all methods share, with the defaults of Barlow Twins. Each method's own Recipe
+(pretrain/methods) adds its numbers and states where its defaults differ. docs/protocols.md compares the
+sources.
 
 Sources: code = facebookresearch/barlowtwins at 8e8d284, main.py; paper = arXiv 2103.03230 (ICML 2021);
 solo-learn = vturrisi/solo-learn at 9187ea3.
-Where code and paper differ the default is the code's, because every released checkpoint came from it, and
-the preset `paper` has the other value.
+Where code and paper differ, the default is the code's, because every released checkpoint came from it. The
+preset `paper` has the other value.
 """
 import argparse
 import dataclasses
@@ -22,22 +23,23 @@ SCHEDULES = ("cosine", "constant")
 
 
 def setting(default, help: str, parse=None):
-    """A field of a recipe. parse: from the command line's text, by default the type of the default."""
+    """Return a field of a recipe. parse: from the command line's text; the type of the default if not
+    given."""
     return field(default=default, metadata={"help": help, "parse": parse or type(default)})
 
 
 def reference_world_size(text: str) -> int | str:
-    """"actual", or a number of processes."""
+    """Parse "actual" or a number of processes."""
     return text if text == "actual" else int(text)
 
 
 def pair(text: str) -> tuple[float, float]:
-    """"0.08,1" -> (0.08, 1.0)."""
+    """Parse "0.08,1" as (0.08, 1.0)."""
     first, second = text.split(",")
     return float(first), float(second)
 
 
-pair.__name__ = "pair of numbers joined by a comma"  # argparse says it when the text is none
+pair.__name__ = "pair of numbers joined by a comma"  # argparse prints it if the text is not one
 
 
 def switch(text: str) -> bool:
@@ -127,27 +129,27 @@ class Recipe:
                 "reference_world_size", "actual or a number of processes from 1 on")
 
     def view_recipes(self) -> tuple[ViewRecipe, ViewRecipe]:
-        """What is drawn for either view."""
+        """Return what is drawn for each view."""
         return tuple(ViewRecipe(blur=blur, solarise=solarise, scale=self.crop_scale, grey=self.grey,
                                 saturation=self.saturation)
                      for blur, solarise in zip(self.blur, self.solarise))
 
     def peak_rates(self) -> tuple[float, float]:
-        """Learning rates of weights and biases after the warm-up; the base rates belong to 256 images."""
+        """Return the rates of weights and biases after the warm-up. The base rates belong to 256 images."""
         factor = self.batch_size / 256
         return factor * self.learning_rate_weights, factor * self.learning_rate_biases
 
 
 def require(condition: bool, recipe: Recipe, name: str, wanted: str) -> None:
-    """ValueError that names the flag, unless the condition holds."""
+    """Raise ValueError, naming the flag, unless the condition holds."""
     if not condition:
         raise ValueError(f"--{name.replace('_', '-')} expected {wanted}, found {getattr(recipe, name)!r}")
 
 
 # solo-learn's recipe for small data, as far as its methods share it: scripts/pretrain/{cifar,imagenet-100},
-# solo/utils/lars.py. Not taken over: its rate falls to 0 (ours to 1/1000 of the peak), its pictures are
-# normalised with CIFAR's mean and deviation (ours with ImageNet's), its ranks do not share statistics of the
-# loss. Biases in its projector change nothing before a batch norm.
+# solo/utils/lars.py. Three things are not adopted: its rate falls to 0 (ours to 1/1000 of the peak), its
+# pictures are normalised with CIFAR's mean and deviation (ours with ImageNet's), and each of its ranks has
+# its own statistics in the loss. The biases in its projector come before a batch norm and so change nothing.
 SOLO_LEARN = {
     "arch": "resnet18", "projector": "2048-2048-2048",  # proj_hidden_dim, proj_output_dim
     "batch_size": 256,  # cifar 256; imagenet-100 128 on each of two GPUs
@@ -159,7 +161,8 @@ CIFAR = SOLO_LEARN | {"epochs": 1000, "image_size": 32, "stem": "cifar"}
 
 
 def add_flags(parser, kind: type[Recipe]) -> None:
-    """One flag for each setting; those not given on the command line are absent from the parsed arguments."""
+    """Add a flag for each setting. Those not given on the command line are absent from the parsed
+    arguments."""
     shared = {one.name: one.metadata for one in dataclasses.fields(Recipe)}
     for one in dataclasses.fields(kind):
         metadata = one.metadata or shared[one.name]  # a method that changes a default only states the value
@@ -169,7 +172,7 @@ def add_flags(parser, kind: type[Recipe]) -> None:
 
 
 def show(value) -> str:
-    """A setting as it is written on the command line."""
+    """Return a setting as it is written on the command line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -361,5 +361,5 @@ def test_what_is_wrong_is_one_line(tmp_path, make, name, message):
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "x.parquet").write_bytes(b"")
-    with pytest.raises(ValueError, match="x.parquet: parquet needs pyarrow, which is not here; pip install"):
+    with pytest.raises(ValueError, match="x.parquet: .*needs pyarrow.*pip install"):
         open_source(tmp_path / "x.parquet")

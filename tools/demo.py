@@ -2,8 +2,8 @@
 
     python -m tools.demo [--folder build/demo]
 
-The figures say that the pipeline runs; networks this small and this briefly trained say nothing of methods.
-Every step is the command that a user would type, printed before it runs.
+The figures show that the pipeline runs. Such small, briefly trained networks show nothing about a method.
+Every step is the command that a user would type; it is printed before it runs.
 """
 
 import argparse
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = "demo-folder"  # says that the folder is the demo's own and may be emptied
-# Each protocol once: of the further detection recipes and of the small sets one each.
+MARK = "demo-folder"  # shows that the folder is the demo's own and may be emptied
+# Each protocol once, with one of the further detection recipes and one of the small sets.
 TASKS = """imagenet_linear imagenet_semi1 imagenet_semi10 imagenet_knn places205_linear inat18_linear
     voc07_svm voc07_lowshot voc2007_probe voc_det coco_det voc_det_fpn""".split()
 
@@ -47,7 +47,7 @@ def steps(folder):
 
 
 def own_folder(folder):
-    """Make an empty folder, or empty one that this program made earlier; never anybody else's."""
+    """Make an empty folder, or empty one that this program made earlier, but no other folder."""
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise ValueError(f"{folder}: expected an empty folder or our own; pass another --folder")
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +56,8 @@ def own_folder(folder):
 
 
 def run_steps(steps):
-    """Print and run each (what, command words) from the repository's root; the first bad status, or 0."""
+    """Print and run each (what, command words) from the repository's root. Returns the first bad status, or
+    0."""
     for number, (what, command) in enumerate(steps, 1):
         print(f"\n== {number}. {what}\n$ {shlex.join(['python', *command[1:]])}", flush=True)
         status = subprocess.run(command, cwd=ROOT).returncode

@@ -3,10 +3,10 @@
     python -m tools.demo_data ROOT [--seed S]
 
 ROOT becomes a data root: imagenet/, places205/, inat18/, VOC2007/, VOC2012/ and coco/, about 1100 pictures
-and 14 MB. The same seed gives the same bytes. What a picture shows is real and its labels are exact, but a
-class named "sofa" is a handwritten 7 on a round sign: figures measured here say that the code runs, nothing
-about a method. A digit that a training split shows is in no validation or test split of any set.
-demo_pictures.py draws.
+and 14 MB. The same seed gives the same bytes. The digits and photographs are real and the labels are exact,
+but the class "sofa" is a handwritten 7 on a round sign. Figures measured here show that the code runs, and
+nothing about a method. A digit in a training split is in no validation or test split of any set.
+demo_pictures.py draws the pictures.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from PIL import Image
 from parallel.files import write_whole
 from tools import demo_pictures
 
-MARK = "demo_data.json"  # beside the sets: that they are ours, of which code and seed, whether complete
+MARK = "demo_data.json"  # beside the sets: shows that they are ours, their code and seed, whether complete
 FOLDERS = ("imagenet", "places205", "inat18", "VOC2007", "VOC2012", "coco")
 
 # Pictures a class (classification) or in all (detection), by split.
@@ -63,9 +63,10 @@ COCO_NAMES = {
 
 
 def write(root, seed=0):
-    """Write every set into the folder `root`, unless this code has done so already with this seed.
+    """Write every set into the folder `root`, unless this code has already done so with this seed.
 
-    A tree that an interrupted or older call left is replaced. ValueError when `root` holds data not ours.
+    What an interrupted or older call left is replaced. Raises ValueError if `root` holds data that is not
+    ours.
     """
     root = Path(root)
     mark, state = root / MARK, {"code": _code(), "seed": int(seed)}
@@ -76,8 +77,8 @@ def write(root, seed=0):
             shutil.rmtree(root / folder, ignore_errors=True)
     foreign = [folder for folder in FOLDERS if (root / folder).exists()]
     if foreign:
-        raise ValueError(f"{root}: expected a folder without data sets, found {', '.join(foreign)} that this "
-                         f"did not write (no {MARK}); name another folder")
+        raise ValueError(f"{root}: expected a folder without data sets, found {', '.join(foreign)} from "
+                         f"elsewhere (no {MARK}); name another folder")
     root.mkdir(parents=True, exist_ok=True)
     mark.write_text(json.dumps({**state, "complete": False}))
     painter = demo_pictures.Painter(seed)
@@ -91,13 +92,13 @@ def write(root, seed=0):
 
 
 def _code():
-    """Hash of the sources that draw and write, so that a change of them renews the data."""
+    """Return a hash of the sources that draw and write, so that a change to them renews the data."""
     sources = Path(__file__), Path(demo_pictures.__file__)
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
 def _generator(seed, name):
-    """A generator of its own for each split, so that none depends on what was drawn before it."""
+    """Return a generator for one split, so that no split depends on what was drawn before it."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
@@ -109,7 +110,7 @@ def _save(pixels, path, quality=92):
 # Classification
 
 def _write_portraits(root, name, painter, seed):
-    """One classification set with its lists; returns {split: samples shown}."""
+    """Write one classification set with its lists; returns {split: samples shown}."""
     shown = {}
     for split, count in PORTRAITS[name].items():
         generator = _generator(seed, f"{name}/{split}")
@@ -144,7 +145,7 @@ def _file_name(name, split, digit, number):
 
 
 def _inat(images):
-    """iNaturalist 2018's json of `images`."""
+    """Return iNaturalist 2018's json of `images`."""
     return {
         "info": {"description": "digits in the format of iNaturalist 2018", "year": 2018},
         "categories": [{"id": label, "name": species.split("/")[1], "supercategory": species.split("/")[0]}
@@ -164,9 +165,9 @@ def _write_json(path, content):
 # Detection
 
 def scenes(painter, deck, generator, count, crowds=False):
-    """Yield `count` scenes of one to five objects, in which the twenty kinds come equally often.
+    """Yield `count` scenes of one to five objects, in which the twenty kinds are equally frequent.
 
-    With `crowds`, COCO's ways: every fifth scene has a crowd region, and the last one shows no object at all.
+    With `crowds`, as in COCO, every fifth scene has a crowd region, and the last one shows no object at all.
     """
     kinds = []
     for number in range(count):
@@ -181,7 +182,7 @@ def scenes(painter, deck, generator, count, crowds=False):
 
 
 def _write_voc(folder, painter, seed):
-    """One VOC year; returns {split: samples shown}."""
+    """Write one VOC year; returns {split: samples shown}."""
     shown, members = {}, {}  # members: {split: [(id, things)]}
     number = 0
     parts = {"trainval": ("train", "val"), "test": ("test",)}
@@ -212,13 +213,13 @@ def _write_voc(folder, painter, seed):
 
 
 def _presence(things, kind):
-    """VOC's image label: 1 present, 0 only difficult ones, -1 absent."""
+    """Return VOC's image label: 1 present, 0 only difficult ones, -1 absent."""
     difficult = [thing.difficult for thing in things if thing.kind == kind]
     return -1 if not difficult else int(not all(difficult))
 
 
 def _write_xml(folder, identity, canvas):
-    """VOC's annotation; boxes are 1-based and include their last pixel."""
+    """Write VOC's annotation; boxes are 1-based and include their last pixel."""
     height, width = canvas.pixels.shape[:2]
     tree = ElementTree.Element("annotation")
     fields = {"folder": folder.name, "filename": f"{identity}.jpg",
@@ -247,7 +248,7 @@ def _add(parent, fields):
 
 
 def _write_coco(folder, painter, seed):
-    """COCO's train2017 and val2017; returns {split: samples shown}."""
+    """Write COCO's train2017 and val2017; returns {split: samples shown}."""
     shown, image_id, annotation_id = {}, 0, 0
     categories = [{"supercategory": group, "id": first + step, "name": name}
                   for group, blocks in COCO_NAMES.items() for first, names in blocks.items()

@@ -2,9 +2,9 @@
 
 Both come with scikit-learn: `load_digits` (1797 scans of 8 x 8 pixels, from the UCI repository) and
 `load_sample_images` (china.jpg and flower.jpg, CC BY 2.0, credited in scikit-learn's
-datasets/images/README.txt). An object is a digit, enlarged, tilted and coloured, in one of two looks: bare,
-or painted on a round sign. That makes twenty *kinds*: kind k shows digit k % 10, on a sign from 10 on. All
-chance comes from the generator given.
+datasets/images/README.txt). An object is a digit, enlarged, tilted and coloured. It is either bare or painted
+on a round sign. That makes twenty *kinds*: kind k shows digit k % 10, on a sign from 10 on. All random
+numbers come from the generator given.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from scipy import ndimage
 from sklearn.datasets import load_digits, load_sample_images
 
 KINDS = 20
-MINIMUM_VISIBLE = 0.4  # of an object's pixels; a placement that hides more of anything is not made
+MINIMUM_VISIBLE = 0.4  # share of an object's pixels; a placement that hides more of any object is rejected
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Painter:
             self.parts["held out"][digit] = rows[len(rows) * 2 // 3:]
 
     def background(self, width, height, generator):
-        """A random piece of a photograph, (height, width, 3) float32 in 0-255."""
+        """Draw a random piece of a photograph, (height, width, 3) float32 in 0-255."""
         photograph = self.photographs[generator.integers(len(self.photographs))]
         scale = generator.uniform(0.5, min(photograph.width / width, photograph.height / height))
         size = width * scale, height * scale
@@ -84,7 +84,7 @@ class Painter:
         return pixels * generator.uniform(0.65, 1.0)
 
     def _digit(self, sample, height, generator):
-        """Coverage (h, w) in 0-1 of one digit about `height` pixels high."""
+        """Return the coverage (h, w) in 0-1 of one digit about `height` pixels high."""
         ink = self.samples[sample]
         ink = ink[np.ix_(ink.max(1) > 0.2, ink.max(0) > 0.2)]
         ink = np.pad(ink / ink.max(), 1)
@@ -95,9 +95,10 @@ class Painter:
         return np.clip((np.asarray(large) - 0.45) * slope + 0.5, 0, 1)
 
     def stamp(self, kind, sample, size, light, generator):
-        """A picture to paste, about `size` pixels high: colours (h, w, 3) in 0-255, coverage (h, w) in 0-1.
+        """Return a picture to paste, about `size` pixels high: colours (h, w, 3) in 0-255, coverage (h, w) in
+        0-1.
 
-        `light`: whether the object shall be lighter or darker than what it is pasted on.
+        `light`: whether the object is lighter or darker than what it is pasted on.
         """
         ink_colour, plate_colour = _colour(light, generator), _colour(not light, generator)
         if kind < 10:
@@ -116,7 +117,8 @@ class Painter:
         return np.clip(colours * shade[:, None, None], 0, 255), coverage
 
     def portrait(self, kind, sample, generator):
-        """A picture for classification: one object, large. (H, W, 3) uint8, sides of 96 to 160 pixels."""
+        """Draw a picture for classification: one object, large. (H, W, 3) uint8, sides of 96 to 160
+        pixels."""
         width, height = generator.integers(96, 161, 2)
         height += height == width  # ImageNet's pictures are hardly ever square
         canvas = Canvas(self.background(int(width), int(height), generator))
@@ -125,7 +127,8 @@ class Painter:
         return canvas.picture()
 
     def scene(self, kinds, deck, generator, faint=False, crowd=None):
-        """A picture for detection: one object of each of `kinds`, and a crowd of the digit `crowd` if given.
+        """Draw a picture for detection: one object of each of `kinds`, and a crowd of the digit `crowd` if
+        given.
 
         Sides of 200 to 320 pixels. `faint` makes the first object hard to see. Returns a Canvas.
         """
@@ -142,7 +145,7 @@ class Painter:
         return canvas
 
     def _crowd(self, canvas, digit, deck, generator):
-        """Many small equal digits side by side, annotated as one region as COCO does with iscrowd."""
+        """Paste many small equal digits side by side, annotated as one region as COCO does with iscrowd."""
         rows, columns = generator.integers(2, 4), generator.integers(4, 7)
         height, width = canvas.pixels.shape[:2]
         cell = 24
@@ -195,18 +198,18 @@ class Canvas:
         self.backdrop, self.pixels, self.things = backdrop, backdrop.copy(), []
 
     def picture(self):
-        """The pixels as (H, W, 3) uint8."""
+        """Return the pixels as (H, W, 3) uint8."""
         return np.clip(self.pixels + 0.5, 0, 255).astype(np.uint8)
 
     def _overlap(self, shape, top, left):
-        """Slices of the canvas and of a stamp of `shape` whose corner lies at (top, left)."""
+        """Return the slices of the canvas and of a stamp of `shape` whose corner is at (top, left)."""
         bottom, right = min(top + shape[0], len(self.pixels)), min(left + shape[1], self.pixels.shape[1])
         y, x = max(top, 0), max(left, 0)
         return (np.s_[y:max(bottom, y), x:max(right, x)],
                 np.s_[y - top:max(bottom, y) - top, x - left:max(right, x) - left])
 
     def outline(self, coverage, top, left):
-        """Pixels of the canvas, (H, W) bool, of which `coverage` covers more than half."""
+        """Return the pixels of the canvas, (H, W) bool, of which `coverage` covers more than half."""
         mask = np.zeros(self.pixels.shape[:2], dtype=bool)
         here, there = self._overlap(coverage.shape, top, left)
         mask[here] = coverage[there] > 0.5
@@ -220,19 +223,19 @@ class Canvas:
         return self.outline(coverage, top, left)
 
     def room(self, mask):
-        """Whether every object would stay visible enough behind `mask`."""
+        """Return whether every object would stay visible enough behind `mask`."""
         return all((thing.mask & ~mask).sum() >= MINIMUM_VISIBLE * thing.whole for thing in self.things)
 
 
 def _colour(light, generator):
-    """A random light or dark colour, (3,) in 0-255."""
+    """Draw a random light or dark colour, (3,) in 0-255."""
     return generator.uniform(170, 255, 3) if light else generator.uniform(0, 75, 3)
 
 
 def polygons(mask):
-    """Polygons [[x, y, x, y, ...], ...] along pixel borders whose union is exactly `mask` (H, W) bool.
+    """Return polygons [[x, y, x, y, ...], ...] along pixel borders whose union is exactly `mask` (H, W) bool.
 
-    A polygon of COCO has no holes: where a part has one, the part is cut in two through it.
+    A polygon of COCO has no holes: a part with a hole is cut in two through it.
     """
     rings = []
     labels, count = ndimage.label(mask)
@@ -250,7 +253,7 @@ def polygons(mask):
 
 
 def _ring(part):
-    """The border of one 4-connected part without holes as [x, y, x, y, ...], its corners only."""
+    """Return the border of one 4-connected part without holes as [x, y, x, y, ...], its corners only."""
     padded = np.pad(part, 1)
     inner = padded[1:-1, 1:-1]
     steps = {}  # (x, y) -> directions in which a border edge leaves, the part on its right
@@ -275,7 +278,7 @@ def _ring(part):
 
 
 def runs(mask):
-    """COCO's uncompressed run lengths of `mask` (H, W) bool: column by column, zeros first."""
+    """Return COCO's uncompressed run lengths of `mask` (H, W) bool: column by column, zeros first."""
     flat = mask.flatten(order="F")
     changes = np.flatnonzero(np.diff(flat)) + 1
     lengths = np.diff([0, *changes, flat.size]).tolist()

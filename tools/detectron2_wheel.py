@@ -1,17 +1,17 @@
 """Make a pure-Python Detectron2 0.6 wheel that runs with today's libraries, and install it.
 
-Detectron2 is not on the registry under its own name, and its C++ sources need a compiler that suits torch.
+Detectron2 is not on the registry under its own name, and its C++ sources need a compiler that matches torch.
 R50-C4 detectors need none of them: ROIAlign and NMS come from torchvision. `pb1-detectron2` 0.6 on the
-registry carries the Python and YAML files of upstream's tag v0.6 (facebookresearch/detectron2, Apache 2.0),
-byte for byte. So we fetch that source archive, check its hash, drop the extension, patch what newer libraries
-broke and pack the rest as `detectron2-0.6+pure<n>-py3-none-any.whl`. Every patch must match as often as
-it says, or nothing is built.
+registry has the Python and YAML files of upstream's tag v0.6 (facebookresearch/detectron2, Apache 2.0), byte
+for byte. So this program fetches that source archive, checks its hash, drops the extension, patches what
+newer libraries broke and packs the rest as `detectron2-0.6+pure<n>-py3-none-any.whl`. Every patch must match
+exactly as often as it says, or nothing is built.
 
     python tools/detectron2_wheel.py                # build/detectron2/detectron2-0.6+pure<n>-py3-none-any.whl
-    python tools/detectron2_wheel.py --install      # and pip install it; a detectron2 that imports is kept
+    python tools/detectron2_wheel.py --install      # and pip install it; a working detectron2 is kept
     python tools/detectron2_wheel.py --sdist FILE   # from a source archive that is already here (no network)
 
-To download it needs torch and setuptools in the running Python: pip asks the archive's setup.py for metadata.
+The download needs torch and setuptools in the running Python: pip asks the archive's setup.py for metadata.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from typing import NamedTuple
 SDIST = "pb1-detectron2==0.6"
 SDIST_FILE = "pb1-detectron2-0.6.tar.gz"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
-VERSION = "0.6+pure2"  # raise the local number with every change of what the wheel holds
+VERSION = "0.6+pure2"  # raise the local number with every change to the wheel's content
 OUTPUT = Path(__file__).resolve().parent.parent / "build" / "detectron2"
 
 # Upstream's setup.py with the outdated pin of iopath relaxed (<0.1.10), and without what only its Caffe2
@@ -88,7 +88,7 @@ PATCHES = (
     # Pillow 10 removed Image.LINEAR, the old name of BILINEAR.
     Patch("detectron2/data/transforms/transform.py", "interp=Image.LINEAR", "interp=Image.BILINEAR"),
     # NumPy 1.24 removed its aliases of Python's own types (np.bool came back in 2.0 as another type).
-    # ndmin=1: a split of one image is a list too.
+    # ndmin=1: a split of one image must stay a list.
     Patch("detectron2/data/build.py", "dtype=np.int)", "dtype=int)"),
     Patch("detectron2/data/build.py", "dtype=np.int\n", "dtype=int\n"),
     Patch("detectron2/data/datasets/pascal_voc.py", "dtype=np.str)", "dtype=str, ndmin=1)"),
@@ -117,7 +117,7 @@ PATCHES = (
           'torch.meshgrid(shifts_y, shifts_x, indexing="ij")'),
     # torch 2.10 deprecated torch.jit.script; these two classes are plain Python without it.
     Patch("detectron2/modeling/box_regression.py", "@torch.jit.script\nclass ", "class ", 2),
-    # Without the extension: COCO evaluation is pycocotools', rotated NMS says what is missing.
+    # Without the extension, pycocotools evaluates COCO, and rotated NMS says what is missing.
     Patch("detectron2/evaluation/coco_evaluation.py",
           "from detectron2.evaluation.fast_eval_api import COCOeval_opt\n", ""),
     Patch("detectron2/evaluation/coco_evaluation.py",
@@ -132,7 +132,7 @@ PATCHES = (
 def download(folder):
     """Fetch the source archive into `folder` with pip, which checks the hash. Returns its path.
 
-    RuntimeError with pip's last words when that fails.
+    Raises RuntimeError with the end of pip's output if that fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -149,9 +149,10 @@ def download(folder):
 
 
 def read_sdist(path, sha256=SHA256):
-    """Python and YAML files of the archive at `path` as {path inside the wheel: bytes}, and its licence text.
+    """Read the archive at `path`: its Python and YAML files as {path inside the wheel: bytes}, and its
+    licence text.
 
-    FileNotFoundError without the archive, ValueError when its hash is not `sha256`.
+    Raises FileNotFoundError without the archive, ValueError if its hash is not `sha256`.
     """
     path = Path(path)
     if not path.is_file():
@@ -176,7 +177,8 @@ def read_sdist(path, sha256=SHA256):
 
 
 def apply_patches(files, patches=PATCHES):
-    """`files` with every patch applied, as a new dict. ValueError when one does not match exactly."""
+    """Return `files` with every patch applied, as a new dict. Raises ValueError if one does not match
+    exactly."""
     files = dict(files)
     for patch in patches:
         text = files.get(patch.path, b"").decode()
@@ -204,7 +206,8 @@ def _metadata(patches):
 def pack(files, licence, folder, patches=PATCHES):
     """Write `files` ({path in the wheel: bytes}) as a wheel into `folder`. Returns its path.
 
-    The same input gives the same bytes: sorted, with one fixed date, and stored, since zlib versions differ.
+    The same input gives the same bytes: the files are sorted, have one fixed date and are not compressed,
+    since zlib versions differ.
     """
     info = f"detectron2-{VERSION}.dist-info"
     files = {**files, "detectron2/_C.py": STUB.encode(), f"{info}/METADATA": _metadata(patches),
@@ -233,13 +236,14 @@ def pack(files, licence, folder, patches=PATCHES):
 
 
 def build(sdist, folder):
-    """The wheel made from the source archive `sdist`, written into `folder`. Returns its path."""
+    """Make the wheel from the source archive `sdist` in `folder`. Returns its path."""
     files, licence = read_sdist(sdist)
     return pack(apply_patches(files), licence, folder)
 
 
 def installed():
-    """Version of the detectron2 that this Python imports, or None. RuntimeError if it is there but broken."""
+    """Return the version of the detectron2 that this Python imports, or None. Raises RuntimeError if it is
+    broken."""
     specification = importlib.util.find_spec("detectron2")
     if specification is None:
         return None

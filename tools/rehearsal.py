@@ -1,11 +1,11 @@
-"""Rehearse the suite on real images: small sets, every protocol, sizes for a CPU.
+"""Rehearse the suite on real images: small sets, every protocol, at sizes for a CPU.
 
     python -m tools.rehearsal --shared SHARED [--folder build/rehearsal] [--results results/runs]
 
-SHARED holds imagenet_mini, voc_mini and coco_mini as .tar.xz archives: ten ImageNet classes, 100 VOC and
-159 COCO images. They are unpacked into the standard layout, a ResNet-50 is pretrained on the first, and each
-task runs with it, most also with random initialisation. The records are scaled ones: they show the way from
-images to a row, and nothing of the method.
+SHARED holds imagenet_mini, voc_mini and coco_mini as .tar.xz archives: ten ImageNet classes, 100 VOC and 159
+COCO images. They are unpacked into the standard layout, and a ResNet-50 is pretrained on the first. Each task
+runs with it, most also with random initialisation. The records are scaled: they show the way from images to a
+row, and nothing about the method.
 """
 
 import argparse
@@ -36,11 +36,11 @@ TASKS = {
     "imagenet_linear": [*IMAGES, "epochs", "10"],
     "imagenet_semi1": [*IMAGES, "split", "draw:1%", "epochs", "5", "batch_size", "10"],
     "imagenet_semi10": [*IMAGES, "epochs", "5", "batch_size", "20"],
-    # The protocols of these two on the same images: there is no small set of either.
+    # These two protocols use the same images, as there is no small set of either.
     "places205_linear": [*IMAGES, "dataset", "imagenet"],
     "inat18_linear": [*IMAGES, "dataset", "imagenet", "epochs", "8", "drop_epochs", "2,5,7"],
     "imagenet_knn": IMAGES,
-    "voc07_svm": ["folds", "2"],     # two positives of some classes
+    "voc07_svm": ["folds", "2"],     # some classes have two positives
     "voc07_lowshot": ["shots", "1"],
     "voc_det": BOXES,
     "coco_det": BOXES,
@@ -48,7 +48,7 @@ TASKS = {
 
 
 def require_archives(shared):
-    """Raise FileNotFoundError or ValueError for an archive that is not there or cannot be opened."""
+    """Raise FileNotFoundError or ValueError for an archive that is missing or cannot be opened."""
     for name in ARCHIVES:
         if not (shared / name).is_file():
             raise FileNotFoundError(f"{shared / name}: no such archive; --shared expects "
@@ -68,7 +68,7 @@ def unpack(shared, data):
         (unpacked / source).rename(data / target)
     lines = []
     for folder in sorted((data / "imagenet" / "train").iterdir()):
-        # SimCLR's lists name files <wnid>_<n>.JPEG; a few here are called after the validation set.
+        # SimCLR's lists name files <wnid>_<n>.JPEG; a few here have names of the validation set.
         lines += sorted(file.name for file in folder.glob(f"{folder.name}_*.JPEG"))[:LABELLED_PER_CLASS]
     (data / "imagenet" / "10percent.txt").write_text("\n".join(lines) + "\n")
 

@@ -1,10 +1,10 @@
-"""Write the pictures of any kind of data that pretraining reads as webdataset shards, in the same order.
+"""Rewrite any data that pretraining reads as webdataset shards, with the pictures in the same order.
 
     python -m tools.write_shards /data/imagenet-parquet /data/imagenet-shards [--pictures 5000]
 
-Shards are few large files, and reading a picture in any order costs its own bytes alone. The same seed gives
-the same views from them, since a picture keeps its index. A file system lists a thousand shards at once and a
-million files slowly; a picture of a parquet file is read with its whole row group.
+Shards are few large files, and reading a picture, in any order, costs only its own bytes. The same seed gives
+the same views, since a picture keeps its index. A file system lists a thousand shards at once but a million
+files slowly, and a picture in a parquet file is read with its whole row group.
 """
 import argparse
 import io
@@ -21,8 +21,8 @@ from pretrain.pictures.sources import open_source
 
 
 def write(source, folder: Path, pictures: int) -> list[Path]:
-    """Write `pictures` a shard, and each whole or not at all; shards that are there already stay, so that the
-    same command goes on after a stop. ValueError for pictures that are not files' bytes."""
+    """Write shards of `pictures` pictures, each whole or not at all. Existing shards stay, so the same
+    command continues after a stop. Raises ValueError for pictures that are not the bytes of a file."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for first in tqdm(range(0, len(source), pictures), unit="shard", disable=None):
@@ -42,7 +42,8 @@ def write(source, folder: Path, pictures: int) -> list[Path]:
 
 
 def ending(data: bytes) -> str:
-    """As the picture's own format; jpg for bytes that are no picture, which the training will name."""
+    """Return the ending of the picture's own format; jpg for bytes that are no picture, which the training
+    will name."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             found = picture.format.lower()

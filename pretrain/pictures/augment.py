@@ -1,19 +1,19 @@
 """The two asymmetric views (BYOL's, arXiv 2006.07733), numbers as main.py:290-321 of the official code.
 
-`sample` draws what is to be done to a picture; a backend does it. A picture's two draws depend on (seed,
-epoch, index) alone, so neither the number of workers nor the backend changes them.
+`sample` draws what is done to a picture; a backend does it. A picture's two draws depend on (seed, epoch,
+index) alone, so neither the number of workers nor the backend changes them.
 
 pil     the official operations of Pillow, the reference (views_pil.py)
-fast    the same on a CPU with tensors, some four times quicker (views_fast.py)
-device  crop in the worker, the rest on the accelerator, a batch at a time (views_device.py)
+fast    the same on a CPU with tensors, about four times faster (views_fast.py)
+device  crop in the worker, the rest on the accelerator, one batch at a time (views_device.py)
 
 A backend has
-    decode(data) -> its own picture, RGB, of an encoded file's bytes or a uint8 array (H, W, 3); ValueError
-        with the reason when that fails
+    decode(data) -> its own RGB picture, from an encoded file's bytes or a uint8 array (H, W, 3); ValueError
+        with the reason if that fails
     views(picture, seed, epoch, index) -> tuple of tensors, which the default collate stacks
     finish(batch, device) -> the stacked tensors as two views (n, 3, size, size) float32, normalised, there
-What decode takes for RGB is Pillow's convert("RGB"), always: 16 bits, CMYK, palettes; transparency is dropped
-and EXIF's rotation not applied.
+RGB always means Pillow's convert("RGB"), also for 16 bits, CMYK and palettes. Transparency is dropped, and
+EXIF's rotation is not applied.
 """
 import importlib
 import math
@@ -57,8 +57,8 @@ class ViewParameters:
 
 
 def sample(recipe: ViewRecipe, width: int, height: int, draw: random.Random) -> ViewParameters:
-    """Draw one view of a width x height picture. Everything is drawn whether used or not, so that a changed
-    probability leaves the other operations as they were."""
+    """Draw one view of a width x height picture. Everything is drawn whether it is used or not, so a changed
+    probability does not affect the other operations."""
     box = sample_box(recipe, width, height, draw)
     flip = draw.random() < recipe.flip
     jitter = [(name, draw.uniform(1 - reach, 1 + reach)) for name, reach in (
@@ -73,8 +73,8 @@ def sample(recipe: ViewRecipe, width: int, height: int, draw: random.Random) -> 
 
 
 def sample_box(recipe, width, height, draw):
-    """Ten tries for a box of a random area and aspect, then the largest central one: as torchvision's
-    RandomResizedCrop."""
+    """Try ten times to draw a box of random area and aspect, then take the largest central one, like
+    torchvision's RandomResizedCrop."""
     found = None
     low, high = math.log(recipe.ratio[0]), math.log(recipe.ratio[1])
     for _ in range(10):
@@ -93,14 +93,14 @@ def sample_box(recipe, width, height, draw):
 
 
 def draws(views, width: int, height: int, seed: int, epoch: int, index: int) -> list[ViewParameters]:
-    """What is done to a width x height picture in this epoch, one entry a view."""
-    draw = random.Random(f"{seed} {epoch} {index}")  # hashed by Python, the same everywhere
+    """Return what is done to a width x height picture in this epoch, one entry for each view."""
+    draw = random.Random(f"{seed} {epoch} {index}")  # Python hashes the text, the same everywhere
     return [sample(recipe, width, height, draw) for recipe in views]
 
 
 def normalise(levels):
-    """(n, 3, H, W) levels 0-255, uint8 or float32 -> float32 with ImageNet's statistics, as to_tensor and
-    Normalize give it."""
+    """Convert (n, 3, H, W) levels 0-255, uint8 or float32, to float32 with ImageNet's statistics, like
+    ToTensor and Normalize."""
     mean, std = (torch.tensor(values, device=levels.device).view(3, 1, 1) for values in (MEAN, STD))
     return levels.float().div(255).sub_(mean).div_(std)
 
@@ -109,7 +109,7 @@ BACKENDS = {"pil": "PillowViews", "fast": "FastViews", "device": "DeviceViews"}
 
 
 def make_backend(name: str, size: int, views=VIEWS):
-    """The backend `name` for views of size x size pixels. ValueError for an unknown name."""
+    """Return the backend `name` for views of size x size pixels. Raises ValueError for an unknown name."""
     if name not in BACKENDS:
         raise ValueError(f"--views expected one of {', '.join(BACKENDS)}, found {name!r}")
     return getattr(importlib.import_module(f"pretrain.pictures.views_{name}"), BACKENDS[name])(size, views)

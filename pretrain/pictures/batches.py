@@ -1,8 +1,8 @@
-"""Unlabelled batches of two views from any source of pictures, whatever state single pictures are in.
+"""Unlabelled batches of two views from any source of pictures, even if some pictures are damaged.
 
 A sample depends on (seed, epoch, index) alone, so the number of workers changes nothing. A picture that
-cannot be read or decoded is replaced by another one, drawn from (seed, epoch, index), too; it is counted and
-named.
+cannot be read or decoded is replaced by another one, which also depends on (seed, epoch, index) alone. The
+damaged picture is counted and named.
 """
 import random
 import time
@@ -15,12 +15,13 @@ from parallel import signals
 from pretrain.pictures.augment import make_backend
 from pretrain.pictures.sources import open_source  # noqa: F401  for those who build a loader
 
-REPLACEMENTS = 20  # so many unreadable pictures in a row are no accident
+REPLACEMENTS = 20  # this many unreadable pictures in a row are no accident
 PAUSES = (1.0, 5.0)  # seconds before a failed read is tried again: file servers have bad moments
 
 
 class TwoViews(Dataset):
-    """Item (epoch, index) -> what backend.views gives, and [(name, reason)] of pictures that were no use."""
+    """Item (epoch, index) -> what backend.views returns, and [(name, reason)] of pictures that were
+    unusable."""
 
     def __init__(self, source, backend, seed):
         self.source, self.backend, self.seed = source, backend, seed
@@ -41,8 +42,8 @@ class TwoViews(Dataset):
             else:
                 return self.backend.views(picture, self.seed, epoch, index), failures
         name, why = failures[0]
-        raise ValueError(f"{name}: {why}; neither could any of {REPLACEMENTS - 1} other pictures be used "
-                         "instead; repair the data")
+        raise ValueError(f"{name}: {why}; none of {REPLACEMENTS - 1} other pictures could be used instead; "
+                         "repair the data")
 
     def read(self, index):
         for pause in PAUSES:
@@ -56,7 +57,7 @@ class TwoViews(Dataset):
 
 
 def reason(error) -> str:
-    """One line, without the path that OSError repeats."""
+    """Return an error's message as one line, without the path that OSError repeats."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0]
 
@@ -65,11 +66,11 @@ class EpochBatches(Sampler):
     """This process's share of each whole batch of an epoch, as lists of (epoch, index).
 
     The order is DistributedSampler's: a permutation from seed + epoch, dealt out in turn. The last,
-    incomplete batch is left out: C is divided by the batch size, which has to be the true one. The joint
-    batches do not depend on the number of processes.
+    incomplete batch is left out, because C is divided by the batch size, which must be the true one. The
+    joint batches do not depend on the number of processes.
 
-    Set `epoch`, and `start` to go on within an epoch: the steps before it are left out. len() is that of a
-    whole epoch, always.
+    Set `epoch`; set `start` to continue within an epoch, without the steps before it. len() is always that of
+    a whole epoch.
     """
 
     def __init__(self, images, batch_size, processes, rank, seed):
@@ -95,11 +96,11 @@ class EpochBatches(Sampler):
 
 
 class Loader(DataLoader):
-    """Batches for `backend.finish`; and since its start, in this process,
+    """Batches for `backend.finish`. In this process, since its start:
 
     replaced        samples that were made from another picture than their own
     bad_pictures    {name: reason} of the pictures that could not be read or decoded
-    record          the file that gets a line for each of them, once over all processes and restarts; or None
+    record          the file that gets one line for each of them, over all processes and restarts; or None
     """
 
     def __init__(self, views: TwoViews, record=None, **options):
@@ -126,14 +127,14 @@ class Loader(DataLoader):
 
 
 def collate(samples):
-    """[(views, failures)] -> the batch of views, and the failures of the samples that had any."""
+    """Turn [(views, failures)] into the batch of views and the failures of the samples that had any."""
     views, failures = zip(*samples)
     return default_collate(list(views)), [one for one in failures if one]
 
 
 def build_loader(source, config, workers, processes, rank, pin_memory, record=None) -> Loader:
-    """Batches of this process; set `loader.batch_sampler.epoch` (and `start`) before each epoch.
-    `loader.backend` finishes them on the device. record: see Loader."""
+    """Return the loader of this process. Set `loader.batch_sampler.epoch` (and `start`) before each epoch;
+    `loader.backend` finishes the batches on the device. record: see Loader."""
     batches = EpochBatches(len(source), config.batch_size, processes, rank, config.seed)
     backend = make_backend(config.views, config.image_size, config.view_recipes())
     return Loader(TwoViews(source, backend, config.seed), record, batch_sampler=batches, num_workers=workers,

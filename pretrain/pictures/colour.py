@@ -1,11 +1,10 @@
 """The colour operations of the views, in Pillow's arithmetic, on batches: pictures x (n, channels, H, W) of
 whole levels 0-255 in float32, on any device.
 
-Each works in place where it can and returns its result. Factors are numbers, or tensors (n, 1, 1, 1) that
-give each picture its own. Pillow works on 8 bits and cuts off what follows the point; the same is done here,
-so that brightness, contrast, saturation, grey and solarise give Pillow's levels. Hue differs by a level where
-Pillow rounds its saturation to 8 bits, and where it crosses red; the blur by Pillow's rounding between its
-six passes.
+Each works in place where it can and returns its result. Factors are numbers, or tensors (n, 1, 1, 1) with one
+for each picture. Pillow works on 8 bits and truncates. So do these functions, and brightness, contrast,
+saturation, grey and solarise therefore give Pillow's levels. Hue differs by one level where Pillow rounds its
+saturation to 8 bits, and where it crosses red. The blur differs by Pillow's rounding between its six passes.
 """
 import functools
 import math
@@ -14,13 +13,13 @@ import numpy as np
 import torch
 
 LIGHTNESS = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # Pillow's RGB to L, exact in float32
-PASSES = 3  # box filters a direction, Pillow's _gaussian_blur_radius
+PASSES = 3  # box filters in each direction, Pillow's _gaussian_blur_radius
 REACH = 2  # pixels to each side in one pass; enough for radii up to 2.2
-BLOCK = 16  # pixels that a block of `blur` makes at once: the quickest of 16, 28 and 32 at 224 pixels
+BLOCK = 16  # pixels that a block of `blur` computes at once: the fastest of 16, 28 and 32 at 224 pixels
 
 
 def grey(x):
-    """The lightness (n, 1, H, W) of RGB pictures."""
+    """Return the lightness (n, 1, H, W) of RGB pictures."""
     light = x[:, :1] * LIGHTNESS[0]
     light.add_(x[:, 1:2], alpha=LIGHTNESS[1]).add_(x[:, 2:], alpha=LIGHTNESS[2])
     return light.add_(0.5).floor_()
@@ -31,9 +30,9 @@ def brightness(x, factor):
 
 
 def contrast(x, factor):
-    """Away from the picture's mean lightness, a whole level."""
+    """Move levels away from the picture's mean lightness, which is a whole level."""
     mean = grey(x).mean((1, 2, 3)).add_(0.5).floor_()
-    return blend(x, mean.view(-1, 1, 1, 1) if len(x) > 1 else mean[0], factor)  # a scalar is quicker
+    return blend(x, mean.view(-1, 1, 1, 1) if len(x) > 1 else mean[0], factor)  # a scalar is faster
 
 
 def saturation(x, factor):
@@ -41,7 +40,7 @@ def saturation(x, factor):
 
 
 def blend(x, base, factor):
-    """base + factor (x - base), cut off to levels: Pillow's Image.blend."""
+    """Return base + factor (x - base), clipped to 0-255: Pillow's Image.blend."""
     x.sub_(base).mul_(factor).add_(base)
     return (x.clamp_(0, 255) if torch.is_tensor(factor) or factor > 1 else x).floor_()
 
@@ -49,8 +48,8 @@ def blend(x, base, factor):
 def hue(x, steps):
     """Turn the hue of RGB pictures by `steps` (whole, -42 to 42) of Pillow's steps, 256 to the circle.
 
-    Pillow's way through 8-bit HSV without its branches: hue counts from red, positive towards green and
-    negative towards blue, which only swaps green and blue.
+    This is Pillow's conversion through 8-bit HSV, without its branches. Hue counts from red, positive towards
+    green and negative towards blue; the sign only swaps green and blue.
     """
     red, green, blue = x.unbind(1)
     value, bottom = x.amax(1), x.amin(1)
@@ -79,14 +78,14 @@ JITTER = {"brightness": brightness, "contrast": contrast, "saturation": saturati
 
 
 def jitter_factor(name, factor):
-    """What an operation of JITTER takes: the drawn factor, for hue as Pillow's whole steps."""
+    """Return what an operation of JITTER takes: the drawn factor; for hue, Pillow's whole steps."""
     return int(factor * 255) if name == "hue" else factor
 
 
 def box_weights(radius: float) -> tuple[float, float, float]:
-    """One pass of Pillow's GaussianBlur(radius), 0 to 2: weights of the pixel itself and of those one and two
-    pixels away, each side. A box of fractional width (Gwosdek et al., SSVM 2011, as in Pillow's BoxBlur.c).
-    """
+    """Return one pass of Pillow's GaussianBlur(radius), for radii from 0 to 2: the weights of the pixel
+    itself and of those one and two pixels away on each side. It is a box of fractional width (Gwosdek et al.,
+    SSVM 2011, as in Pillow's BoxBlur.c)."""
     variance = radius ** 2 / PASSES
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
@@ -96,8 +95,8 @@ def box_weights(radius: float) -> tuple[float, float, float]:
 
 @functools.cache
 def shift_products(length, device=None):
-    """(27, length, length): products of three of the matrices that take a line to itself, and to the sums of
-    its shifts by one and two pixels to both sides with the border pixels repeated."""
+    """Return (27, length, length): the products of three of the matrices that map a line to itself, to the
+    sum of its shifts by one pixel to both sides, and by two pixels, with border pixels repeated."""
     line = torch.arange(length)
     moved = [torch.eye(length)[(line + offset).clamp(0, length - 1)] for offset in range(-REACH, REACH + 1)]
     shifts = torch.stack([moved[2], moved[1] + moved[3], moved[0] + moved[4]])
@@ -106,16 +105,16 @@ def shift_products(length, device=None):
 
 
 def blur_matrices(weights, length):
-    """Weights (n, 3) of `box_weights` -> (n, length, length): the three passes along a line, border pixels
-    repeated in each pass as Pillow does."""
+    """Convert weights (n, 3) of `box_weights` to (n, length, length): the three passes along a line, with
+    border pixels repeated in each pass, as in Pillow."""
     products = torch.einsum("na,nb,nc->nabc", weights, weights, weights).flatten(1)
     return (products @ shift_products(length, weights.device).flatten(1)).view(-1, length, length)
 
 
 @functools.cache
 def block_products(margin):
-    """(27, 3, BLOCK, BLOCK + 2 margin): of `shift_products`, the blocks along the diagonal: the first, any
-    other, the last. What lies outside the picture has weight 0."""
+    """Return (27, 3, BLOCK, BLOCK + 2 margin): the blocks of `shift_products` along the diagonal (the first,
+    any other, the last). What lies outside the picture has weight 0."""
     length = 3 * BLOCK
     padded = torch.nn.functional.pad(shift_products(length), (margin, margin))
     width = length + 2 * margin
@@ -124,7 +123,7 @@ def block_products(margin):
 
 
 def blur(x, weights):
-    """Pillow's GaussianBlur; weights (n, 3) of `box_weights`, on x's device."""
+    """Apply Pillow's GaussianBlur. weights (n, 3) of `box_weights`, on x's device."""
     height, width = x.shape[-2:]
     rows = blur_matrices(weights, height).unsqueeze(1)
     columns = rows if width == height else blur_matrices(weights, width).unsqueeze(1)
@@ -132,9 +131,9 @@ def blur(x, weights):
 
 
 def blur_one(x, weights):
-    """`blur` of one square picture on a CPU, five times quicker at 224 pixels: only blocks near the matrix's
-    diagonal are not zero, and all but the first and the last are the same. In place. numpy takes two thirds
-    of torch's time for products of such small matrices."""
+    """Apply `blur` to one square picture on a CPU, in place and five times faster at 224 pixels: only the
+    blocks near the matrix's diagonal are not zero, and all but the first and the last are equal. numpy takes
+    two thirds of torch's time for products of such small matrices."""
     size, margin = x.shape[-1], PASSES * (REACH if weights[2] else 1)
     if size % BLOCK or size < 3 * BLOCK:
         return blur(x, torch.tensor([weights]))

@@ -1,4 +1,4 @@
-"""From the data loader's batches to views on the device, the next batch under way while one is used."""
+"""From the data loader's batches to views on the device. The next batch is on its way while one is used."""
 import sys
 import time
 
@@ -12,10 +12,10 @@ from pretrain.pictures import batches
 class Feed:
     """The batches of this process.
 
-    record: file that names pictures which cannot be used, or None.
+    record: the file that lists unusable pictures, or None.
     steps: per epoch. identity: what the data set is, for checkpoints. waited: seconds spent waiting for the
-    loader since somebody set it to 0. replaced: samples of the whole run and all processes that had to be
-    made from another picture, as far as `note_replaced` was told.
+    loader since it was last set to 0. replaced: samples made from another picture than their own, over the
+    whole run and all processes, as far as `note_replaced` was told.
     """
 
     def __init__(self, config, run, device, record=None):
@@ -24,14 +24,14 @@ class Feed:
         source = batches.open_source(run.data)
         self.loader = batches.build_loader(source, config, run.workers, world_size(), rank(),
                                         device.type == "cuda", record)
-        # Its own generator: iterating must not move the global one, which checkpoints keep.
+        # A generator of its own: iterating must not advance the global one, which checkpoints keep.
         self.loader.generator = torch.Generator().manual_seed(config.seed)
         self.steps = len(self.loader)
         self.identity = {"images": len(source), "fingerprint": source.fingerprint}
         self.replaced = self.before = 0
 
     def note_replaced(self, count: int) -> None:
-        """count: of this start of the run, over all processes."""
+        """Add to the total what this start of the run has replaced, over all processes."""
         self.replaced = self.before + count
 
     def state_dict(self) -> dict:
@@ -41,8 +41,8 @@ class Feed:
         self.replaced = self.before = state["replaced"]
 
     def batches(self, epoch, start):
-        """Views (y1, y2), each (n, 3, S, S) float32 on the device, of the steps from `start` to the epoch's
-        last."""
+        """Yield views (y1, y2), each (n, 3, S, S) float32 on the device, for the steps from `start` to the
+        end of the epoch."""
         self.loader.batch_sampler.epoch, self.loader.batch_sampler.start = epoch, start
         hosts = self.from_loader(epoch, start)
         if self.device.type != "cuda":
@@ -67,7 +67,7 @@ class Feed:
                      for view in self.loader.backend.finish(batch, self.device))
 
     def from_loader(self, epoch, start):
-        """The loader's batches, with a progress bar on a terminal."""
+        """Yield the loader's batches, with a progress bar on a terminal."""
         bar = tqdm(total=self.steps, initial=start, desc=f"epoch {epoch + 1}/{self.epochs}",
                    disable=not (is_main() and sys.stderr.isatty()))
         before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Small things that the kinds of data share: many strings in little memory, fingerprints."""
+"""Helpers for all data sources: many strings in little memory, and fingerprints."""
 import hashlib
 import os
 
@@ -6,8 +6,8 @@ import numpy as np
 
 
 class Strings:
-    """Many strings in one buffer. A list of a million strings is copied, little by little, into each worker
-    of a data loader, since counting references writes to the strings' memory."""
+    """Many strings in one buffer. A list of a million strings would gradually be copied into every worker of
+    a data loader, since reference counting writes to their memory."""
 
     def __init__(self, strings):
         encoded = [os.fsencode(string) for string in strings]
@@ -23,7 +23,7 @@ class Strings:
 
 
 def sha256(*parts) -> str:
-    """Of strings and arrays, one after the other."""
+    """Return the hash of strings and arrays, one after the other."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.tobytes() if isinstance(part, np.ndarray) else f"{part}\n".encode())

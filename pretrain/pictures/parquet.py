@@ -1,8 +1,9 @@
-"""Pictures in parquet files, read a row group at a time: what a process holds does not grow with the files.
+"""Pictures in parquet files, read one row group at a time. A process's memory does not grow with the files.
 
-Parquet is made to be read by columns. Inside a row group the values are packed together, mostly compressed,
-so a picture costs its whole group: 100 pictures in the files of the Hugging Face Hub. `tools/write_shards.py`
-writes such files as shards, once, in the same order; there a picture costs its own bytes.
+Parquet is made to be read by columns. Inside a row group the values are packed together, usually compressed,
+so reading one picture means reading its whole group: 100 pictures in the files of the Hugging Face Hub.
+`tools/write_shards.py` rewrites such files as shards, once, in the same order; there a picture costs only its
+own bytes.
 """
 import os
 from functools import lru_cache
@@ -19,15 +20,15 @@ class Parquet:
     """One file or several with a column `image`, the bytes of a picture file or a structure with a field
     `bytes`, and perhaps an integer column `label`. Needs pyarrow.
 
-    The footers and the labels are read at the start. `read` keeps the last row group, one for each process,
-    for those who read in order and for sets of one group.
+    The footers and the labels are read at the start. In each process `read` keeps the last row group, which
+    helps reading in order and sets of a single group.
     """
 
     def __init__(self, paths):
         try:
             import pyarrow  # noqa: F401
         except ImportError:
-            raise ValueError(f"{paths[0]}: parquet needs pyarrow, which is not here; pip install pyarrow") \
+            raise ValueError(f"{paths[0]}: parquet needs pyarrow, found none; pip install pyarrow") \
                 from None
         contents = [content_of(os.fspath(path)) for path in paths]
         rows = [sum(groups) for groups, _ in contents]
@@ -59,14 +60,15 @@ class Parquet:
 
 
 def segment(ends, index):
-    """Where an index falls: (number of the segment, position within it); ends: of all segments."""
+    """Return where an index falls: (number of the segment, position within it). ends: of all segments."""
     number = int(np.searchsorted(ends, index, side="right"))
     return number, index - int(ends[number - 1] if number else 0)
 
 
 def content_of(path) -> tuple[list[int], np.ndarray | None]:
-    """Rows of each row group of a file, and the labels (rows,) if there are any. ValueError for a file that
-    is none, has no pictures, or row groups too large to be read for one picture."""
+    """Return the number of rows of each row group of a file, and the labels (rows,) if there are any. Raises
+    ValueError for a file that is not parquet, has no pictures, or has row groups too large to read for one
+    picture."""
     import pyarrow
     try:
         file = opened(path)
@@ -88,26 +90,26 @@ def content_of(path) -> tuple[list[int], np.ndarray | None]:
                  if group.column(number).path_in_schema in ("image", "image.bytes")) for group in groups]
     if sizes and max(sizes) > LARGEST_GROUP:
         raise ValueError(f"{path}: expected row groups of at most {LARGEST_GROUP >> 20} MiB of pictures, "
-                         f"since each picture is read with its group, found {max(sizes) >> 20} MiB; write it "
-                         "again with row_group_size=100, or as shards by tools/write_shards.py")
+                         f"since each picture is read with its group, found {max(sizes) >> 20} MiB; write "
+                         "them again with row_group_size=100, or as shards by tools/write_shards.py")
     whole = labels is not None and not labels.null_count
     return [group.num_rows for group in groups], labels.to_numpy() if whole else None
 
 
 @lru_cache(maxsize=128)
 def opened(path):
-    """Read by position, so workers may share a file that was open before they were made."""
+    """Open a file. It is read by position, so workers may share one that was open before they were forked."""
     from pyarrow import parquet
     return parquet.ParquetFile(path)
 
 
 @lru_cache(maxsize=1)
 def pictures_of(path, group):
-    """The pictures of a row group, a pyarrow.ChunkedArray of bytes."""
+    """Return the pictures of a row group, a pyarrow.ChunkedArray of bytes."""
     import pyarrow
     from pyarrow import compute
     file = opened(path)
     struct = pyarrow.types.is_struct(file.schema_arrow.field("image").type)
-    # On this thread: workers are made by forking, which pyarrow's own threads do not outlive.
+    # On this thread: workers are forked, and pyarrow's own threads do not survive a fork.
     column = file.read_row_group(group, ["image.bytes" if struct else "image"], use_threads=False)["image"]
     return compute.struct_field(column, "bytes") if struct else column

@@ -1,8 +1,8 @@
-"""Pictures in tar shards of the webdataset format, addressed by index: few large files for a file server, and
-yet any order, the same whatever the number of workers and processes.
+"""Pictures in tar shards of the webdataset format, addressed by index. A file server sees few large files,
+and the order is free: it is the same for any number of workers and processes.
 
-The webdataset package itself reads shards from front to back, a shard a worker, and shuffles in a buffer, so
-that its order depends on the number of workers. Its format is plain tar, for which the standard library does.
+The webdataset package reads shards from front to back, one shard per worker, and shuffles in a buffer. So its
+order depends on the number of workers. The format is plain tar, which the standard library reads.
 """
 import fcntl
 import os
@@ -22,9 +22,9 @@ INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_ind
 
 
 class Shards:
-    """Tar files as webdataset writes them: files of one name up to its first dot are a sample, such as 7.jpg
-    and 7.cls. The position of each picture is found once and kept in .pretrain_index_*.npz beside the shards
-    or, where that cannot be written, in ~/.cache/barlow-transfer."""
+    """Tar files as webdataset writes them: files with the same name up to the first dot are a sample, such as
+    7.jpg and 7.cls. The position of each picture is looked up once and kept in .pretrain_index_*.npz beside
+    the shards or, if that cannot be written, in ~/.cache/barlow-transfer."""
 
     PICTURES = {extension[1:] for extension in ENDINGS}
 
@@ -50,7 +50,7 @@ class Shards:
 
     def read(self, index):
         size = int(self.size[index])
-        # pread has no position of its own, so workers may share a file that was open before they were made.
+        # pread keeps no position, so workers may share a file that was open before they were forked.
         data = os.pread(opened(self.paths[self.shard[index]]).fileno(), size, int(self.offset[index]))
         if len(data) < size:
             raise ValueError(f"the shard ends after {len(data)} of {size} bytes")
@@ -66,7 +66,7 @@ def opened(path):
 
 
 def expand(path: Path) -> list[Path]:
-    """name-{0008..0010}.tar -> 0008, 0009, 0010; several ranges: the last one runs fastest."""
+    """Expand name-{0008..0010}.tar to 0008, 0009, 0010. With several ranges the last one changes fastest."""
     found = re.search(r"\{(\d+)\.\.(\d+)\}", path.name)
     if not found:
         if "{" in path.name:
@@ -80,8 +80,8 @@ def expand(path: Path) -> list[Path]:
 
 
 def shard_index(paths) -> dict:
-    """shard, offset, size (N,) of each picture, its name packed as in Strings (buffer, ends), labels (N,) or
-    (0,). Of several processes one makes it, and the others wait for its file."""
+    """Return shard, offset and size (N,) of each picture, its name packed as in Strings (buffer, ends), and
+    labels (N,) or (0,). One of several processes makes the index; the others wait for its file."""
     key = sha256(*((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
     beside = paths[0].parent / f".pretrain_index_{sha256(*(path.name for path in paths))[:8]}.npz"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barlow-transfer"
@@ -90,11 +90,11 @@ def shard_index(paths) -> dict:
     if index:
         return index
     for file in (beside, elsewhere):
-        with suppress(OSError):  # a folder that is only read, or full
+        with suppress(OSError):  # a folder that is read-only or full
             if file is elsewhere:
                 cache.mkdir(parents=True, exist_ok=True)
             with open(file.with_suffix(".lock"), "w") as lock:
-                with suppress(OSError):  # a file system without locks: then each process makes it
+                with suppress(OSError):  # a file system without locks: each process makes its own index
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if ready := stored(file, key):
                     return ready
@@ -106,7 +106,7 @@ def shard_index(paths) -> dict:
 
 
 def stored(file, key) -> dict | None:
-    """What an index file holds, if it is whole and of the shards as they are now."""
+    """Return what an index file holds, if it is whole and describes the shards as they are now."""
     try:
         with np.load(file, allow_pickle=False) as cached:
             index = dict(cached) if str(cached["key"]) == key else {}
@@ -116,8 +116,8 @@ def stored(file, key) -> dict | None:
 
 
 def index_of(paths) -> dict:
-    """The index by the shards' headers. A shard at a time becomes arrays: as Python's objects, a million
-    samples take 0.5 GB."""
+    """Build the index from the shards' headers. Each shard is converted to arrays at once: as Python objects
+    a million samples take 0.5 GB."""
     parts = []
     for number, path in enumerate(paths):
         names, offset, size, labels = zip(*samples_of(path))
@@ -134,13 +134,14 @@ def index_of(paths) -> dict:
 
 
 def samples_of(path) -> list[tuple]:
-    """(name of the picture, offset, size, label or None) of each sample in a tar file, in its order."""
+    """Return (name of the picture, offset, size, label or None) of each sample in a tar file, in its
+    order."""
     samples = {}
     try:
         with tarfile.open(path, "r:") as archive:
             while member := archive.next():
-                archive.members.clear()  # it would keep them all
-                # webdataset's rule; what does not fit it (hidden files, no extension) is no sample's.
+                archive.members.clear()  # tarfile would keep them all
+                # webdataset's rule. Other names (hidden files, no extension) belong to no sample.
                 parts = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", member.name)
                 if member.isfile() and parts:
                     sample = samples.setdefault(parts[1], {"label": None, "pictures": []})

@@ -1,13 +1,13 @@
-"""Where pictures come from. A source is addressed by index, and an index is the same picture in each process
-and worker, so what a run sees depends on its seed alone.
+"""Where pictures come from. A source is addressed by index. An index is the same picture in every process and
+worker, so what a run sees depends on its seed alone.
 
     len(source)               pictures
     source.read(index)        bytes of an encoded picture, or (H, W, 3) uint8 RGB; OSError, ValueError
     source.name(index)        what to call it in messages
     source.labels(index)      its class, an integer (an array of indices: an array); None where there are none
-    source.fingerprint        sha256 that another data set does not have; where the data lies does not matter
+    source.fingerprint        sha256 of the data set, whatever folder it is in
 
-`open_source` tells the kinds apart: image folders, text lists, npz, parquet and webdataset's tar shards.
+`open_source` recognises image folders, text lists, npz, parquet and webdataset's tar shards.
 """
 import os
 import re
@@ -26,7 +26,8 @@ EXPECTED = ("expected a folder (train/<class>/<picture>, <class>/<picture>, tar 
 
 
 def open_source(path):
-    """The source at a path. FileNotFoundError or ValueError, one line, for what is missing or unknown."""
+    """Return the source at a path. Raises FileNotFoundError or ValueError, one line, for what is missing or
+    unknown."""
     path = Path(path)
     if "{" in path.name:
         return Shards(expand(path))
@@ -48,16 +49,17 @@ def open_source(path):
 
 
 def of_training(files):
-    """Those with the word train in their names where there are any: validation and test pictures often lie
-    beside them, as in train-00000-of-00294.parquet and validation-00000-of-00014.parquet."""
+    """Return the files with the word train in their names, or all if there are none. Validation and test
+    pictures often lie beside them, as in train-00000-of-00294.parquet and
+    validation-00000-of-00014.parquet."""
     return [file for file in files if re.search(r"(?<![^\W_])train(?![^\W_])", file.stem)] or files
 
 
 # Files
 
 class Files:
-    """Picture files. The fingerprint is that of their names below `root`: asking a million files for their
-    size takes minutes on a file server."""
+    """Picture files. The fingerprint is that of their names below `root`, since asking for the size of a
+    million files takes minutes on a file server."""
 
     def __init__(self, root, names, labels=None):
         self.root, self.names = str(root), Strings(names)
@@ -66,7 +68,7 @@ class Files:
 
     @classmethod
     def of_folder(cls, root):
-        """root/<class>/**/<picture>, in the order of torchvision's ImageFolder."""
+        """Read root/<class>/**/<picture>, in the order of torchvision's ImageFolder."""
         classes = {entry.name for entry in root.iterdir() if entry.is_dir()}
         if root.name != "train" and {"val", "test"} & classes:
             raise FileNotFoundError(f"{root}: has {', '.join(sorted(classes)[:3])} but no train; expected "
@@ -77,8 +79,8 @@ class Files:
 
     @classmethod
     def of_list(cls, path):
-        """One path a line, relative to the list's folder; if each line ends with an integer, that is the
-        label."""
+        """Read one path a line, relative to the list's folder. If every line ends with an integer, that is
+        the label."""
         names, labels = listed(path)
         first = path.parent / names[0]
         if not first.is_file():

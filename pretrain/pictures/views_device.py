@@ -1,5 +1,5 @@
-"""The views with the worker's part, decode, crop and resize, apart from the rest, which the accelerator does
-for a batch at once: each sample with its own parameters and, in the jitter, its own order."""
+"""The views in two parts. The worker decodes, crops and resizes; the accelerator does the rest for a whole
+batch, each sample with its own parameters and, in the jitter, its own order."""
 import torch
 
 from pretrain.pictures import colour
@@ -15,7 +15,7 @@ BLUR = slice(2 * POSITIONS + 3, 2 * POSITIONS + 6)
 
 
 def pack(parameters: ViewParameters) -> list[float]:
-    """What is left to do after the crop, as a row of numbers."""
+    """Return what is left to do after the crop, as a row of numbers."""
     unused = POSITIONS - len(parameters.jitter)
     names = [OPERATIONS.index(name) for name, _ in parameters.jitter] + [-1] * unused
     factors = [colour.jitter_factor(*one) for one in parameters.jitter] + [0] * unused
@@ -24,14 +24,14 @@ def pack(parameters: ViewParameters) -> list[float]:
 
 
 def finish_views(x, rows):
-    """The rest of the work on crops x (n, 3, S, S), float32 levels, in place; rows (n, 14) of `pack`.
+    """Do the rest of the work on crops x (n, 3, S, S), float32 levels, in place; rows (n, 14) of `pack`.
 
-    The rows stay on the CPU, so that finding who gets which operation makes no GPU wait.
+    The rows stay on the CPU, so no GPU waits while the samples for an operation are looked up.
     """
     moved = rows.to(x.device, non_blocking=True)
 
     def change(chosen, operation):
-        """operation(pictures, their rows) for the chosen samples only."""
+        """Apply operation(pictures, their rows) to the chosen samples only."""
         members = chosen.nonzero()[:, 0].to(x.device, non_blocking=True)
         if len(members):
             x[members] = operation(x[members], moved[members])
@@ -71,5 +71,5 @@ class DeviceViews:
 
 
 def planes(crops):
-    """(n, S, S, 3) uint8 -> (n, 3, S, S) float32."""
+    """Convert (n, S, S, 3) uint8 to (n, 3, S, S) float32."""
     return crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)

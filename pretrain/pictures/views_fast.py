@@ -1,6 +1,6 @@
-"""The views on a CPU with tensors: libjpeg-turbo without detours, torch's antialiased resize on 8 bits, then
-one picture's colour operations in float32 (colour.py). Level for level Pillow's but for the resize, the blur
-and a few pixels of hue; tests/test_pretrain_views.py reports how far.
+"""The views on a CPU with tensors: libjpeg-turbo directly, torch's antialiased resize on 8 bits, then one
+picture's colour operations in float32 (colour.py). The levels are Pillow's except in the resize, the blur and
+a few pixels of hue; tests/test_pretrain_views.py reports the differences.
 """
 import numpy as np
 import simplejpeg
@@ -12,8 +12,8 @@ from pretrain.pictures.views_pil import checked, open_rgb
 
 
 def decode(data) -> torch.Tensor:
-    """(3, H, W) uint8, the pixels of Pillow's convert("RGB"). Everything but a sound grey or RGB JPEG file
-    goes to Pillow, which then also says what is wrong with it."""
+    """Return (3, H, W) uint8, the pixels of Pillow's convert("RGB"). Anything but a sound grey or RGB JPEG
+    file goes to Pillow, whose message then says what is wrong with it."""
     if isinstance(data, np.ndarray):
         pixels = np.array(checked(data))
     else:
@@ -24,7 +24,7 @@ def decode(data) -> torch.Tensor:
 
 
 def decode_jpeg(data: bytes):
-    """(H, W, 3) uint8, or None for what is not a grey or RGB JPEG file without any fault."""
+    """Return (H, W, 3) uint8, or None if data is not a grey or RGB JPEG file without any fault."""
     if data[:2] != b"\xff\xd8":
         return None
     try:
@@ -36,20 +36,20 @@ def decode_jpeg(data: bytes):
 
 
 def crop(picture, parameters: ViewParameters, size: int):
-    """The first step of a view: (size, size, 3) uint8."""
+    """Do the first step of a view; returns (size, size, 3) uint8."""
     left, top, width, height = parameters.box
     box = picture[None, :, top:top + height, left:left + width]
-    # As rows of RGB pixels the resize is half as quick again as from a cut through the picture.
+    # From contiguous rows of RGB pixels the resize is half as fast again as from a slice of the picture.
     box = box.contiguous(memory_format=torch.channels_last)
     view = torch.nn.functional.interpolate(box, (size, size), mode="bicubic", antialias=True)
     return view[0].permute(1, 2, 0).contiguous()
 
 
 def finish_view(view, parameters: ViewParameters):
-    """The other steps of a cropped view: (size, size, 3) -> (3, size, size), both uint8."""
+    """Do the other steps of a cropped view: (size, size, 3) -> (3, size, size), both uint8."""
     size = len(view)
     pixels = view.numpy()[:, ::-1] if parameters.flip else view.numpy()
-    levels = np.empty((1, 3, size, size), np.float32)  # conversions are several times quicker than torch's
+    levels = np.empty((1, 3, size, size), np.float32)  # NumPy converts several times faster than torch
     np.copyto(levels[0], pixels.transpose(2, 0, 1))
     x = torch.from_numpy(levels)
     for name, factor in parameters.jitter:

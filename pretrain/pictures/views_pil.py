@@ -13,7 +13,8 @@ ADJUST = {"brightness": functional.adjust_brightness, "contrast": functional.adj
 
 
 def open_rgb(data) -> Image.Image:
-    """An encoded file's bytes, or an array (H, W, 3) uint8 -> an RGB picture. ValueError with the reason."""
+    """Return an RGB picture from an encoded file's bytes or an array (H, W, 3) uint8. Raises ValueError with
+    the reason."""
     if isinstance(data, np.ndarray):
         return Image.fromarray(checked(data))
     try:
@@ -27,7 +28,7 @@ def open_rgb(data) -> Image.Image:
 
 
 def checked(array: np.ndarray) -> np.ndarray:
-    """The array, when it can be an RGB picture."""
+    """Return the array if it can be an RGB picture. Raises ValueError if not."""
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise ValueError("not a picture (expected an array (height, width, 3) of uint8, found "
                          f"{array.shape} of {array.dtype})")
@@ -35,7 +36,7 @@ def checked(array: np.ndarray) -> np.ndarray:
 
 
 def apply(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Image:
-    """An RGB picture and a draw -> an RGB view of size x size pixels."""
+    """Turn an RGB picture into a view of size x size pixels, as drawn."""
     left, top, width, height = parameters.box
     image = functional.resized_crop(image, top, left, height, width, [size, size],
                                     functional.InterpolationMode.BICUBIC)

@@ -1,7 +1,7 @@
-"""Files of a run: `checkpoint.pth` now and then, earlier ones beside it, the backbone at the end.
+"""Files of a run: `checkpoint.pth` from time to time, earlier ones beside it, the backbone at the end.
 
-checkpoint.pth is always the newest and in the official format; checkpoint-<steps>.pth are the newest ones
-again (a second name of the same file, no second copy) and those before it, as many as --keep says.
+checkpoint.pth is always the newest, in the official format. checkpoint-<steps>.pth are the newest one again
+(a second name of the same file, not a copy) and those before it, as many as --keep says.
 """
 import dataclasses
 import os
@@ -23,7 +23,7 @@ OURS = {"epoch", "step", "sampler", "model", "optimizer", "scaler", "guard", "fe
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: whole epochs done, steps done in the epoch after them, steps done in all."""
+    """Where a run stands: finished epochs, steps done in the epoch after them, steps done in all."""
     epoch: int = 0
     start: int = 0
     step: int = 0
@@ -33,12 +33,12 @@ class Position:
 
 
 def save(path, keep: int, position: Position, parts: dict, config, data: dict) -> None:
-    """Every process calls it, the main one writes.
+    """Save a checkpoint. Every process calls it; the main one writes.
 
     parts: the network as `model`, and whatever else has a state_dict (optimizer, scaler, guard, feed).
     data: what the data set is, in JSON values; a resume compares it.
-    Keys epoch (finished ones), model (names start with module.) and optimizer are the official ones. rng has
-    one row a process.
+    The keys epoch (finished ones), model (names start with module.) and optimizer are the official ones. rng
+    has one row for each process.
     """
     rng = {"cpu": all_gather_rows(torch.get_rng_state()[None])}
     if torch.cuda.is_initialized():
@@ -55,7 +55,7 @@ def save(path, keep: int, position: Position, parts: dict, config, data: dict) -
 
 
 def remember(path: Path, keep: int, step: int) -> None:
-    """Give the newest checkpoint its second name and remove the names of the oldest ones."""
+    """Give the newest checkpoint its second name and remove the oldest ones."""
     if keep > 1:
         name = path.with_name(f"{path.stem}-{step:09}{path.suffix}")
         draft = name.with_name(name.name + ".part")
@@ -70,7 +70,7 @@ def remember(path: Path, keep: int, step: int) -> None:
 
 
 def earlier(path: Path) -> list[Path]:
-    """The numbered checkpoints beside `path`, newest first."""
+    """Return the numbered checkpoints beside `path`, newest first."""
     path = Path(path)
     return sorted(path.parent.glob(f"{path.stem}-{'[0-9]' * 9}{path.suffix}"), reverse=True)
 
@@ -81,8 +81,8 @@ def load_model(network, state: dict) -> None:
 
 
 def read(path: Path) -> dict:
-    """A checkpoint of this program or of the official one, which has the names OFFICIAL only, checked to its
-    last byte. ValueError with the reason when it is none."""
+    """Return a checkpoint of this program or of the official one (which has only the names OFFICIAL), checked
+    to its last byte. Raises ValueError with the reason if it is neither."""
     state = checkpoints.read(path, OFFICIAL)
     missing = OURS - state.keys()
     if missing and missing != OURS - OFFICIAL:
@@ -98,19 +98,19 @@ def read(path: Path) -> dict:
 
 
 def position_of(state: dict, steps: int) -> Position:
-    """Where a checkpoint stands in a run of so many steps an epoch."""
+    """Return where a checkpoint stands in a run of `steps` steps an epoch."""
     if "sampler" not in state:
         return Position(state["epoch"], 0, state["epoch"] * steps)
     return Position(state["epoch"], state["sampler"]["start"], state["step"])
 
 
 def resume(path, parts: dict, config, data: dict) -> Position:
-    """Restore a run from its checkpoint, if there is one; returns where it stands. Every process calls it.
+    """Restore a run from its checkpoint, if there is one, and return where it stands. Every process calls it.
 
-    Nothing is changed before all is found to fit. From a checkpoint of the official code the network, the
-    optimiser and the finished epochs are taken. ValueError, the same in every process, when the file is
-    damaged (naming the newest good one before it), and when it belongs to another recipe, network or data
-    set, or to another number of processes where that matters.
+    Nothing is changed until everything is known to fit. A checkpoint of the official code gives the network,
+    the optimiser and the finished epochs. Raises ValueError, the same in every process, if the file is
+    damaged (naming the newest good one before it) or belongs to another recipe, network or data set, or to
+    another number of processes where that matters.
     """
     state = agree(fitting, Path(path), parts, config, data)
     position = position_of(state, parts["feed"].steps) if state else Position()
@@ -128,8 +128,8 @@ def resume(path, parts: dict, config, data: dict) -> Position:
                   "and data are not in it and were not compared; random states, loss factor and the running "
                   "mean of the loss start afresh", file=sys.stderr)
     elif rank() < state["processes"]:  # a process that was not there before keeps its fresh state
-        # A row by itself: torch 2.14.1 takes the place of a row within its tensor for a number of states, not
-        # of bytes, and reads far outside of it.
+        # A copy of the row: torch 2.14.1 takes a row's offset in its tensor as a number of states, not of
+        # bytes, and reads far outside it.
         torch.set_rng_state(state["rng"]["cpu"][rank()].clone())
         if "cuda" in state["rng"] and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(state["rng"]["cuda"][rank()].clone())
@@ -137,7 +137,7 @@ def resume(path, parts: dict, config, data: dict) -> Position:
 
 
 def fitting(path: Path, parts: dict, config, data: dict) -> dict | None:
-    """The checkpoint at path, found to be this run's; None where there is none."""
+    """Return the checkpoint at path, known to be this run's, or None if there is none."""
     if not os.path.lexists(path):
         if earlier(path):
             raise ValueError(f"{path} is missing, but {earlier(path)[0].name} is beside it; copy that to "
@@ -158,8 +158,8 @@ def fitting(path: Path, parts: dict, config, data: dict) -> dict | None:
 
 
 def require_same_run(path, state: dict, config, data: dict) -> None:
-    """ValueError for another recipe or data set. A setting that did not exist yet has its default; before
-    there were methods, all was Barlow Twins."""
+    """Raise ValueError for another recipe or data set. A setting that did not exist yet has its default;
+    before there were methods, every run was Barlow Twins."""
     if not all(isinstance(state[name], dict) for name in ("config", "data")):
         raise ValueError(f"{path}: expected config and data as dicts of settings, found others; "
                          f"{advice(path)}")
@@ -175,7 +175,7 @@ def require_same_run(path, state: dict, config, data: dict) -> None:
 
 
 def require_fitting_parts(state: dict, parts: dict, config) -> None:
-    """ValueError unless every part of the run can be loaded, and the file's place is one of the run's."""
+    """Raise ValueError unless every part of the run can be loaded and the file stands within the run."""
     wrapped = {"module." + name: value for name, value in parts["model"].state_dict().items()}
     checkpoints.require_like(state["model"], wrapped, "model")
     for name in sorted(set(parts) & state.keys() - {"model", "optimizer"}):
@@ -194,7 +194,7 @@ def require_fitting_parts(state: dict, parts: dict, config) -> None:
 
 
 def require_random_states(rng, processes: int) -> None:
-    """ValueError unless `rng` has states for so many processes that torch takes."""
+    """Raise ValueError unless `rng` has a state for each of the processes that torch accepts."""
     wanted = {"cpu": torch.get_rng_state().expand(max(processes, 1), -1)}
     if isinstance(rng, dict) and "cuda" in rng:
         wanted["cuda"] = (torch.cuda.get_rng_state().expand(max(processes, 1), -1)
@@ -207,7 +207,7 @@ def require_random_states(rng, processes: int) -> None:
 
 
 def advice(path: Path) -> str:
-    """What to do about a damaged checkpoint.pth, in words."""
+    """Return what to do about a damaged checkpoint.pth, in words."""
     for other in earlier(path):
         try:
             if os.path.samefile(other, path):
@@ -220,7 +220,7 @@ def advice(path: Path) -> str:
 
 
 def standing(path) -> Position | None:
-    """Where the checkpoint stands; None when there is none that can be read."""
+    """Return where the checkpoint stands, or None if none can be read."""
     try:
         return position_of(read(Path(path)), 0)
     except ValueError:
@@ -228,5 +228,5 @@ def standing(path) -> Position | None:
 
 
 def export_backbone(path, network) -> None:
-    """The backbone's state dict, torchvision's names, without fc: the official resnet50.pth."""
+    """Write the backbone's state dict under torchvision's names, without fc: the official resnet50.pth."""
     checkpoints.write(network.torchvision_state(), path)

@@ -1,4 +1,4 @@
-"""What a run will be and cost, from a few measured steps. Nothing is written."""
+"""What a run will do and cost, from a few measured steps. Nothing is written."""
 import dataclasses
 import math
 import resource
@@ -15,11 +15,11 @@ WARM, MEASURED = 2, 5  # steps
 
 
 def report(config, run) -> list[str]:
-    """Every process calls it. Process 0 prints recipe, rates, network and data before it measures; returned
-    are the lines of memory and time. It trains a little, in memory only. The estimate is for this machine as
-    busy as it is now and leaves out checkpoints and kNN."""
+    """Measure a few steps and return the lines of memory and time. Every process calls it; process 0 first
+    prints recipe, rates, network and data. The steps train, in memory only. The estimate holds for this
+    machine as busy as it is now; it excludes checkpoints and kNN."""
     training = prepare(config, run)
-    if is_main():  # first: a step that needs more memory than there is ends the process without a word
+    if is_main():  # first, since a step that runs out of memory ends the process without a message
         print("\n".join(known(config, run, training)), flush=True)
     on_gpu = training.device.type == "cuda"
     training.model.train()
@@ -48,7 +48,7 @@ def report(config, run) -> list[str]:
 
 
 def known(config, run, training) -> list[str]:
-    """The lines that need no measurement, and one that says what is measured now."""
+    """Return the lines that need no measurement, and one that says what is measured now."""
     weights, biases = config.peak_rates()
     parameters = sum(p.numel() for p in training.network.parameters())
     reference = config.reference_world_size if config.reference_world_size != "actual" else world_size()
@@ -62,12 +62,12 @@ def known(config, run, training) -> list[str]:
             f"{config.batch_size} images, {config.batch_size // world_size()} in each of {world_size()} "
             "processes" + (f", {config.accumulate} micro-batches with their own batch-norm statistics"
                            if config.accumulate > 1 else ""),
-            f"measured now: up to {WARM + MEASURED} steps; where they end in a killed process, memory did "
-            "not suffice: lower --batch-size or raise --accumulate"]
+            f"measured now: up to {WARM + MEASURED} steps; if they end with a killed process, there was not "
+            "enough memory: lower --batch-size or raise --accumulate"]
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the units a reader plans with."""
+    """Return seconds in the units that a reader plans with."""
     if not math.isfinite(seconds):
         return "unknown"
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):

@@ -8,9 +8,9 @@ JUDGE_AFTER = 20  # losses before a mean says anything
 
 
 class Guard:
-    """Judges each step before the update. All processes see the same numbers, so they judge alike.
+    """A judge of each step, before the update. All processes see the same numbers, so they judge alike.
 
-    spike_factor: a loss above this many times its running mean is a spike; 0: none is.
+    spike_factor: a loss above this many times its running mean is a spike; 0: no loss is.
     """
 
     def __init__(self, network, spike_factor: float):
@@ -21,11 +21,11 @@ class Guard:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Before a step: remember running statistics, which a forward pass changes."""
+        """Remember the running statistics before a step, since a forward pass changes them."""
         torch._foreach_copy_(self.before, self.buffers)
 
     def judge(self, loss: float, norms: list[float]) -> str:
-        """Why the step is to be skipped, "" for a good one. norms: of the gradients' groups."""
+        """Return why the step must be skipped, "" for a good one. norms: of the groups' gradients."""
         reason = ""
         if not math.isfinite(loss):
             reason = f"the loss is {loss}"
@@ -45,7 +45,7 @@ class Guard:
 
     @torch.no_grad()
     def undo(self) -> None:
-        """After a skipped step: running statistics as they were."""
+        """Restore the running statistics after a skipped step."""
         torch._foreach_copy_(self.buffers, self.before)
 
     def state_dict(self) -> dict:
@@ -57,7 +57,7 @@ class Guard:
 
 
 def gradient_norms(optimizer) -> list[torch.Tensor]:
-    """Euclidean norm of the gradients of each parameter group, scalars on the device."""
+    """Return the Euclidean norm of the gradients of each parameter group, scalars on the device."""
     norms = []
     for group in optimizer.param_groups:
         gradients = [p.grad for p in group["params"] if p.grad is not None]
@@ -66,14 +66,14 @@ def gradient_norms(optimizer) -> list[torch.Tensor]:
 
 
 def not_finite(network) -> list[str]:
-    """Names of the parameters that hold a value which is not finite."""
+    """Return the names of the parameters that hold a value which is not finite."""
     named = list(network.named_parameters())
     finite = torch.stack(list(torch._foreach_norm([value for _, value in named]))).isfinite().tolist()
     return [name for (name, _), good in zip(named, finite) if not good]
 
 
 def diagnosis(network, outputs) -> str:
-    """Where the trouble is, in words. outputs (n, D) each: this process's of the skipped step."""
+    """Return where the trouble is, in words. outputs (n, D) each: this process's, of the skipped step."""
     bad = not_finite(network)
     if bad:
         return f"{len(bad)} weights are not finite, first {bad[0]}"

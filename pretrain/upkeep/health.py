@@ -1,4 +1,4 @@
-"""Health of a run in numbers, from what a step computes anyway; only called where a line is printed."""
+"""The health of a run in numbers, from what a step computes anyway. Called only when a line is printed."""
 import math
 
 import numpy as np
@@ -9,19 +9,19 @@ from parallel.collectives import all_reduce_sum, is_main, row_counts
 from parallel.files import replacing
 from pretrain.methods.correlation import normalise
 
-ROWS = 512  # at most so many embeddings in the effective rank: their eigenvalues are computed on the spot
-CORNER = 128  # dimensions in the picture of C, which are as good as any others
+ROWS = 512  # embeddings in the effective rank, at most: their eigenvalues are computed on the spot
+CORNER = 128  # dimensions in the picture of C; the first are as good as any others
 
 
 @torch.no_grad()
 def embedding_health(z: torch.Tensor) -> dict[str, float]:
-    """z (n, D): this process's embeddings of one view -> their effective rank and spread.
+    """Return the effective rank and the spread of embeddings z (n, D), this process's of one view.
 
     effective_rank: exp of the entropy of the normalised singular values (Roy and Vetterli, EUSIPCO 2007) of
-        the batch-normalised embeddings, from 1 to min(n - 1, D); n up to 512. Compare within one run.
-    embedding_spread: mean over dimensions of the deviation of l2-normalised embeddings, times sqrt(D): 0 when
-        all are one point, about 1 when they point everywhere (as Figure 2 of SimSiam, arXiv 2011.10566).
-    nan for embeddings that are not finite.
+        the batch-normalised embeddings, from 1 to min(n - 1, D); n up to 512. Compare it within one run only.
+    embedding_spread: mean over dimensions of the deviation of l2-normalised embeddings, times sqrt(D): 0 if
+        all are one point, about 1 if they point everywhere (as in Figure 2 of SimSiam, arXiv 2011.10566).
+    Both are nan for embeddings that are not finite.
     """
     if not z.isfinite().all():
         return {"effective_rank": math.nan, "embedding_spread": math.nan}
@@ -33,7 +33,8 @@ def embedding_health(z: torch.Tensor) -> dict[str, float]:
 
 
 def singular_values(z: torch.Tensor) -> torch.Tensor:
-    """z (n, D) float32 -> (min(n, 512, D),) float64, ascending, of the first 512 rows, batch-normalised."""
+    """Return the singular values (min(n, 512, D),), float64, ascending, of the first 512 rows of z (n, D)
+    after batch normalisation."""
     rows = z[:ROWS]
     rows = (rows - rows.mean(0)) / (rows.std(0, correction=0) + 1e-5)
     product = rows @ rows.T if len(rows) < rows.size(1) else rows.T @ rows
@@ -42,12 +43,12 @@ def singular_values(z: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def save_correlation(path, step: int, z1: torch.Tensor, z2: torch.Tensor) -> None:
-    """Write what a picture of C, the cross-correlation of two views, needs: it shows what any method does to
-    its embeddings. Every process calls it, the main one writes; no random numbers.
+    """Write what a picture of C, the cross-correlation of two views, needs. It shows what any method does to
+    its embeddings. Every process calls it, the main one writes. No random numbers are drawn.
 
-    z1, z2 (n, D): this process's embeddings of the step. The file, an .npz of float32:
-    step; diagonal (D,); corner (k, k), C itself in the first k = min(D, 128) dimensions, of the joint batch;
-    singular_values, descending, as for the effective rank. Nothing is written where they are not finite.
+    z1, z2 (n, D): this process's embeddings of the step. The file is an .npz of float32 with step; diagonal
+    (D,); corner (k, k), C itself in the first k = min(D, 128) dimensions of the joint batch; singular_values,
+    descending, as for the effective rank. Nothing is written if they are not finite.
     """
     count = sum(row_counts(len(z1)))
     a, b = (normalise(z, count).rows for z in (z1, z2))

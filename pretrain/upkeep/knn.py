@@ -1,7 +1,7 @@
-"""Online kNN accuracy: how far the features of the backbone separate known classes, from the start.
+"""Online kNN accuracy: how well the backbone's features separate known classes, from the start of a run.
 
-A quick look at a run on a small labelled set; the number for a table is transfer's task imagenet_knn.
-Weighted vote exp(similarity / 0.07) of 20 neighbours on l2-normalised features, as there.
+This is a quick look at a run on a small labelled set. The number for a table is transfer's task imagenet_knn.
+As there, 20 neighbours vote with weight exp(similarity / 0.07) on l2-normalised features.
 """
 from pathlib import Path
 
@@ -18,9 +18,10 @@ BATCH = 128
 
 
 class Labelled:
-    """A folder with train and val, each a source with labels (sources.py): val is judged by its neighbours in
-    train. Any other source: each picture by all others. Pictures are read in the process itself, so keep them
-    few (thousands). ValueError and FileNotFoundError when there are no such pictures or no labels.
+    """A labelled set: a folder with train and val, each a source with labels (sources.py), where val is
+    judged by its neighbours in train; or any other source, where each picture is judged by all others. The
+    process reads the pictures itself, so keep them few (thousands). Raises ValueError or FileNotFoundError if
+    there are no such pictures or no labels.
     """
 
     def __init__(self, root: Path, size: int):
@@ -28,7 +29,7 @@ class Labelled:
         apart = (root / "train").is_dir() and (root / "val").is_dir()
         self.sources = [open_source(root / part) for part in (("train", "val") if apart else (".",))]
         if any(source.labels(0) is None for source in self.sources):
-            raise ValueError(f"--knn-data {root}: expected pictures with labels, found them without")
+            raise ValueError(f"--knn-data {root}: expected pictures with labels, found none")
         self.decode = make_backend("pil", size).decode
         larger = round(size * 256 / 224) if size > 64 else size  # small data sets are used as they are
         self.look = transforms.Compose([transforms.Resize(larger), transforms.CenterCrop(size),
@@ -36,8 +37,8 @@ class Labelled:
 
     @torch.no_grad()
     def accuracy(self, network, device) -> float:
-        """Percent of pictures whose neighbours vote for their class. Called by every process; the network
-        comes back in the mode it came in, and no random number is drawn."""
+        """Return the percentage of pictures whose neighbours vote for their class. Every process calls it.
+        The network keeps its mode, and no random number is drawn."""
         mode = network.training
         network.eval()
         known, asked = (self.features(network, device, one) for one in (self.sources[0], self.sources[-1]))
@@ -45,7 +46,7 @@ class Labelled:
         return vote(*known, *asked, alone=len(self.sources) == 1)
 
     def features(self, network, device, source):
-        """(pictures, width) normalised features and (pictures,) labels, both on the CPU."""
+        """Return (pictures, width) normalised features and (pictures,) labels, both on the CPU."""
         own = range(rank(), len(source), world_size())
         features = [torch.zeros(0, network.width)]
         for first in range(0, len(own), BATCH):
@@ -62,8 +63,8 @@ class Labelled:
 
 
 def vote(known, classes, asked, answers, alone=False) -> float:
-    """known (K, F), classes (K,), asked (N, F), answers (N,): percent right. alone: asked are the known ones,
-    and none may vote for itself."""
+    """Return the percentage of right answers. known (K, F), classes (K,), asked (N, F), answers (N,). alone:
+    the pictures asked are the known ones, and none may vote for itself."""
     right = 0
     for first in range(0, len(asked), 1024):
         similarity = asked[first:first + 1024] @ known.T

@@ -1,4 +1,4 @@
-"""What a run writes down about itself: stats.txt, TensorBoard and, when asked, Weights & Biases."""
+"""What a run records about itself: stats.txt, TensorBoard and, if asked, Weights & Biases."""
 import fcntl
 import hashlib
 import json
@@ -11,11 +11,11 @@ from parallel.files import write_whole
 
 
 class Logbook:
-    """stats.txt as the official code writes it: the command, then one JSON object a line. The lines are
-    printed, too, unless a progress bar is there.
+    """stats.txt as the official code writes it: the command, then one JSON object a line. The lines are also
+    printed, unless there is a progress bar.
 
-    A resumed run takes back the lines from step `first` on, which it is going to write again, appends its
-    command and goes on. Only the main process has a logbook. ValueError when --wandb finds no wandb.
+    A resumed run removes the lines from step `first` on, which it will write again, and appends its command.
+    Only the main process has a logbook. Raises ValueError if --wandb finds no wandb.
     """
 
     def __init__(self, run, first: int):
@@ -36,8 +36,8 @@ class Logbook:
         return int(time.time() - self.start)
 
     def write(self, values: dict) -> None:
-        """values: with epoch and step, and numbers or words. Numbers that are not finite become null, since
-        JSON has none such."""
+        """Write a line. values: epoch and step, and numbers or words. Numbers that are not finite become
+        null, since JSON has no such numbers."""
         values = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                   for name, value in values.items()}
         self.emit(json.dumps(values))
@@ -64,8 +64,9 @@ class Logbook:
 
 
 def alone_in(folder: Path):
-    """An open file whose lock says that a run is at work in this folder; the kernel drops it with the
-    process. ValueError where another run has it. A file system without locks is taken as it is."""
+    """Return an open file whose lock says that a run is at work in this folder. The kernel drops the lock
+    with the process. Raises ValueError if another run has it. On a file system without locks nothing is
+    checked."""
     file = open(folder / ".lock", "a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +79,7 @@ def alone_in(folder: Path):
 
 
 def take_back(path: Path, first: int) -> None:
-    """Leave only what belongs to steps before `first`; a line that a kill cut off goes, too."""
+    """Keep only what belongs to steps before `first`, and drop a line that a kill cut off."""
     if not path.is_file():
         return
     lines = path.read_text(errors="replace").splitlines(keepends=True)
@@ -100,7 +101,7 @@ def belongs(line: str, first: int) -> bool:
 
 
 def open_wandb(run):
-    """A run of Weights & Biases that a resumed run continues."""
+    """Open a run of Weights & Biases, which a resumed run continues."""
     try:
         import wandb
     except ImportError:
