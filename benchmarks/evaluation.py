@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.common import compare, ratio
-from transfer.detection.evaluation import COCO_NAMES, coco_figures
+from transfer.detection.sets.coco import FIGURES, figures
 
 WIDTH, HEIGHT, CLASSES, OBJECTS, DETECTIONS, CORNERS = 640, 480, 80, 7, 100, 24
 
@@ -77,7 +77,7 @@ def official(truth, detections, kind):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return dict(zip(COCO_NAMES, 100 * evaluation.stats))
+    return dict(zip(FIGURES, 100 * evaluation.stats))
 
 
 def main() -> None:
@@ -90,12 +90,12 @@ def main() -> None:
     print(f"{images} images, {len(truth['annotations'])} objects, {len(detections)} detections, one core; "
           "seconds of pycocotools over\nours, with the spread over rounds")
     for kind in ("bbox", "segm"):
-        theirs, ours = official(truth, detections, kind), coco_figures(truth, detections, kind)[0]
-        apart = max(abs(theirs[name] - ours[name]) for name in COCO_NAMES)
+        theirs, ours = official(truth, detections, kind), figures(truth, detections, kind)[0]
+        apart = max(abs(theirs[name] - ours[name]) for name in FIGURES)
         if apart > 1e-6:
             raise ValueError(f"{kind}: expected pycocotools' figures, found {ours}, theirs {theirs}")
         seconds = compare({"pycocotools": lambda kind=kind: official(truth, detections, kind),
-                           "ours": lambda kind=kind: coco_figures(truth, detections, kind)}, rounds=3)
+                           "ours": lambda kind=kind: figures(truth, detections, kind)}, rounds=3)
         print(f"{kind}  {str(ratio(seconds['pycocotools'], seconds['ours'])):20} "
               f"{statistics.median(seconds['ours']):6.2f} s, twelve figures equal to {apart:.0e} percent")
 

@@ -3,8 +3,11 @@
 import json
 
 import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from transfer.detection import d2, sets
 from transfer.settings import Context
 
 # KEY VALUE pairs that make a run of seconds, for any detection config
@@ -101,3 +104,18 @@ def write_coco(root, counts={"train2017": 6, "val2017": 3}):
         (root / "coco" / "annotations" / f"instances_{split}.json").write_text(
             json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return root
+
+
+def register(names, root):
+    """Register data sets that are known by name, below a root."""
+    d2.register({name: sets.find(name, root, {}) for name in names})
+
+
+def instances(height, width, boxes, scores, classes, masks=None):
+    """Return the output of a detector for one image."""
+    found = Instances((height, width))
+    found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    found.scores, found.pred_classes = torch.tensor(scores), torch.tensor(classes, dtype=torch.int64)
+    if masks is not None:
+        found.pred_masks = torch.as_tensor(masks)
+    return {"instances": found}

@@ -53,11 +53,6 @@ MISTAKES = {
     "stem": (["MODEL.RESNETS.STEM_OUT_CHANNELS", 32], "write `STEM_OUT_CHANNELS: 64`"),
     "res2": (["MODEL.RESNETS.RES2_OUT_CHANNELS", 512], "write `RES2_OUT_CHANNELS: 256`"),
     "dilation": (["MODEL.RESNETS.RES5_DILATION", 2], "write `RES5_DILATION: 1`"),
-    "classes": (["MODEL.ROI_HEADS.NUM_CLASSES", 80],
-                "expected 20 .the classes of voc_2007_trainval., found 80; write `NUM_CLASSES: 20` under"
-                " MODEL.ROI_HEADS in the YAML, or pass MODEL.ROI_HEADS.NUM_CLASSES 20"),
-    "masks of VOC": (["MODEL.MASK_ON", True], "MASK_ON: expected False .voc_2007_trainval has boxes only.,"),
-    "classes of blood cells": (["DATASETS.TRAIN", ("bccd_trainval",)], "write `NUM_CLASSES: 3`"),
 }
 
 

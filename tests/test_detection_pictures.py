@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer.detection import kept, pictures
+from transfer.detection import curves, pictures, record_files
+from transfer.detection.sets import KINDS
 
 RED, GREY = (255, 0, 0), (90, 90, 90)
 
@@ -21,34 +22,34 @@ def test_metrics_of_one_iteration_are_one_row_in_order(tmp_path):
     path = write_metrics(tmp_path / "metrics.json", {"iteration": 19, "total_loss": 2.0, "lr": 0.1},
                          {"iteration": 39, "total_loss": 1.0}, {"iteration": 39, "bbox/AP": 5.0},
                          {"iteration": 19, "bbox/AP": 4.0})
-    assert kept.read_metrics(path) == [{"iteration": 19, "total_loss": 2.0, "lr": 0.1, "bbox/AP": 4.0},
+    assert curves.read_metrics(path) == [{"iteration": 19, "total_loss": 2.0, "lr": 0.1, "bbox/AP": 4.0},
                                        {"iteration": 39, "total_loss": 1.0, "bbox/AP": 5.0}]
-    assert kept.read_metrics(tmp_path / "none.json") == []
+    assert curves.read_metrics(tmp_path / "none.json") == []
 
 
-@pytest.mark.parametrize("kind, names", [("pascal_voc", ["AP", "AP50"]), ("coco", ["box_AP", "box_AP50"])])
+@pytest.mark.parametrize("kind, names", [("voc", ["AP", "AP50"]), ("coco", ["box_AP", "box_AP50"])])
 def test_curve_has_losses_rate_and_precision_under_the_record_s_names(kind, names):
     rows = [{"iteration": 0, "time": 1.0}, {"iteration": 9, "total_loss": 3.0, "loss_cls": 1.0, "lr": 0.1,
                                             "bbox/AP": 7.0, "bbox/AP50": 9.0, "bbox/APs": 1.0, "time": 2.0}]
-    assert kept.curve(rows, kind) == [{"iteration": 9, "total_loss": 3.0, "loss_cls": 1.0, "lr": 0.1,
-                                       names[0]: 7.0, names[1]: 9.0}]
+    assert curves.curve(rows, KINDS[kind].Part.prefixes) == [
+        {"iteration": 9, "total_loss": 3.0, "loss_cls": 1.0, "lr": 0.1, names[0]: 7.0, names[1]: 9.0}]
 
 
 def test_a_long_curve_is_thinned_but_keeps_its_ends_and_evaluations():
     rows = [{"iteration": n, "total_loss": 1 / (n + 1)} for n in range(0, 90_000, 20)]
     for row in rows[::300]:
         row["segm/AP"] = 1.0
-    found = kept.curve(rows, "coco")
+    found = curves.curve(rows, KINDS["coco"].Part.prefixes)
     iterations = [row["iteration"] for row in found]
-    assert iterations == sorted(set(iterations)) and len(found) == kept.ROWS
+    assert iterations == sorted(set(iterations)) and len(found) == curves.ROWS
     assert iterations[0] == 0 and iterations[-1] == rows[-1]["iteration"]
     assert sum("mask_AP" in row for row in found) == 15
-    assert max(np.diff(iterations)) < 3 * 90_000 / kept.ROWS
+    assert max(np.diff(iterations)) < 3 * 90_000 / curves.ROWS
 
 
 def test_small_jpeg_is_small_though_the_picture_is_noise():
     noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
-    data = kept.small_jpeg(Image.fromarray(noise), most=60_000)
+    data = record_files.small_jpeg(Image.fromarray(noise), most=60_000)
     assert len(data) <= 60_000
     small = Image.open(io.BytesIO(data))
     assert small.width / small.height == pytest.approx(900 / 700, abs=0.02)
@@ -118,7 +119,7 @@ def test_kept_files_of_a_run(tmp_path):
     (tmp_path / "inference").mkdir()
     per_class = {"cat": {"AP": 4.0, "AP50": 8.0, "AP75": 0.0}}
     (tmp_path / "inference" / "per_class.json").write_text(json.dumps(per_class))
-    kept.keep(tmp_path, "pascal_voc", Image.new("RGB", (400, 300), RED))
+    record_files.write(tmp_path, KINDS["voc"].Part.prefixes, Image.new("RGB", (400, 300), RED))
     record = tmp_path / "record"
     assert json.loads((record / "curve.json").read_text()) == [
         {"iteration": 0, "total_loss": 2.0}, {"iteration": 1, "AP": 4.0}]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.evaluation import official
 from transfer import run as command
-from transfer.detection import evaluation
+from transfer.detection.sets import coco
 
 SMALLER = {"SOLVER.MAX_ITER": "2", "SOLVER.IMS_PER_BATCH": "1", "TEST.PRECISE_BN.NUM_ITER": "1",
            "INPUT.MIN_SIZE_TRAIN": "24", "INPUT.MAX_SIZE_TRAIN": "32",
@@ -49,8 +49,8 @@ def test_voc_runs_through_the_paper_s_yaml(shared_data, tmp_path):
 def test_coco_runs_through_the_paper_s_yaml(coco_run):
     truth, _, record = coco_run
     assert record["data"]["counts"] == {"train": 80, "test": 79} and len(truth["images"]) == 79
-    assert set(record["metrics"]) == {prefix + name for prefix in evaluation.PREFIXES["coco"].values()
-                                      for name in evaluation.COCO_NAMES}
+    assert set(record["metrics"]) == {prefix + name for prefix in coco.Part.prefixes.values()
+                                      for name in coco.FIGURES}
 
 
 def moved(truth, seed=0):
@@ -76,6 +76,6 @@ def moved(truth, seed=0):
 def test_coco_figures_equal_pycocotools_on_real_annotations(coco_run, kind):
     truth, found, _ = coco_run
     detections = moved(truth) + found  # of the run: few or none
-    ours, _ = evaluation.coco_figures(truth, detections, kind)
+    ours, _ = coco.figures(truth, detections, kind)
     assert ours == pytest.approx(official(truth, detections, kind), abs=1e-6)
     assert 10 < ours["AP75"] < ours["AP50"] < 90 and len(ours) == 12

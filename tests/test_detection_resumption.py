@@ -15,7 +15,7 @@ from parallel.launch import launch
 from tests.checkpoint_damage import changed
 from transfer.detection import resumption, trainer
 from transfer.detection.accumulation import AccumulatingTrainer
-from transfer.detection.kept import read_metrics
+from transfer.detection.curves import read_metrics
 
 IDENTITY = {"SOLVER.BASE_LR": 0.1, "weights": "ab" * 32, "seed": 0, "batch_norm_images": 2}
 ITERATIONS = 5

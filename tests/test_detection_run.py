@@ -14,8 +14,10 @@ from PIL import Image
 from weights_toys import distinct_backbone
 
 from parallel import signals
+from transfer import run as command
 from transfer.detection import configuration, d2, hooks, norms, resumption, trainer
 from transfer.detection.protocol import Config, run
+from transfer.detection.sets import voc
 from transfer.precision import tf32
 from transfer.weights.readers import read
 
@@ -268,3 +270,41 @@ def test_logs_of_two_runs_do_not_mix(tmp_path, capsys):
     assert "progress of first" not in (tmp_path / "second" / "log.txt").read_text()
     assert capsys.readouterr().out.count("progress of second") == 1
     assert "detail" in (tmp_path / "first" / "log.txt").read_text()
+
+
+# --eval-only
+
+def figures(said):
+    """The figures that run.py printed, without the time."""
+    return [line.split("  (")[0] for line in said.out.splitlines() if line.startswith("voc_det seed 0: AP50")]
+
+
+def test_eval_only_gives_the_figures_of_the_run_again_and_stores_nothing(tmp_path, monkeypatch, capsys):
+    root = toys.write_voc(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    found, original = [], voc.class_precisions
+    monkeypatch.setattr(voc, "class_precisions", lambda detections, *others: (
+        found.extend(detections), original(detections, *others))[1])
+
+    def run(*words):
+        found.clear()
+        status = command.main([
+            "--task", "voc_det", "--weights", "random", "--data", str(root), "--results", "runs",
+            "--device", "cpu", "--workers", "0", *words, *toys.SMALL, "SOLVER.MAX_ITER", "2",
+            "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"])
+        return status, capsys.readouterr()
+
+    status, said = run("--output", "out", "--eval-only")
+    assert status == 2 and "expected the checkpoint of a detection run, found none" in said.err
+    assert not (tmp_path / "out").exists()
+    status, said = run("--output", "out")
+    first, detected = figures(said), list(found)
+    assert status == 0 and len(detected) > 10
+    kept = [tmp_path / "out" / "metrics.json", *(tmp_path / "runs").rglob("*.json")]
+    before = [path.read_bytes() for path in kept]
+    status, said = run("--output", "out", "--eval-only")
+    assert status == 0 and figures(said) == first and found == detected
+    assert "model_final.pth: 2 of 2 iterations" in said.out and "eta:" not in said.out
+    assert [path.read_bytes() for path in kept] == before and len(kept) > 1
+    status, said = run("--output", "out", "--eval-only", "--seed", "1")
+    assert status == 2 and "is a run with another seed" in said.err

@@ -66,7 +66,7 @@ def _set(config, key, text, known):
     if key in FLAGS:
         raise ValueError(f"{key} is set by {FLAGS[key]}; use that flag")
     if key not in known:
-        near = _nearest_keys(key, [*known, "preset"])
+        near = _nearest_keys(key, [*known, "preset", "dataset"])
         raise ValueError(f"unknown key {key!r}; " + (f"did you mean {' or '.join(near)}?" if near else
                                                      "--show-config lists them"))
     *path, leaf = key.split(".")

@@ -9,15 +9,12 @@ import datetime
 import logging
 import socket
 import sys
-from pathlib import Path
 
 import torch.distributed as dist
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json, load_voc_instances
 from detectron2.utils import comm
 
 from parallel.groups import COLLECTIVE_MINUTES
-from transfer.detection import data as sets
 from transfer.detection import roi_heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
 
 # Loggers whose lines are shown on the console; log.txt has everything. The checkpointer's warnings of what
@@ -29,29 +26,14 @@ UNSPOKEN = ("fvcore.common.checkpoint", "detectron2.checkpoint")
 
 # Data sets
 
-def register(names, root):
-    """Point Detectron2's registries at the data sets `names` under `root`, whatever they held before."""
-    for name in names:
-        entry = sets.find(name)
+def register(parts):
+    """Enter data sets, {name: Part}, into Detectron2's registries, whatever these held under the names."""
+    for name, part in parts.items():
         for catalog in (DatasetCatalog, MetadataCatalog):
             if name in catalog.list():
                 catalog.remove(name)
-        if isinstance(entry, sets.VocSet):
-            _register_voc(name, entry, Path(root) / entry.folder)
-        else:
-            _register_coco(name, entry, Path(root) / "coco")
-
-
-def _register_voc(name, entry, folder):
-    DatasetCatalog.register(name, lambda: load_voc_instances(str(folder), entry.split, list(entry.classes)))
-    MetadataCatalog.get(name).set(thing_classes=list(entry.classes), dirname=str(folder), year=entry.year,
-                                  split=entry.split, evaluator_type="pascal_voc")
-
-
-def _register_coco(name, entry, folder):
-    labels, images = str(folder / "annotations" / entry.annotations), str(folder / entry.images)
-    DatasetCatalog.register(name, lambda: load_coco_json(labels, images, name))  # sets the class names too
-    MetadataCatalog.get(name).set(json_file=labels, image_root=images, evaluator_type="coco")
+        part.register(name)
+        MetadataCatalog.get(name).set(part=part)
 
 
 # Processes

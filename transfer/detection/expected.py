@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 
 from parallel.files import write_whole
 from transfer.detection import configuration
-from transfer.detection.kept import read_metrics
+from transfer.detection.curves import read_metrics
 from transfer.settings import differences
 
 FILE = Path(__file__).with_name("expected.json")

@@ -10,7 +10,7 @@ from fvcore.nn.precise_bn import BN_MODULE_TYPES
 
 from parallel import signals
 from parallel.collectives import barrier
-from transfer.detection import expected, kept, pictures
+from transfer.detection import curves, expected, pictures
 from transfer.detection.loader import mix
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Curves(HookBase):
         self.out = out
 
     def after_train(self):
-        pictures.losses(kept.read_metrics(self.out / "metrics.json"), self.out / "losses.png")
+        pictures.losses(curves.read_metrics(self.out / "metrics.json"), self.out / "losses.png")
 
 
 class Expected(HookBase):

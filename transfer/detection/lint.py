@@ -8,7 +8,6 @@ those that change activations, but after minutes and by their effect; this names
 import json
 import shlex
 
-from transfer.detection import data as sets
 from transfer.weights.export import CONVENTIONS
 
 # Of those that get_norm knows (detectron2/layers/batch_norm.py)
@@ -55,8 +54,3 @@ def _demands(cfg, notes):
         yield ("MODEL.BACKBONE.FREEZE_AT", (0,),
                f"MODEL.RESNETS.NORM is {norm}, which is trained; frozen stages go with FrozenBN")
     yield "MODEL.BACKBONE.FREEZE_AT", STAGES, "the stages are stem, res2 to res5"
-    for name in cfg.DATASETS.TRAIN:
-        entry = sets.find(name)
-        if isinstance(entry, sets.VocSet):  # COCO's classes are in its label file, which protocol.data reads
-            yield "MODEL.ROI_HEADS.NUM_CLASSES", (len(entry.classes),), f"the classes of {name}"
-            yield "MODEL.MASK_ON", (False,), f"{name} has boxes only"

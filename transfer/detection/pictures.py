@@ -94,7 +94,7 @@ def beside(rows):
 
 
 def losses(rows, path):
-    """Draw each loss of the rows of kept.read_metrics on a logarithmic axis; nothing where there is none."""
+    """Draw each loss of the rows of curves.read_metrics on a logarithmic axis; nothing where none is."""
     names = sorted({name for row in rows for name in row if "loss" in name})
     if names:
         _draw({name: [(row["iteration"], row[name]) for row in rows if name in row] for name in names},
@@ -102,7 +102,7 @@ def losses(rows, path):
 
 
 def precisions(rows, path):
-    """Draw average precision over iterations (rows of kept.curve) where it was measured twice or more."""
+    """Draw average precision over iterations (rows of curves.curve) where it was measured twice or more."""
     rows = [row for row in rows if any(name.endswith("AP") for name in row)]
     names = [name for name in (rows[0] if rows else ()) if "AP" in name]
     if len(rows) > 1:

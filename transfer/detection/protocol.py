@@ -3,12 +3,13 @@
 Barlow Twins (arXiv 2103.03230) section 3.3 and C.2, Table 4: VOC07+12 AP50 82.6, AP 56.8, AP75 63.4; COCO
 box 39.2 / 59.0 / 42.5, mask 34.3 / 56.0 / 36.5 (AP / AP50 / AP75). The settings are Detectron2 YAML in
 detection_configs/; trailing KEY VALUE pairs change them as in Detectron2's own scripts, and the pair `preset
-FILE` takes another YAML of that folder instead of the task's own.
+FILE` takes another YAML of that folder instead of the task's own, `dataset FILE` a data set of one's own.
 
     python transfer/run.py --task voc_det --weights resnet50.pth --num-gpus 8 --seeds 5
     python transfer/run.py --task voc_det --weights moco.pth preset pascal_voc_R_50_C4_24k_moco.yaml
     python transfer/run.py --task voc_det --weights resnet50.pth SOLVER.ACCUMULATE 4  # one GPU
     python transfer/run.py --task voc_det --weights resnet50.pth --num-gpus 2 --rescale
+    python transfer/run.py --task voc_det --weights resnet50.pth dataset cells.yaml  # docs/detection.md
 
 Kept in context.out as Detectron2's users know them: metrics.json, model_final.pth, config.yaml, log.txt,
 TensorBoard events; ours: detections.jpg, losses.png, precision.png (AP over iterations), per_class.png,
@@ -18,34 +19,45 @@ Detectron2 is imported only inside functions.
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from transfer.detection import data as sets
 from transfer.settings import TaskConfig, paired
 
 
 @dataclass(frozen=True)
 class Config(TaskConfig):
-    """A YAML of detection_configs/ and KEY VALUE pairs on top, (KEY, VALUE, KEY, VALUE, ...)."""
+    """A YAML of detection_configs/ and KEY VALUE pairs on top, (KEY, VALUE, KEY, VALUE, ...).
+
+    own: a data set of the user's own, {name: Part} (sets.declared). The record has its names and, with its
+    data, the hash of what is in it.
+    """
 
     yaml: str
     options: tuple[str, ...] = ()
+    own: dict = field(default_factory=dict, hash=False)
 
     def override(self, pairs):
         """Return a Config with more pairs; a later value replaces an earlier one, `preset` the YAML below.
+        `dataset` stands for the pairs that follow from the set which a file declares (sets.settings).
 
         ValueError: unknown key (naming the nearest), value of another type than the default's, a key that a
-        flag of the command line owns, or a YAML that is tested on other data.
+        flag of the command line owns, a YAML that is tested on other data, or a bad declaration.
         """
-        from transfer.detection import configuration
+        from transfer.detection import configuration, sets
 
-        merged = dict([*paired(self.options), *paired(pairs)])
+        merged, own = dict(paired(self.options)), self.own
+        for key, value in paired(pairs):
+            if key == "dataset":
+                own = sets.declared(value)
+                merged |= sets.settings(own)
+            else:
+                merged[key] = value
         yaml = merged.pop("preset", self.yaml)
         if yaml != self.yaml:
             configuration.check_preset(yaml, self.yaml)
         options = tuple(word for pair in merged.items() for word in pair)
         configuration.build(yaml, options)  # checks keys and values
-        return dataclasses.replace(self, yaml=yaml, options=options)
+        return dataclasses.replace(self, yaml=yaml, options=options, own=own)
 
     def rescaled(self, gpus):
         """Return a Config for `gpus` GPUs by the linear rule; the Config is read as one for eight.
@@ -78,7 +90,7 @@ def data(config, context):
     counts: images of the training splits together, and of the test split. Every listed label and image must
     be there, the classes as many as the head has, and the batch divisible among context.gpus.
     """
-    from transfer.detection import configuration
+    from transfer.detection import configuration, d2, sets
     from transfer.detection.lint import lint
     from transfer.weights.export import CONVENTIONS
 
@@ -89,15 +101,22 @@ def data(config, context):
     if not train or len(test) != 1:
         raise ValueError("expected training sets and one test set, found DATASETS.TRAIN "
                          f"{train} and DATASETS.TEST {test}; name them in these keys")
-    listings = {name: sets.check(name, context.data) for name in [*train, *test]}
+    parts = {name: sets.find(name, context.data, config.own) for name in [*train, *test]}
+    listings = {name: part.check() for name, part in parts.items()}
     first = listings[train[0]]
     for name, listing in listings.items():
         if listing.classes != first.classes:
             raise ValueError(f"{name} has other classes than {train[0]}; train and test on the same classes")
+        if values["MODEL.MASK_ON"] and not listing.masks:
+            raise ValueError(f"{name} has boxes only, and MODEL.MASK_ON is True; pass MODEL.MASK_ON False")
     heads = values["MODEL.ROI_HEADS.NUM_CLASSES"]
     if heads != len(first.classes):
         raise ValueError(f"{train[0]} has {len(first.classes)} classes, the head {heads}; "
                          f"pass MODEL.ROI_HEADS.NUM_CLASSES {len(first.classes)}")
+    own = {name: part for name, part in parts.items() if name in config.own}
+    d2.register(own)
+    for name in own:
+        sets.require_boxes(name)
     prints = "".join(f"{name} {listing.fingerprint}\n" for name, listing in listings.items())
     counts = {"train": sum(listings[name].images for name in train), "test": listings[test[0]].images}
     return {"name": f"{' + '.join(train)}, {test[0]}", "counts": counts,

@@ -17,9 +17,8 @@ from detectron2.utils.events import CommonMetricPrinter
 
 from parallel import signals
 from parallel.collectives import agree, all_reduce_sum, barrier, local_device, world_size
-from transfer.detection import configuration, d2, hooks, kept, pictures, resumption
+from transfer.detection import configuration, curves, d2, hooks, pictures, record_files, resumption, sets
 from transfer.detection.accumulation import AccumulatingTrainer
-from transfer.detection.evaluation import PREFIXES, COCOFigures, VOCEvaluator
 from transfer.detection.lint import lint
 from transfer.detection.loader import NamingMapper, TrainLoader
 from transfer.detection.norms import joint_on_cpu
@@ -58,12 +57,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        """VOC's or COCO's, by the kind of the data set; both keep their files in OUTPUT_DIR/inference."""
-        inference = Path(cfg.OUTPUT_DIR) / "inference"
-        if MetadataCatalog.get(dataset_name).evaluator_type == "pascal_voc":
-            return VOCEvaluator(dataset_name, inference)
-        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        return COCOFigures(dataset_name, tasks, output_dir=str(inference), use_fast_impl=False)
+        """That of the data set's kind; it keeps its files in OUTPUT_DIR/inference."""
+        part = MetadataCatalog.get(dataset_name).part
+        return part.evaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference", cfg.MODEL.MASK_ON)
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
@@ -185,7 +181,8 @@ def prepare(config, context):
     cfg.MODEL.DEVICE, cfg.DATALOADER.NUM_WORKERS = context.device, context.workers
     cfg.MODEL.WEIGHTS = str(context.out / "backbone_d2.pkl")
     cfg.freeze()
-    d2.register([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST], context.data)
+    d2.register({name: sets.find(name, context.data, config.own)
+                 for name in [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]})
     return cfg
 
 
@@ -211,7 +208,7 @@ def _train_and_test(backbone, cfg, identity, context):
     except (FloatingPointError, torch.cuda.OutOfMemoryError) as error:
         raise ValueError(explained(error, trainer)) from None
     if comm.is_main_process():
-        kept.keep(context.out, _kind(cfg), pictures.detections(trainer.checkpointer.model, cfg))
+        record_files.write(context.out, _prefixes(cfg), pictures.detections(trainer.checkpointer.model, cfg))
     return trainer._last_eval_results
 
 
@@ -259,7 +256,7 @@ def forget_after(path, iteration):
     main process; a line that a kill cut off goes, too."""
     if not comm.is_main_process() or not os.path.lexists(path):
         return
-    rows = kept.rows_of(path)
+    rows = curves.rows_of(path)
     lines = path.read_bytes().splitlines(keepends=True)
     left = [line for line, row in zip(lines, rows) if row["iteration"] < iteration]
     path.write_bytes(b"".join(left))  # in place: Detectron2's writer has the file open already, to append
@@ -267,11 +264,9 @@ def forget_after(path, iteration):
 
 def figures(results, cfg):
     """Return Detectron2's nested results as {metric: percent}: bare for VOC, box_ and mask_ for COCO."""
-    if _kind(cfg) == "pascal_voc":
-        return {name: float(results["bbox"][name]) for name in ("AP50", "AP", "AP75")}
-    return {PREFIXES["coco"][kind] + name: float(value)
+    return {_prefixes(cfg)[kind] + name: float(value)
             for kind, values in results.items() for name, value in values.items()}
 
 
-def _kind(cfg):
-    return MetadataCatalog.get(cfg.DATASETS.TEST[0]).evaluator_type
+def _prefixes(cfg):
+    return MetadataCatalog.get(cfg.DATASETS.TEST[0]).part.prefixes

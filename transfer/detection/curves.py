@@ -1,16 +1,11 @@
-"""What a run leaves: out/record for its record (curve.json, per_class.json, picture.jpg), pictures in out."""
+"""Detectron2's metrics.json of a run as rows, and the curve of them that its record keeps."""
 
-import io
 import json
 import os
 
-from parallel.attachments import attach
 from parallel.checkpoints import regular
-from transfer.detection import pictures
-from transfer.detection.evaluation import PREFIXES
 
 ROWS = 200                   # of a curve, about
-PICTURE_BYTES = 150_000
 EVALUATED = ("AP", "AP50", "AP75")
 
 
@@ -44,13 +39,13 @@ def rows_of(path):
     return rows
 
 
-def curve(rows, evaluator_type):
+def curve(rows, prefixes):
     """Return the rows of read_metrics with losses, lr and average precision under its names in the record.
 
-    evaluator_type: "pascal_voc" or "coco". Of more than ROWS rows, evenly spaced ones are kept and, first of
-    all, those with an evaluation.
+    prefixes: of the test set (sets). Of more than ROWS rows, evenly spaced ones are kept and, first of all,
+    those with an evaluation.
     """
-    names = {f"{kind}/{key}": prefix + key for kind, prefix in PREFIXES[evaluator_type].items()
+    names = {f"{kind}/{key}": prefix + key for kind, prefix in prefixes.items()
              for key in EVALUATED}
     found, evaluated = [], []
     for row in rows:
@@ -68,30 +63,3 @@ def _thinned(rows, most):
     if len(rows) <= most:
         return rows
     return [rows[round(number * (len(rows) - 1) / (most - 1))] for number in range(most)]
-
-
-def keep(out, evaluator_type, sheet):
-    """Write out/record and the pictures beside it from the files of a finished run.
-
-    sheet: the picture of detections beside the ground truth (pictures.detections).
-    """
-    record = out / "record"
-    rows = curve(read_metrics(out / "metrics.json"), evaluator_type)
-    per_class = json.loads((out / "inference" / "per_class.json").read_text())
-    attach(record, "curve.json", rows)
-    attach(record, "per_class.json", per_class)
-    attach(record, "picture.jpg", small_jpeg(sheet))
-    sheet.save(out / "detections.jpg", quality=90)
-    pictures.precisions(rows, out / "precision.png")
-    pictures.bars(per_class, out / "per_class.png")
-
-
-def small_jpeg(picture, most=PICTURE_BYTES):
-    """Return the bytes of a PIL image as a JPEG of at most `most` bytes; first quality goes, then size."""
-    while True:
-        for quality in (85, 75, 65, 55):
-            file = io.BytesIO()
-            picture.save(file, "JPEG", quality=quality, optimize=True)
-            if len(file.getvalue()) <= most:
-                return file.getvalue()
-        picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))

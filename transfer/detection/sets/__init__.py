@@ -1,0 +1,123 @@
+"""The detection data sets: one file a kind, one entry in KINDS. Nothing else in detection asks for the kind.
+
+A kind is a module with two things: Part, a class that keeps the contract of contract.Part, and SETS, {name:
+Part} of the sets that are known by name. A set of the user's own is a YAML file that states the fields of a
+Part (docs/detection.md); reading it executes nothing.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import yaml
+from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
+
+from transfer.detection.sets import coco, voc
+from transfer.detection.sets.contract import Part
+from transfer.settings import nearest
+
+KINDS = {"voc": voc, "coco": coco}
+
+
+def find(name: str, root: Path, own: dict[str, Part]) -> Part:
+    """Return the Part that is called `name`, its paths below `root`. own: the user's, see `declared`.
+
+    ValueError with the nearest names for an unknown one.
+    """
+    known = {**_named(), **own}
+    if name not in known:
+        raise ValueError(f"unknown data set {name!r}; {nearest(name, known)}")
+    return _located(known[name], root)
+
+
+def declared(path: str) -> dict[str, Part]:
+    """Return {"<stem>_train": Part, "<stem>_test": Part} of the YAML file that declares a data set.
+
+    Their paths are absolute. FileNotFoundError without the file; ValueError, one line, where a key is
+    unknown, missing or of another type, or where the name is that of a known set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a YAML that declares a data set, see "
+                                "docs/detection.md")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected YAML, found {' '.join(str(error).split())}; repair it") from None
+    if not isinstance(values, dict) or values.get("kind") not in tuple(KINDS):
+        found = values.get("kind") if isinstance(values, dict) else values
+        raise ValueError(f"{path}: expected a kind of {', '.join(KINDS)}, found {found!r}; write e.g. "
+                         f"`kind: {next(iter(KINDS))}`")
+    cls = KINDS[values.pop("kind")].Part
+    root = (path.parent / Path(_typed(path, "root", values.pop("root", "."), str)).expanduser()).absolute()
+    halves = {side: _typed(path, side, values.pop(side, None), dict) for side in ("train", "test")}
+    parts = {f"{path.stem}_{side}": _located(_part(path, cls, {**values, **half}), root)
+             for side, half in halves.items()}
+    for name in parts.keys() & _named():
+        raise ValueError(f"{path}: {name} is a known data set; give the file another name")
+    return parts
+
+
+def settings(own: dict[str, Part]) -> dict[str, str]:
+    """Return {KEY: VALUE} of what follows from a declared set: its parts, how many classes, no masks."""
+    train, test = own
+    classes, masks = own[train].contents()
+    found = {"DATASETS.TRAIN": repr((train,)), "DATASETS.TEST": repr((test,)),
+             "MODEL.ROI_HEADS.NUM_CLASSES": str(len(classes))}
+    return found if masks else {**found, "MODEL.MASK_ON": "False"}
+
+
+def require_boxes(name: str) -> None:
+    """ValueError where a registered set holds no object, or one whose box does not lie in its image.
+
+    A pixel beyond is forgiven. For sets of the user's own: the published ones are used as they are.
+    """
+    try:
+        boxes = [(image, BoxMode.convert(item["bbox"], item["bbox_mode"], BoxMode.XYXY_ABS))
+                 for image in DatasetCatalog.get(name) for item in image["annotations"]]
+    except (KeyError, AssertionError, TypeError) as error:  # Detectron2's, of a malformed annotation
+        raise ValueError(f"{name}: Detectron2 cannot read the annotations ({type(error).__name__}: {error}); "
+                         "repair them") from None
+    if not boxes:
+        raise ValueError(f"{name}: expected objects, found none in its images; add their boxes")
+    for image, (left, top, right, bottom) in boxes:
+        width, height = image["width"], image["height"]
+        if not (-1 <= left <= right <= width + 1 and -1 <= top <= bottom <= height + 1):
+            raise ValueError(f"{image['file_name']}: expected boxes within {width} x {height} pixels, found "
+                             f"{left, top, right, bottom} (left, top, right, bottom); repair it")
+
+
+def _named():
+    return {name: part for kind in KINDS.values() for name, part in kind.SETS.items()}
+
+
+def _located(part, root):
+    paths = {key: root / value for key, value in vars(part).items() if isinstance(value, Path)}
+    return dataclasses.replace(part, **paths)
+
+
+def _part(path, cls, values):
+    """Return the Part that a YAML file states; its fields are the keys."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise ValueError(f"{path}: unknown key {key!r}; {nearest(str(key), fields)}")
+    for key, field in fields.items():
+        if key not in values and field.default is dataclasses.MISSING:
+            raise ValueError(f"{path}: expected the key {key!r}, found {', '.join(map(str, values))}; "
+                             "docs/detection.md has examples")
+    return cls(**{key: _typed(path, key, value, fields[key].type) for key, value in values.items()})
+
+
+def _typed(path, key, value, kind):
+    """Return a YAML value as a field's type: str, bool, Path of a str, or a tuple of str of a list."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind == tuple[str, ...] and isinstance(value, list) and value:
+        if all(isinstance(item, str) for item in value) and len(set(value)) == len(value):
+            return tuple(value)
+    if kind in (str, bool, dict) and isinstance(value, kind):
+        return value
+    expected = {Path: "a path", str: "a word", bool: "true or false", dict: "keys below it"}.get(
+        kind, "a list of different words (in quotes where YAML takes them for numbers or yes and no)")
+    raise ValueError(f"{path}: {key}: expected {expected}, found {value!r}; see docs/detection.md")
