@@ -38,7 +38,7 @@ def plain(device, images, size, classes, backbone):
     """Return a function that makes a step and returns the summed loss: the protocol in its simplest form."""
     pictures, labels = batch(images, size, classes)
     network = build(backbone).requires_grad_(False).to(device).eval()
-    heads = make_heads(linear.IMAGENET, classes, 0, device)
+    heads = make_heads(linear.IMAGENET, backbone.arch.width, classes, 0, device)
     head, sgd = heads.layers[0], linear.optimiser_of(heads, linear.IMAGENET)
     mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (MEAN, STD))
 
@@ -57,7 +57,7 @@ def ours(device, images, size, classes, backbone, precision):
     """Return the same, as the linear tasks do it."""
     pictures, labels = batch(images, size, classes)
     network = freeze(backbone, device, precision)
-    heads = make_heads(linear.IMAGENET, classes, 0, device)
+    heads = make_heads(linear.IMAGENET, backbone.arch.width, classes, 0, device)
     sgd = linear.optimiser_of(heads, linear.IMAGENET)
     return lambda: linear.train_step(heads, sgd, features_of(network, pictures, device, precision),
                                      labels.to(device), images)[0]

@@ -1,6 +1,7 @@
 """Tables from records: published rows in the paper's order, then ours. Knows no file format.
 
-A paper's table takes only records of the paper's protocol; what was scaled goes to the rehearsal table. A
+A paper's table takes only records of the paper's protocol and of its own architecture; what was scaled goes
+to the rehearsal table. A
 cell is the mean over seeds of one task version, one weights file, one config and one data set; mixing is an
 error.
 """
@@ -45,7 +46,8 @@ def build(results, published=None):
     paper = [runs for runs in groups if runs[0].paper_protocol]
     scaled = [runs for runs in groups if not runs[0].paper_protocol]
     sheets = [fill(table, paper, published) for table in TABLES]
-    others = [runs for runs in paper if runs[0].task not in _ORDER]
+    held = {(table.arch, column.task) for table in TABLES for column in table.columns}
+    others = [runs for runs in paper if (runs[0].arch, runs[0].task) not in held]
     return [*sheets, verdict_sheet(sheets),
             run_sheet("others", "Measured by this suite's protocols, without a published figure here", others,
                       "percent, mean ± sample standard deviation over seeds"),
@@ -171,7 +173,7 @@ def _measured_rows(table, groups, theirs):
     counts: figures of different versions do not compare.
     """
     tasks = {column.task for column in table.columns}
-    groups = [runs for runs in groups if runs[0].task in tasks
+    groups = [runs for runs in groups if runs[0].task in tasks and runs[0].arch == table.arch
               and (not table.ablation or _key(runs[0].backbone["name"]) in theirs)]
     newest = {}
     for runs in groups:

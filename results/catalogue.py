@@ -27,7 +27,8 @@ class Column:
 class Table:
     """A table of a paper. rows: the published tables, "<paper>, <table>", whose rows open it, in order.
 
-    notes: remarks below it. ablation: whether its rows differ in pretraining, which no record knows: a
+    notes: remarks below it. arch: the architecture of its backbones; ours of another one do not enter it.
+    ablation: whether its rows differ in pretraining, which no record knows: a
     backbone enters such a table only under the name of one of its rows.
     """
 
@@ -38,6 +39,7 @@ class Table:
     columns: tuple
     notes: tuple = ()
     ablation: bool = False
+    arch: str = "resnet50"
 
 
 def _detection(group, task, prefix="", mark=""):
@@ -140,14 +142,14 @@ TABLES = (
           ("solo-learn, CIFAR", "solo-learn, issues"),
           (*_accuracies("CIFAR-10", "cifar10_linear"), *_accuracies("CIFAR-100", "cifar100_linear")),
           notes=("the classifier is trained beside the backbone (online); SupCon is supervised and does not "
-                 "compete, nor do the two rows of users (issues 216 and 109)",)),
+                 "compete, nor do the two rows of users (issues 216 and 109)",), arch="resnet18-cifar"),
     Table("imagenet100", "ImageNet-100: linear evaluation (%), ResNet-18, 400 epochs", SOLO,
           ("solo-learn, ImageNet-100",),
           (Column("online", "imagenet100_linear", "top1", "Top-1"),
            Column("offline", "imagenet100_linear", "top1_offline", "Top-1"),
            Column("online", "imagenet100_linear", "top5", "Top-5"),
            Column("offline", "imagenet100_linear", "top5_offline", "Top-5")),
-          notes=("other networks than ResNet-18 and the supervised SupCon do not compete",)),
+          notes=("other networks than ResNet-18 and the supervised SupCon do not compete",), arch="resnet18"),
     Table("small_sets", "Mixed Barlow Twins on small sets: top-1 accuracy (%), 200-NN and linear evaluation",
           "wgcban/mix-bt at e2c6af0, README", ("mix-bt, checkpoints",),
           tuple(Column(header, f"{task}_{how}", "top1", name)

@@ -67,8 +67,10 @@ def figure(cell):
 
 
 def backbone_text(result):
-    """Return how tables name a backbone: its name and the first digits of its weights' sha256."""
-    return f"{result.backbone['name']} [{result.backbone['sha256'][:8]}]"
+    """Return how tables name a backbone: its name, the first digits of its weights' sha256 and, where it is
+    no ResNet-50, its architecture."""
+    arch = "" if result.arch == "resnet50" else f" {result.arch}"
+    return f"{result.backbone['name']} [{result.backbone['sha256'][:8]}]{arch}"
 
 
 def changes(result):

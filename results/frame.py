@@ -10,8 +10,8 @@ from pathlib import Path
 from results import store
 
 RUNS = Path(__file__).with_name("runs")
-COLUMNS = ("task", "version", "backbone", "sha256", "seed", "config_hash", "paper_protocol", "data", "metric",
-           "value", "seconds", "device", "commit", "dirty", "started")
+COLUMNS = ("task", "version", "backbone", "arch", "sha256", "seed", "config_hash", "paper_protocol", "data",
+           "metric", "value", "seconds", "device", "commit", "dirty", "started")
 
 
 def frame(root=RUNS):
@@ -25,9 +25,9 @@ def frame(root=RUNS):
     results, problems = store.load(root)
     if problems:
         raise ValueError(f"{problems[0]} ({len(problems)} records in all cannot be trusted)")
-    rows = [(result.task, result.version, result.backbone["name"], result.backbone["sha256"], result.seed,
-             result.config_hash, result.paper_protocol, result.data["name"], metric, value, result.seconds,
-             result.device["name"], result.commit, result.dirty, result.started)
+    rows = [(result.task, result.version, result.backbone["name"], result.arch, result.backbone["sha256"],
+             result.seed, result.config_hash, result.paper_protocol, result.data["name"], metric, value,
+             result.seconds, result.device["name"], result.commit, result.dirty, result.started)
             for result in results for metric, value in result.metrics.items()]
     table = pandas.DataFrame(rows, columns=list(COLUMNS))
     return table.assign(started=pandas.to_datetime(table.started, utc=True))

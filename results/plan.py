@@ -8,12 +8,12 @@ from results import assembly, render
 def estimate(draft, records):
     """Return (seconds of a run, the median of earlier ones; number of those), (None, 0) without any.
 
-    Only records of the same task, version, configuration, number of images and devices count: a rehearsal
-    says nothing about a run of the paper's protocol.
+    Only records of the same task, version, architecture, configuration, number of images and devices count: a
+    rehearsal says nothing about a run of the paper's protocol.
     """
     def kind(run):
         device = run.device.get("type"), run.device.get("count")
-        return run.task, run.version, run.config, run.data["counts"], device
+        return run.task, run.version, run.arch, run.config, run.data["counts"], device
 
     seconds = [run.seconds for run in records if kind(run) == kind(draft)]
     return (statistics.median(seconds), len(seconds)) if seconds else (None, 0)

@@ -27,7 +27,8 @@ class Result:
     """One run of one task with one seed.
 
     schema: format of this record. task, version: the task and the version of its protocol.
-    backbone: name (for people), format (reader), sha256 (64 hex digits) of the weights file.
+    backbone: name (for people), format (reader), sha256 (64 hex digits) of the weights file; arch, the name
+    of its architecture, where that is not resnet50.
     metrics: {flat name: percent, 0 to 100}, main one first; empty in a draft only, which cannot be stored.
     config: all that may change the number. scaled: {key: [paper's value, used value]}, {} where it is the
     paper's protocol.
@@ -65,6 +66,11 @@ class Result:
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
         for name in _TYPES:
             _check(name, getattr(self, name))
+
+    @property
+    def arch(self):
+        """The name of the backbone's architecture, such as resnet18-cifar."""
+        return self.backbone.get("arch", "resnet50")
 
     @property
     def paper_protocol(self):
@@ -172,7 +178,7 @@ def _check(name, value):
         fits, expected = _RULES[name]
         _expect(name, value, fits(value), expected)
     elif name == "backbone":
-        _check_lines(name, value, ("name", "format"), "sha256")
+        _check_lines(name, value, ("name", "format", *(["arch"] if "arch" in value else [])), "sha256")
         sha256 = value["sha256"]
         fits = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
         _expect("backbone sha256", sha256, fits, "64 hex digits")

@@ -141,7 +141,7 @@ def provenance(group, anchors):
     counts = ", ".join(f"{split} {count}" for split, count in first.data["counts"].items())
     facts = [("task", f"{first.task}, version {first.version} of its protocol"),
              ("weights", f"{first.backbone['name']}, format {first.backbone['format']}, "
-                         f"sha256 {first.backbone['sha256']}"),
+                         f"{first.arch}, sha256 {first.backbone['sha256']}"),
              ("data", f"{first.data['name']}: {counts}; fingerprint {first.data['fingerprint']}"),
              ("configuration", f"hash {first.config_hash}")]
     html = webpage.facts(facts)

@@ -60,7 +60,7 @@ def describe(result, root, config=False):
         ("rerun", rerun(result)),
         ("code", (f"commit {result.commit}" if result.commit else "no commit is known")
          + (", with changes that were not committed" if result.dirty else "")),
-        ("weights", f"{backbone['name']} ({backbone['format']}), sha256 {backbone['sha256']}"),
+        ("weights", f"{backbone['name']} ({backbone['format']}, {result.arch}), sha256 {backbone['sha256']}"),
         ("data", f"{data['name']}: {counts}; fingerprint {data['fingerprint']}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in result.packages.items())),
         ("device", f"{device.get('count', 1)} x {device.get('name', '?')} ({device.get('type', '?')})"),

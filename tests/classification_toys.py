@@ -8,24 +8,25 @@ import torch
 from PIL import Image
 
 from transfer.settings import Context
-from transfer.weights.backbone import Backbone, resnet50
+from transfer.weights.architectures import ARCHITECTURES
+from transfer.weights.backbone import Backbone
 
 CLASSES = ("apple", "boat", "cat")
 
 
 @cache
-def backbone() -> Backbone:
+def backbone(arch="resnet50") -> Backbone:
     """Random weights; batch-norm statistics and scales away from 0 and 1, so that folding them matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = resnet50()
+        network = ARCHITECTURES[arch].network()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 for tensor, low, high in ((module.running_mean, -0.2, 0.2), (module.running_var, 0.5, 1.5),
                                           (module.weight.data, 0.3, 0.9), (module.bias.data, -0.2, 0.2)):
                     tensor.uniform_(low, high)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    return Backbone("toy", "torchvision", state, "0" * 64, "toy.pth")
+    return Backbone("toy", "torchvision", state, "0" * 64, "toy.pth", ARCHITECTURES[arch])
 
 
 def context(data: Path, out: Path, **changes) -> Context:
@@ -80,8 +81,8 @@ def voc_tree(root: Path, trainval: int = 18, test: int = 9, lists: bool = False)
     return root
 
 
-def plain_network(dtype=torch.float64):
+def plain_network(dtype=torch.float64, arch="resnet50"):
     """The backbone as torchvision runs it: nothing folded."""
-    network = resnet50()
-    network.load_state_dict(backbone().state)
+    network = ARCHITECTURES[arch].network()
+    network.load_state_dict(backbone(arch).state)
     return network.to(dtype)

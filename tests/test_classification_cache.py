@@ -11,6 +11,7 @@ from parallel.launch import launch
 from transfer.classification import cache, layouts
 from transfer.classification.features import Pipeline
 from transfer.classification.images import Images, normalised
+from transfer.weights.architectures import ARCHITECTURES
 
 CPU = torch.device("cpu")
 SMALL = Pipeline(32)
@@ -156,20 +157,22 @@ def test_slices_of_unequal_ranks(context, tmp_path, monkeypatch):
         return torch.cat([part[first:first + 2] for part in parts])
 
     monkeypatch.setattr(cache, "all_gather_rows", all_gather)
-    cache.write(tmp_path / "x.npy", parts[0], SMALL)
+    cache.write(tmp_path / "x.npy", parts[0], cache.row_type(2048, "float32"))
     assert np.array_equal(np.load(tmp_path / "x.npy")["features"], rows.numpy())
 
 
-def test_pooled_windows_of_res5(train, context):
+@pytest.mark.parametrize("arch", ["resnet50", "resnet18-small"])
+def test_pooled_windows_of_res5(train, context, arch):
     """VISSL's layer: 6 x 6 averages of res5, in channel order."""
     pipeline = Pipeline(192, "squash", "res5", "float64")
     one = train.subset(np.arange(1), "one")
-    (found, _), = cache.collect(toys.backbone(), [one], pipeline, context, CPU)
+    (found, _), = cache.collect(toys.backbone(arch), [one], pipeline, context, CPU)
     pixels = Images(one, 192, augment=False, resize="squash")[0, 0][0]
-    network = toys.plain_network().eval()
+    network = toys.plain_network(arch=arch).eval()
     maps = torch.nn.Sequential(*list(network.children())[:-2])
     with torch.no_grad():
-        expected = maps(normalised(pixels[None], CPU, torch.float64)).mean((2, 3))
-    assert found.shape == (1, pipeline.dimensions) == expected.shape
+        res5 = maps(normalised(pixels[None], CPU, torch.float64))
+    expected = torch.nn.functional.avg_pool2d(res5, 6, 1).flatten(1)
+    assert found.shape == (1, pipeline.dimensions(ARCHITECTURES[arch])) == expected.shape
     assert torch.allclose(found, expected, rtol=1e-9)
-    assert Pipeline(224, pooling="res5").dimensions == 8192
+    assert Pipeline(224, pooling="res5").dimensions(ARCHITECTURES["resnet50"]) == 8192

@@ -75,7 +75,7 @@ def test_a_finished_sweep_is_read_again(swept, monkeypatch):
 
 def test_the_choice_is_by_held_out_figures():
     """Two heads that name always class 0, or always 1; the held-out images are of class 1."""
-    pair = heads.Heads(2, 3, 0.0, False, seed=0)
+    pair = heads.Heads(2, 2048, 3, 0.0, False, seed=0)
     for number, layer in enumerate(pair.layers):
         layer.bias.data[number] = 1.0
     features, device = torch.zeros(4, 2048), torch.device("cpu")

@@ -62,11 +62,12 @@ def test_a_small_temperature_does_not_overflow():
     assert votes[3, 1e-4].tolist() == [2, 0, 1]
 
 
-def test_run_on_images(tmp_path):
+@pytest.mark.parametrize("arch", ["resnet50", "resnet18-cifar"])
+def test_run_on_images(tmp_path, arch):
     toys.image_tree(tmp_path / "imagenet")
     context = toys.context(tmp_path, tmp_path / "out")
-    metrics = knn.run(toys.backbone(), dataclasses.replace(SMALL, temperature=(0.07, 1.0)), context)
-    network = toys.plain_network().eval()
+    metrics = knn.run(toys.backbone(arch), dataclasses.replace(SMALL, temperature=(0.07, 1.0)), context)
+    network = toys.plain_network(arch=arch).eval()
     pooled = []
     for samples in layouts.split_pair(tmp_path / "imagenet"):
         images = data.Images(samples, 32, augment=False)

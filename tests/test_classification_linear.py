@@ -65,7 +65,7 @@ def test_head_equals_a_plain_loop(root, tmp_path, config):
     images = torch.stack([tests[0, index][0] for index in range(len(val))])
     with torch.no_grad():
         pooled = network(data.normalised(images, torch.device("cpu"), torch.float64))
-        ours = heads.make_heads(config, 3, 0, torch.device("cpu"))
+        ours = heads.make_heads(config, 2048, 3, 0, torch.device("cpu"))
         ours.load_state_dict(head)
         expected = plain(pooled)
         assert (ours.eval()(pooled)[0] - expected).abs().max() < 1e-6 < expected.abs().max()
@@ -82,13 +82,14 @@ def test_head_equals_a_plain_loop(root, tmp_path, config):
     assert kept["per_class"]["cat"] == {"top1": 100 * matrix[2][2] / 2} and len(kept["per_class"]) == 3
 
 
-def test_folded_network_equals_the_plain_one_in_float32():
+@pytest.mark.parametrize("arch", ["resnet50", "resnet18-cifar", "resnet34-small", "resnext50_32x4d"])
+def test_folded_network_equals_the_plain_one_in_float32(arch):
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=draw)
     device = torch.device("cpu")
-    folded = features.freeze(toys.backbone(), device)
+    folded = features.freeze(toys.backbone(arch), device)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    plain = toys.plain_network(torch.float32).eval()(data.normalised(images, device)).detach()
+    plain = toys.plain_network(torch.float32, arch).eval()(data.normalised(images, device)).detach()
     ours = features.features_of(folded, images, device, "float32")
     assert (ours - plain).norm() < 2e-6 * plain.norm()
 

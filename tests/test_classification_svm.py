@@ -13,6 +13,7 @@ from sklearn.svm import LinearSVC
 from transfer.classification import images as data
 from transfer.classification import layouts, svm, svm_solver
 from transfer.classification.metrics import average_precision
+from transfer.weights.architectures import RESNET50
 
 # The plain loop hits max_iter on toy features as ours does; ours counts it.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -181,4 +182,4 @@ def test_presets(name, resize, count, ends):
     config = svm.Config().override(["preset", name])
     assert (config.resize, len(config.costs)) == (resize, count)
     assert (config.costs[0], config.costs[-1]) == pytest.approx(ends, rel=1e-12)
-    assert config.pipeline.dimensions == (2048 if name == "goyal" else 8192)
+    assert config.pipeline.dimensions(RESNET50) == (2048 if name == "goyal" else 8192)

@@ -12,7 +12,7 @@ from weights_toys import distinct_backbone
 from pretrain.backbones import build_projector
 from transfer.convert import main
 from transfer.weights import activations, export
-from transfer.weights.backbone import resnet50
+from transfer.weights.architectures import RESNET50
 from transfer.weights.naming import to_detectron2
 
 SCRIPT = Path(__file__).parents[1] / "transfer" / "convert.py"
@@ -55,7 +55,7 @@ def test_there_and_back_through_the_command_line(weights, tmp_path):
     middle, output = tmp_path / "d2.safetensors", tmp_path / "back.pth"
     assert main([str(weights), str(middle)]) == main([str(middle), str(output), "--to", "timm"]) == 0
     state = torch.load(output, weights_only=True)
-    resnet50().load_state_dict(state, strict=True)
+    RESNET50.network().load_state_dict(state, strict=True)
     assert list(state) == list(distinct_backbone().state)
     assert all(torch.equal(state[name], tensor) for name, tensor in distinct_backbone().state.items())
     notes = json.loads((tmp_path / "back.pth.proof.json").read_text())
@@ -72,8 +72,8 @@ def renamed(model):
 
 WRONG_CONVERSIONS = {
     "missing": (lambda model: {name: model[name] for name in model if name != "res4.0.conv1.weight"},
-                "1 missing, first res4.0.conv1.weight"),
-    "renamed": (renamed, "1 unknown, first res2.0.conv1.weights"),
+                "found 317; layer3.0.conv1.weight is missing"),
+    "renamed": (renamed, "found 1 others, first res2.0.conv1.weights"),
     "reshaped": (lambda model: model | {"res2.0.conv1.weight": torch.ones(64, 64)},
                  "layer1.0.conv1.weight in the file is not"),
     "channels swapped": (lambda model: model | {"stem.conv1.weight": model["stem.conv1.weight"].flip(1)},
@@ -140,7 +140,7 @@ WRONG_CALLS = {
     "ending for timm": (["out.pkl", "--to", "timm"], "expected a name ending in .pth, .safetensors for timm"),
     "folder": (["absent/out.pkl"], "does not exist; create it first"),
     "no projector": (["out.pth", "--to", "projector"], "as resnet50.pth is the backbone alone"),
-    "projector and format": (["out.pth", "--to", "projector", "--format", "torchvision"], "leave them away"),
+    "projector and format": (["out.pth", "--to", "projector", "--format", "torchvision"], "leave them out"),
 }
 
 

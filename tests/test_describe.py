@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from weights_toys import distinct_backbone, prefixed, small_state
 
 from pretrain.backbones import build_projector
@@ -66,7 +65,7 @@ def test_a_full_checkpoint(describe):
     assert rows["size"].endswith("MiB, 334 tensors (279 float32, 55 int64)")
     assert rows["also holds"] == ("projector (13 tensors, 2048-8-6-4), bn (1 tensor), epoch, optimizer"
                                   " (2 tensors), scaler, config")
-    assert rows["ResNet-50"] == "318 of 318 tensors in their shapes (265 float32, 53 int64)"
+    assert rows["network"] == "resnet50, 318 of 318 tensors in their shapes (265 float32, 53 int64)"
     assert rows["16 bit"] == "scaler is a gradient scaler's, for float16; config/precision is fp16"
     assert rows["NaN or Inf"] == "none in any tensor" and rows["untrained?"] == "no sign of it"
     table = [line.split() for line in lines if line.startswith(("stem", "layer"))]
@@ -113,10 +112,10 @@ def test_an_unknown_file_is_described_as_far_as_it_goes(describe):
     assert rows["reader"] == "none; described is what stands under net/trunk.*"
     assert rows["holds"].startswith("net/trunk.conv1 (1 tensor), net/trunk.bn1 (4 tensors), net/trunk.lay")
     assert rows["holds"].endswith("net/trunk.layer4 (60 tensors), note") and "method" not in rows
-    assert rows["ResNet-50"].startswith("317 of 318")
+    assert rows["network"].startswith("resnet50, 317 of 318")
     assert any(line.split()[:2] == ["layer4", "60"] for line in lines)
     assert status == 2 and error.count("\n") == 1
-    assert "nearest is torchvision under net/trunk.*, 1 of 318 backbone tensors missing, first bn1" in error
+    assert "resnet50 under net/trunk.*, 1 of 318 backbone tensors missing, first bn1" in error
 
 
 NO_BACKBONES = {
@@ -132,7 +131,7 @@ NO_BACKBONES = {
 @pytest.mark.parametrize("content, holds, tensors", NO_BACKBONES.values(), ids=NO_BACKBONES)
 def test_a_file_without_a_resnet(content, holds, tensors, describe):
     status, rows, lines, error = describe(content)
-    assert rows["reader"] == "none; nothing like a ResNet in it" and rows["ResNet-50"].startswith("0 of 318")
+    assert rows["reader"] == "none; nothing like a ResNet in it" and rows["network"].startswith("none")
     assert rows["holds"].endswith(holds) and f", {tensors}" in rows["size"]
     assert status == 2 and error.startswith("error: file.pth: no known format matched")
     assert "untrained?" not in rows and not any(line.startswith("stage") for line in lines)
@@ -144,19 +143,25 @@ def test_odd_tensors_do_not_stop_the_description(describe):
                              "conv1.weight": torch.ones(64, 3, 7, 7, dtype=torch.int8),
                              "layer1.0.bn1.running_var": torch.ones(0), "extra.weight": torch.ones(3)}
     status, rows, lines, error = describe(state)
-    assert rows["ResNet-50"] == "317 of 318 tensors in their shapes (265 float32, 53 int64, 1 int8)"
+    assert rows["network"] == "resnet50, 317 of 318 tensors in their shapes (265 float32, 53 int64, 1 int8)"
     assert any(line.startswith("other") for line in lines)
-    assert status == 2 and "1 foreign to ResNet-50, first extra.weight" in error
+    assert status == 2 and "1 foreign to resnet50, first extra.weight" in error
 
 
 def test_another_network(describe):
-    with torch.device("meta"):
-        shapes = torchvision.models.resnet18().state_dict()
-    state = {name: torch.ones((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in shapes.items()}
-    status, rows, lines, error = describe(state)
-    assert rows["ResNet-50"].startswith("97 of 318") and rows["also holds"] == "fc (2 tensors, 512-1000)"
-    assert "ResNet-18 or 34" in error and status == 2
+    state = small_state(arch="resnet18") | {"fc.weight": torch.ones(5, 512), "fc.bias": torch.ones(5)}
+    status, rows, lines, _ = describe(state)
+    assert rows["network"].startswith("resnet18, 120 of 120") and status == 0
+    assert rows["also holds"] == "fc (2 tensors, 512-5)"
     assert any(line.split()[:4] == ["layer4", "30", "2", "512"] for line in lines)
+
+
+def test_a_stem_that_the_file_does_not_say_is_asked_for(describe):
+    status, rows, _, error = describe(small_state(arch="resnet18-cifar"))
+    assert rows["network"].startswith("resnet18 with a 3 x 3 stem, 120 of 120") and status == 2
+    assert "pass --stem small" in error
+    status, rows, _, _ = describe(small_state(arch="resnet18-cifar"), "--stem", "cifar")
+    assert rows["network"].startswith("resnet18-cifar, 120 of 120") and status == 0
 
 
 def test_a_conversion_says_where_it_comes_from(describe):

@@ -11,6 +11,8 @@ import pytest
 from transfer.detection.configuration import CONFIGS, build, flat
 from transfer.detection.protocol import Config, data
 from transfer.settings import differences
+from transfer.weights.architectures import ARCHITECTURES
+from transfer.weights.backbone import Backbone
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml")
 PAPER = VOC.resolved()
@@ -134,6 +136,38 @@ def test_rescale_is_the_linear_rule_from_eight_gpus():
 def test_what_does_not_fit_machine_or_weights_is_refused_with_the_data(tmp_path, gpus, pairs, message):
     with pytest.raises(ValueError, match=message):
         data(VOC.override(pairs), toys.context(tmp_path, tmp_path, gpus=gpus))
+
+
+def weights_of(arch):
+    return Backbone("bt", "torchvision", {}, "0" * 64, "bt.pth", ARCHITECTURES[arch])
+
+
+@pytest.mark.parametrize("arch, keys", {
+    "resnet50": {}, "resnet101": {"DEPTH": [50, 101]}, "wide_resnet50_2": {"WIDTH_PER_GROUP": [64, 128]},
+    "resnext101_32x8d": {"DEPTH": [50, 101], "NUM_GROUPS": [1, 32], "WIDTH_PER_GROUP": [64, 8]}}.items())
+def test_the_weights_decide_the_network(arch, keys):
+    fitted = VOC.fitted(weights_of(arch))
+    changed = {f"MODEL.RESNETS.{key}": pair for key, pair in keys.items()}
+    assert differences(PAPER, fitted.resolved()) == changed
+    assert fitted.fitted(weights_of(arch)).resolved() == fitted.resolved()
+    assert (fitted == VOC) == (arch == "resnet50")
+
+
+@pytest.mark.parametrize("arch, preset, pairs, message", [
+    ("resnet101", VOC.yaml, ["MODEL.RESNETS.DEPTH", "50"], "expected 101 .*resnet101.*found 50"),
+    ("resnet50", VOC.yaml, ["MODEL.RESNETS.DEPTH", "101"], "expected 50 .*resnet50.*found 101"),
+    ("resnet18", VOC.yaml, [], "resnet18 has no C4 detector"),
+    ("resnet50-cifar", "pascal_voc_R_50_FPN_24k_bt.yaml", [], "resnet50-cifar has no form in Detectron2"),
+])
+def test_networks_that_a_detector_cannot_have(arch, preset, pairs, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Config(preset).override(pairs).fitted(weights_of(arch))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_fpn_takes_a_resnet18():
+    values = Config("pascal_voc_R_50_FPN_24k_bt.yaml").fitted(weights_of("resnet18")).resolved()
+    assert (values["MODEL.RESNETS.DEPTH"], values["MODEL.RESNETS.RES2_OUT_CHANNELS"]) == (18, 64)
 
 
 def test_resolved_holds_what_may_change_the_number_as_json():

@@ -9,6 +9,7 @@ from weights_toys import distinct_backbone
 
 from transfer.detection import configuration
 from transfer.detection.lint import lint
+from transfer.weights.architectures import RESNET50
 from transfer.weights.backbone import Backbone
 from transfer.weights.export import CONVENTIONS, metadata
 
@@ -60,7 +61,7 @@ MISTAKES = {
 def test_a_mistake_is_refused_and_the_line_given_repairs_it(pairs, message):
     config = configured(VOC, *pairs)
     with pytest.raises(ValueError, match=message) as caught:
-        lint(config, NOTES)
+        lint(config, NOTES, RESNET50)
     text = str(caught.value)
     assert "\n" not in text
     line, place = re.search("write `(.*)` under ([A-Z._0-9]*)", text).groups()
@@ -68,7 +69,7 @@ def test_a_mistake_is_refused_and_the_line_given_repairs_it(pairs, message):
     for part in place.split("."):
         node = node[part]
     node.update(yaml.safe_load(line))
-    lint(config, NOTES)
+    lint(config, NOTES, RESNET50)
 
 
 @pytest.mark.parametrize("norm, freeze_at", [("BN", 0), ("naiveSyncBN", 0), ("FrozenBN", 0), ("FrozenBN", 2)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.backbones import build_backbone
 from pretrain.methods import build, recipe
 from pretrain.upkeep import checkpoint
 
@@ -66,10 +67,21 @@ def test_what_is_no_weights_file_is_refused(weights, kind, message):
         load(weights=weights)
 
 
-def test_only_the_backbone_is_an_entry():
+def test_any_resnet_is_an_entry_of_its_own(tmp_path):
+    path = tmp_path / "resnet18.pth"
+    torch.save(build_backbone("resnet18", "small")[0].state_dict(), path)
+    model = torch.hub.load(ROOT, "backbone", source="local", weights=str(path), stem="small")
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 512)
+    torch.save(build_backbone("resnet18", "imagenet")[0].state_dict(), path)
+    with pytest.raises(ValueError, match="expected a ResNet-50, found a resnet18"):
+        load(weights=str(path))
+
+
+def test_only_backbones_are_entries():
     import hubconf
     entries = [name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")]
-    assert entries == ["resnet50"] and hubconf.dependencies == ["torch", "torchvision"]
+    assert entries == ["backbone", "resnet50"] and hubconf.dependencies == ["torch", "torchvision"]
 
 
 def test_it_works_from_any_folder(trained, tmp_path):

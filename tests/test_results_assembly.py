@@ -207,6 +207,18 @@ def test_scaled_records_never_enter_a_papers_table():
     assert len(sheet_named("rehearsal", store_of_records()).body[0]) == 2
 
 
+def test_another_architecture_never_enters_a_table_of_resnet50():
+    backbone = {"name": "bt", "format": "torchvision", "sha256": "d" * 64, "arch": "resnet18-cifar"}
+    others = [toy(backbone=backbone), toy("imagenet_linear", {"top1": 70.0}, backbone=backbone),
+              toy("cifar10_linear", {"top1": 92.0}, backbone=backbone)]
+    before, after = assembly.build(store_of_records()), assembly.build([*store_of_records(), *others])
+    changed = [new.name for old, new in zip(before, after, strict=True) if old != new]
+    assert changed == ["cifar", "verdicts", "others"]
+    names = [row[1] for row in sheet_named("others", others).body[0]]
+    assert names == ["bt [dddddddd] resnet18-cifar"] * 2
+    assert not sheet_named("cifar", [toy("cifar10_linear", {"top1": 92.0})]).body[1]
+
+
 def test_only_the_newest_version_of_a_task_enters():
     sheet = sheet_named("transfer", store_of_records())
     assert sheet.body[1][0][1].mean == 54.5

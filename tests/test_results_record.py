@@ -105,6 +105,14 @@ def test_runs_that_differ_have_different_places(changes):
     assert toy(**changes).place != toy().place
 
 
+def test_the_architecture_is_named_where_it_is_no_resnet50():
+    other = toy(backbone={**toy().backbone, "arch": "resnet18-cifar"})
+    assert (toy().arch, other.arch) == ("resnet50", "resnet18-cifar")
+    assert from_json(to_json(other)) == other
+    with pytest.raises(ValueError, match="backbone arch: expected one line"):
+        toy(backbone={**toy().backbone, "arch": ""})
+
+
 @pytest.mark.parametrize("changes", [
     {"metrics": {"AP": 1.0}}, {"seconds": 1.0}, {"commit": ""}, {"device": {"type": "cuda"}},
     {"config": {"steps": [18000, 22000], "yaml": "voc.yaml"}},

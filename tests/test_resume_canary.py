@@ -15,7 +15,7 @@ from torch import nn
 
 from pretrain.pictures import shards
 from tests import pretrain_toys
-from transfer.classification import cache, features
+from transfer.classification import cache
 from transfer.classification.images import TrainBatches
 from transfer.classification.linear import Config as LinearConfig
 from transfer.classification.training import Checkpoint
@@ -101,7 +101,7 @@ def archive(path, bird):
 def test_cached_features(tmp_path, canary, form):
     """They are computed anew."""
     form(tmp_path / "features.npy", canary)
-    assert cache.read(tmp_path / "features.npy", range(1), 1, features.Pipeline()) is None
+    assert cache.read(tmp_path / "features.npy", range(1), 1, cache.row_type(2048, "float32")) is None
 
 
 @pytest.mark.parametrize("form", [objects, archive, pickled, zipped])

@@ -62,7 +62,7 @@ def toy(monkeypatch, tmp_path):
     """Return run(*words) -> exit status, on a toy catalogue and a toy backbone."""
     catalogue(monkeypatch, toy_task(monkeypatch), toy_task(monkeypatch, "toy_other"))
     backbone = Backbone("bt", "torchvision", {"conv1.weight": torch.zeros(1)}, "ab" * 32, "bt.pth")
-    monkeypatch.setattr(execution, "read", lambda path, format=None, name=None, encoder=None: backbone)
+    monkeypatch.setattr(execution, "read", lambda path, *words, **named: backbone)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
 

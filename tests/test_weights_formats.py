@@ -8,7 +8,7 @@ import pytest
 import torch
 from weights_toys import prefixed, small_state
 
-from transfer.weights.backbone import expected
+from transfer.weights.architectures import RESNET50
 from transfer.weights.formats import NAMED_ONLY, READERS
 from transfer.weights.naming import to_detectron2
 from transfer.weights.readers import look, read
@@ -241,10 +241,10 @@ def first(tensor):
 
 def same(entries, wanted):
     """The entries are those of wanted, but for counters: a format may keep none of them or set them to 0."""
-    counters = {name for name in expected() if name.endswith("num_batches_tracked")}
-    assert expected().keys() - counters <= entries.keys() <= expected().keys()
+    counters = {name for name in RESNET50.expected if name.endswith("num_batches_tracked")}
+    assert RESNET50.expected.keys() - counters <= entries.keys() <= RESNET50.expected.keys()
     for name in entries.keys() - counters:
-        assert tuple(entries[name].shape) == expected()[name], name
+        assert tuple(entries[name].shape) == RESNET50.expected[name], name
         assert first(entries[name]) == first(wanted[name]), f"{name} is another's"
     return True
 
@@ -298,13 +298,14 @@ def test_what_is_known_to_be_wrong_is_refused(content, format, message, saved):
 
 
 @pytest.mark.parametrize("row", ["HSIC, without max pooling", "solo-learn", "lightly example, numbered"])
-def test_networks_for_small_images_are_refused(row, saved):
+def test_networks_for_small_images_need_the_name_of_their_stem(row, saved):
     content = LAYOUTS[row][2]()
     state = content.get("state_dict", content)
     stem = next(name for name, tensor in state.items() if tensor.shape == (64, 3, 7, 7))
     state[stem] = torch.ones(64, 3, 3, 3)
-    with pytest.raises(ValueError, match=r"conv1.weight: .* found \(64, 3, 3, 3\) .*such as CIFAR"):
+    with pytest.raises(ValueError, match="3 x 3 stem.* pass --stem"):
         read(saved(content))
+    assert read(saved(content), stem="cifar").arch.name == "resnet50-cifar"
 
 
 def table():

@@ -28,13 +28,13 @@ from weights_toys import legacy, prefixed, small_state, zipped
 
 from transfer.convert import main
 from transfer.weights import readers
-from transfer.weights.backbone import expected
+from transfer.weights.architectures import RESNET50
 from transfer.weights.export import ENDINGS
 from transfer.weights.files import load
 from transfer.weights.naming import detectron2_names
 
 SEED = 2103
-NAMES = list(expected())
+NAMES = list(RESNET50.expected)
 COUNTERS = [name for name in NAMES if name.endswith("num_batches_tracked")]
 NUMBERS = [name for name in NAMES if name not in COUNTERS]
 NAN, INF = float("nan"), float("inf")
@@ -82,7 +82,7 @@ def renamed(draw, state):
 
 def reshaped(draw, state):
     name = draw.choice(NAMES)
-    shape = expected()[name]
+    shape = RESNET50.expected[name]
     other = draw.choice([other for other in (
         shape[::-1], (*shape, 1), (1, *shape), (*shape[:-1], 3), (*shape, 2), (torch.Size(shape).numel(),),
         tuple(2 * size for size in shape), (0, *shape[1:])) if other != shape])
@@ -136,7 +136,7 @@ def added(draw, state):
                         "layer5.0.conv1.weight", "classify.weight", "layer1.0.se.fc1.weight",
                         "layer4.2.bn3.weight_orig", "conv1.weight_mask", "conv1", ""))
     state[name] = torch.ones(3)
-    return f"1 foreign to ResNet-50, first {name}"
+    return f"1 foreign to resnet50, first {name}"
 
 
 def container(draw, state):
@@ -147,32 +147,28 @@ def container(draw, state):
         lambda: (None, "expected a dictionary of tensors, found a NoneType"),
         lambda: ({}, "the first keys are none: it is empty"),
         lambda: ({"state_dict": {}}, "the first keys are state_dict"),
-        lambda: ({"network": state}, "nearest is torchvision under network/*, all 318"),
-        lambda: ({"state_dict": {"state_dict": state}}, "nearest is torchvision under state_dict/*, all 318"),
+        lambda: ({"network": state}, "resnet50 under network/*, all 318"),
+        lambda: ({"state_dict": {"state_dict": state}}, "resnet50 under state_dict/*, all 318"),
         lambda: ([state], "expected a dictionary of tensors, found a list"),
-        lambda: (prefixed("trunk.", state), "nearest is torchvision under trunk.*, all 318"),
-        lambda: (prefixed("backbone.", state), "nearest is torchvision under backbone.*, all 318"),
-        lambda: (prefixed("backbone.", state) | prefixed("encoder.", state), "nearest is torchvision under"),
-        lambda: (dict(enumerate(state.values())), "none of the 318 backbone tensors found"),
-        lambda: ({name.encode(): tensor for name, tensor in state.items()}, "none of the 318"),
+        lambda: (prefixed("trunk.", state), "resnet50 under trunk.*, all 318"),
+        lambda: (prefixed("backbone.", state), "resnet50 under backbone.*, all 318"),
+        lambda: (prefixed("backbone.", state) | prefixed("encoder.", state), "resnet50 under"),
+        lambda: (dict(enumerate(state.values())), "no tensor of a ResNet found"),
+        lambda: ({name.encode(): tensor for name, tensor in state.items()}, "no tensor of a ResNet"),
         lambda: ({"epoch": 3, "optimizer": {"state": {0: {"mu": torch.ones(3)}}}}, "first keys are epoch"),
     ))()
 
 
-NETWORKS = {"resnet18": "ResNet-18 or 34", "resnet34": "ResNet-18 or 34", "resnet101": "ResNet-101 or 152",
-            "resnet152": "ResNet-101 or 152", "resnext50_32x4d": "of another shape, first layer1.0.conv1",
-            "wide_resnet50_2": "of another shape, first layer1.0.conv1", "vgg11_bn": "none of the 318",
-            "densenet121": "317 of 318 backbone tensors missing", "alexnet": "none of the 318",
-            "vit_b_16": "none of the 318", "mobilenet_v2": "none of the 318"}
+NETWORKS = ("vgg11_bn", "densenet121", "alexnet", "vit_b_16", "mobilenet_v2", "mnasnet1_0", "regnet_x_400mf")
 
 
 def another_network(draw, _state):
-    name = draw.choice(list(NETWORKS))
+    name = draw.choice(NETWORKS)
     with torch.device("meta"):
         network = torchvision.models.get_model(name)
     state = {name: torch.ones((), dtype=tensor.dtype).expand(tensor.shape)
              for name, tensor in network.state_dict().items()}
-    return draw.choice((dict, barlowtwins, moco))(state) if name.startswith("resn") else state, NETWORKS[name]
+    return state, "backbone tensors missing" if name == "densenet121" else "no tensor of a ResNet"
 
 
 # Faults of containers: each answers with a file's bytes and the words.

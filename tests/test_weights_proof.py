@@ -11,7 +11,7 @@ from weights_toys import distinct_backbone, with_state
 
 from transfer.weights import activations, proof
 from transfer.weights.export import CONVENTIONS, read_written, write
-from transfer.weights.proof import ARCHITECTURES, convert, prove, prove_loaded
+from transfer.weights.proof import DETECTORS, convert, prove, prove_loaded
 
 C4_INITIALISED = {
     "proposal_generator.rpn_head.conv": 2, "proposal_generator.rpn_head.objectness_logits": 2,
@@ -29,7 +29,7 @@ def detector(*options, architecture="C4"):
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.merge_from_list([part for pair in (CONVENTIONS | ARCHITECTURES[architecture]).items()
+    cfg.merge_from_list([part for pair in (CONVENTIONS | DETECTORS[architecture]).items()
                          for part in pair])
     cfg.merge_from_list(list(options))
     return build_model(cfg)
@@ -53,7 +53,7 @@ def converted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(converted):
     """{architecture: a detector that holds the weights}; tests change copies of them."""
-    return {name: load(detector(architecture=name), converted[0]) for name in ARCHITECTURES}
+    return {name: load(detector(architecture=name), converted[0]) for name in DETECTORS}
 
 
 @pytest.fixture
@@ -140,9 +140,9 @@ def retype(model):
 
 
 TAMPERED = {
-    "missing": (lambda model: model.pop("res4.5.conv2.weight"), "1 missing, first res4.5.conv2.weight"),
-    "renamed": (rename, "1 missing, first res3.0.conv1.weight; 1 unknown, first res3.0.conv1.weights"),
-    "more": (lambda model: model.update({"stem.fc.bias": torch.ones(2)}), "1 unknown, first stem.fc.bias"),
+    "missing": (lambda model: model.pop("res4.5.conv2.weight"), "found 317; layer3.5.conv2.weight is mis"),
+    "renamed": (rename, "found 1 others, first res3.0.conv1.weights"),
+    "more": (lambda model: model.update({"stem.fc.bias": torch.ones(2)}), "1 others, first stem.fc.bias"),
     "reshaped": (reshape, r"layer1.0.conv1.weight in the file is not .* expected \(64, 64, 1, 1\) torch"),
     "retyped": (retype, "layer1.0.bn1.num_batches_tracked .* found .* torch.float32"),
     "one bit": (one_bit, "layer4.2.bn3.running_var in the file is not the source.s: 1 of 2048 values differ"),

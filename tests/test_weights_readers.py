@@ -7,11 +7,10 @@ from collections import OrderedDict
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from weights_toys import distinct_backbone, prefixed, small_state
 
 from transfer.weights import readers
-from transfer.weights.backbone import expected
+from transfer.weights.architectures import RESNET50
 from transfer.weights.readers import READERS, read
 
 pytestmark = pytest.mark.filterwarnings("ignore:Validating sparse tensor")
@@ -41,7 +40,7 @@ def test_a_checkpoint_gives_the_backbone(saved):
     backbone = read(path)
     assert (backbone.name, backbone.format, backbone.path) == ("layout", "barlowtwins_checkpoint", str(path))
     assert backbone.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert {name: tuple(tensor.shape) for name, tensor in backbone.state.items()} == expected()
+    assert {name: tuple(tensor.shape) for name, tensor in backbone.state.items()} == RESNET50.expected
     for name, tensor in backbone.state.items():
         assert (tensor == small_state()[name]).all(), name
         assert tensor.is_contiguous() and not tensor.requires_grad, name
@@ -70,7 +69,7 @@ def test_wrong_encoders(saved):
         read(saved(moco()), encoder="keys")
     with pytest.raises(ValueError, match="holds one encoder .torchvision.* --encoder key; leave it away"):
         read(saved(small_state()), encoder="key")
-    with pytest.raises(ValueError, match="random is no file and has no encoder; leave --encoder away"):
+    with pytest.raises(ValueError, match="random is no file and has no encoder; leave out --encoder"):
         read("random", encoder="key")
     broken = moco()
     del broken["state_dict"]["module.encoder_k.bn1.bias"]
@@ -82,7 +81,7 @@ def test_values_are_kept_bit_for_bit(saved):
     path = saved(distinct_backbone().state)
     state = read(path, name="mine").state
     path.unlink()
-    assert list(state) == list(expected())
+    assert list(state) == list(RESNET50.expected)
     for name, tensor in distinct_backbone().state.items():
         assert state[name].dtype == tensor.dtype and torch.equal(state[name], tensor), name
 
@@ -109,7 +108,8 @@ def test_safetensors(tmp_path):
 
 
 def test_files_without_any_counter_get_zeros(saved):
-    backbone = read(saved(without(*(name for name in expected() if name.endswith("num_batches_tracked")))()))
+    counters = [name for name in RESNET50.expected if name.endswith("num_batches_tracked")]
+    backbone = read(saved(without(*counters)()))
     assert len(backbone.state) == 318
     assert backbone.state["bn1.num_batches_tracked"].dtype == torch.int64
     assert backbone.state["bn1.num_batches_tracked"] == 0
@@ -137,12 +137,12 @@ def one_bad(name, value):
 
 def truncated_names():
     """53 tensors short, as from a cut download of a converted file."""
-    names = [name for name in expected() if "layer4" in name][:53]
+    names = [name for name in RESNET50.expected if "layer4" in name][:53]
     return without(*names)()
 
 
 def meta(name):
-    return lambda: small_state() | {name: torch.empty(expected()[name], device="meta")}
+    return lambda: small_state() | {name: torch.empty(RESNET50.expected[name], device="meta")}
 
 
 WRONG = {
@@ -151,17 +151,19 @@ WRONG = {
     "53 missing": (truncated_names, "53 of 318 backbone tensors missing, first layer4.0.conv1.weight"),
     "one counter missing": (without("bn1.num_batches_tracked"), "1 of 318 .* first bn1.num_batches_tracked"),
     "renamed": (renamed("layer2.0.conv1.weight", "layer2.0.convolution1.weight"),
-                "1 of 318 .* first layer2.0.conv1.weight; 1 foreign to ResNet-50, first "
+                "1 of 318 .* first layer2.0.conv1.weight; 1 foreign to resnet50, first "
                 "layer2.0.convolution1.weight"),
     "reshaped": (replaced("layer1.0.conv1.weight", torch.ones(64, 64)),
                  r"1 of another shape, first layer1.0.conv1.weight: expected \(64, 64, 1, 1\), found \(64,"),
-    "CIFAR stem": (replaced("conv1.weight", torch.ones(64, 3, 3, 3)),
-                   r"conv1.weight: expected \(64, 3, 7, 7\), found \(64, 3, 3, 3\) .*CIFAR"),
-    "ResNet-18": (lambda: torchvision.models.resnet18().state_dict(),
-                  r"198 of 318 .*layer1.0.conv1.weight: expected \(64, 64, 1, 1\), found \(64, 64, 3, 3\)"
-                  ".*ResNet-18"),
+    "a stem of 5 x 5": (replaced("conv1.weight", torch.ones(64, 3, 5, 5)),
+                        r"conv1.weight: expected \(64, 3, 7, 7\), found \(64, 3, 5, 5\)"),
+    "a stem that nobody names": (lambda: small_state(arch="resnet18-cifar"), "3 x 3 stem, .* pass --stem"),
+    "half a ResNet-101": (lambda: dict(list(small_state(arch="resnet101").items())[:500]),
+                          "nearest is resnet101, found 124 of 624 backbone tensors missing, first layer3"),
+    "a block of another width": (lambda: small_state(arch="wide_resnet50_2") | {
+        "layer4.1.conv2.weight": torch.ones(1)}, "nearest is wide_resnet50_2, found 1 of another shape"),
     "deeper": (lambda: small_state() | {f"layer3.{k}.conv1.weight": torch.ones(1) for k in range(6, 23)},
-               "17 foreign to ResNet-50, first layer3.6.conv1.weight .*ResNet-101"),
+               "17 foreign to resnet50, first layer3.6.conv1.weight"),
     "NaN": (one_bad("layer3.0.bn1.running_mean", float("nan")),
             "layer3.0.bn1.running_mean: expected finite values, found 1 of 256 NaN or infinite"),
     "infinite": (one_bad("conv1.weight", float("inf")), "conv1.weight: expected finite .* found 1 of 9408"),
@@ -176,9 +178,9 @@ WRONG = {
     "sparse": (replaced("bn1.bias", torch.ones(64).to_sparse()), "bn1.bias: expected a dense real tensor"),
     "meta": (meta("bn1.bias"), "bn1.bias: expected a dense real tensor"),
     "foreign prefix": (lambda: prefixed("encoder.", small_state()),
-                       r"no known format matched \(\d+ tried, see docs/weights.md\); nearest is torchvision "
-                       r"under encoder\.\*, all 318 .*\(.*simsiam needs predictor\.\* as well.*\)"
-                       r".* Pass --format or add a reader"),
+                       r"no known format matched \(\d+ tried, see docs/weights.md\); nearest is "
+                       r"torchvision's resnet50 under encoder\.\*, all 318 "
+                       r".*\(.*simsiam needs predictor\.\* as well.*\).* Pass --format or add a reader"),
     "foreign container": (lambda: {"state_dict": prefixed("net.", without("conv1.weight", "bn1.bias")())},
                           r"under net\.\*, 2 of 318 backbone tensors missing, first conv1"),
     "no loss BN": (lambda: barlowtwins() | {"model": prefixed("module.backbone.", small_state())},
@@ -186,7 +188,7 @@ WRONG = {
     "incomplete checkpoint": (lambda: barlowtwins(state=without("bn1.bias")()),
                               "1 of 318 backbone tensors missing, first bn1.bias"),
     "other network": (lambda: torch.nn.Linear(2, 2).state_dict(),
-                      "none of the 318 backbone tensors found, the first keys are weight, bias"),
+                      "no tensor of a ResNet found, the first keys are weight, bias"),
     "empty dictionary": (dict, "the first keys are none: it is empty"),
     "list": (lambda: [torch.ones(2)], "expected a dictionary of tensors, found a list"),
     "tensor": (lambda: torch.ones(2), "expected a dictionary of tensors, found a Tensor"),
@@ -279,7 +281,7 @@ def test_random_is_the_same_every_time_and_leaves_the_generator_alone():
     assert (one.name, two.name, one.format, one.path) == ("random", "untrained", "random", "random")
     assert one.sha256 == two.sha256 and len(one.sha256) == 64
     assert all(torch.equal(tensor, two.state[name]) for name, tensor in one.state.items())
-    assert {name: tuple(tensor.shape) for name, tensor in one.state.items()} == expected()
+    assert {name: tuple(tensor.shape) for name, tensor in one.state.items()} == RESNET50.expected
     assert one.state["layer1.0.bn3.weight"].eq(1).all(), "residual branches are not zeroed"
     assert 0.01 < one.state["conv1.weight"].std() < 0.05
     with pytest.raises(ValueError, match="random is no file"):

@@ -1,17 +1,20 @@
-"""ResNet-50 states, and files of them, for the tests of the weights wing."""
+"""ResNet states, and files of them, for the tests of the weights wing."""
+import dataclasses
 import io
 from functools import cache
 
 import torch
 
-from transfer.weights.backbone import Backbone, expected
+from transfer.weights.architectures import ARCHITECTURES
+from transfer.weights.backbone import Backbone
 
 
-def small_state(first=0.5) -> dict:
-    """The 318 names and shapes, each tensor one repeated value: a file of it has kilobytes, not 100 MB."""
+def small_state(first=0.5, arch="resnet50") -> dict:
+    """The names and shapes of a network, each tensor one repeated value: a file of it has kilobytes."""
+    expected = ARCHITECTURES[arch].expected
     values = {name: index if name.endswith("num_batches_tracked") else first + index / 1000
-              for index, name in enumerate(expected())}
-    return {name: torch.tensor(values[name]).expand(shape) for name, shape in expected().items()}
+              for index, name in enumerate(expected)}
+    return {name: torch.tensor(values[name]).expand(shape) for name, shape in expected.items()}
 
 
 def prefixed(prefix, state) -> dict:
@@ -19,11 +22,11 @@ def prefixed(prefix, state) -> dict:
 
 
 @cache
-def distinct_backbone() -> Backbone:
+def distinct_backbone(arch="resnet50") -> Backbone:
     """Random weights where every tensor matters, BN statistics included, no two alike. Do not modify."""
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for index, (name, shape) in enumerate(expected().items()):
+    for index, (name, shape) in enumerate(ARCHITECTURES[arch].expected.items()):
         if name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(1000 + index)
         elif len(shape) == 4:  # He initialisation
@@ -33,14 +36,14 @@ def distinct_backbone() -> Backbone:
             state[name] = 0.5 + torch.rand(shape, generator=generator)
         else:
             state[name] = torch.randn(shape, generator=generator) * 0.1
-    return Backbone("distinct", "torchvision", state, "0" * 64, "distinct.pth")
+    return Backbone("distinct", "torchvision", state, "0" * 64, "distinct.pth", ARCHITECTURES[arch])
 
 
 def with_state(backbone: Backbone, change) -> Backbone:
     """The backbone after change(state) on a copy of its dictionary."""
     state = dict(backbone.state)
     change(state)
-    return Backbone(backbone.name, backbone.format, state, backbone.sha256, backbone.path)
+    return dataclasses.replace(backbone, state=state)
 
 
 def zipped(content):

@@ -1,4 +1,4 @@
-"""Transfer of a pretrained ResNet-50: weights in, tasks run, one record each."""
+"""Transfer of a pretrained ResNet: weights in, tasks run, one record each."""
 
 import functools
 

@@ -19,6 +19,7 @@ if not __package__:
 import argparse
 
 from transfer.weights import projector
+from transfer.weights.architectures import STEMS
 from transfer.weights.export import ENDINGS, require_ending
 from transfer.weights.proof import convert, convert_projector
 from transfer.weights.readers import READERS, read
@@ -26,12 +27,13 @@ from transfer.weights.report import Report, report_path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="ResNet-50 checkpoint -> proven weights file")
+    parser = argparse.ArgumentParser(description="ResNet checkpoint -> proven weights file")
     parser.add_argument("weights", help="checkpoint, or the word random for an untrained network")
     parser.add_argument("output", type=Path, help="file to write; its ending says of which kind")
     parser.add_argument("--to", choices=ENDINGS, default="detectron2", help="layout (default: detectron2)")
     parser.add_argument("--format", help=f"layout of the checkpoint, if not recognised: {', '.join(READERS)}")
     parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
+    parser.add_argument("--stem", choices=STEMS, help="of the network, where the file does not say it")
     parser.add_argument("--name", help="name in the metadata (default: the checkpoint's stem)")
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
     options = parser.parse_args(arguments)
@@ -45,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     source = report.weights
     encoder = f", encoder {source['encoder']}" if "encoder" in source else ""
-    print(f"{options.weights}: format {source['reader']}{encoder}, sha256 {source['source_sha256'][:16]}...")
+    network = f", {source['arch']}" if "arch" in source else ""
+    print(f"{options.weights}: format {source['reader']}{encoder}{network},"
+          f" sha256 {source['source_sha256'][:16]}...")
     print("\n".join(report.lines()))
     print(f"written {options.output} and {report_path(options.output).name}")
     return 0
@@ -56,11 +60,11 @@ def _convert(options) -> Report:
         raise ValueError(f"{options.output}: exists already; pass --force to replace it")
     require_ending(options.output, options.to)
     if options.to != "projector":
-        backbone = read(options.weights, options.format, options.name, options.encoder)
+        backbone = read(options.weights, options.format, options.name, options.encoder, options.stem)
         return convert(backbone, options.output, options.to)
-    if options.format or options.encoder:
-        raise ValueError("--to projector reads Barlow Twins checkpoints only, found --format or --encoder;"
-                         " leave them away")
+    if options.format or options.encoder or options.stem:
+        raise ValueError("--to projector reads Barlow Twins checkpoints only, found --format, --encoder or"
+                         " --stem; leave them out")
     return convert_projector(*projector.read(options.weights, options.name), options.output)
 
 

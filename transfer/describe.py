@@ -19,7 +19,7 @@ from collections import Counter
 from tabulate import tabulate
 
 from transfer.weights import inspection
-from transfer.weights.backbone import expected
+from transfer.weights.architectures import STEMS, Architecture, nearest
 from transfer.weights.files import load
 from transfer.weights.readers import READERS, Contents, checked, chosen_of, nearest_prefix, recognised
 from transfer.weights.states import flat, under
@@ -33,39 +33,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("weights", help="checkpoint")
     parser.add_argument("--format", help=f"layout of the checkpoint, if not recognised: {', '.join(READERS)}")
     parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
+    parser.add_argument("--stem", choices=STEMS, help="of the network, where the file does not say it")
     options = parser.parse_args(arguments)
     try:
         raw, sha256 = load(options.weights)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    contents, chosen, state, reason = _found(raw, sha256, options.format, options.encoder)
-    print(f"{options.weights}\n" + "\n".join(_lines(options.weights, raw, sha256, contents, chosen, state)))
+    contents, chosen, state, arch, reason = _found(raw, sha256, options)
+    print(f"{options.weights}\n"
+          + "\n".join(_lines(options.weights, raw, sha256, contents, chosen, state, arch)))
     if reason is not None:
         print(f"error: {options.weights}: {reason}", file=sys.stderr)
     return 0 if reason is None else 2
 
 
-def _found(raw, sha256: str, format, encoder) -> tuple[Contents | None, str | None, dict, Exception | None]:
-    """What a reader recognised, the encoder's name, its entries (or the nearest), and why `read` would
-    refuse the file."""
-    contents = chosen = None
+def _found(raw, sha256: str, options) -> tuple[
+        Contents | None, str | None, dict, Architecture | None, Exception | None]:
+    """What a reader recognised, the encoder's name, its entries (or the nearest), its architecture, and why
+    `read` would refuse the file."""
+    contents = chosen = arch = None
     try:
-        contents = recognised(raw, sha256, format)
+        contents = recognised(raw, sha256, options.format)
         chosen = chosen_of(contents, None)
-        chosen = chosen_of(contents, encoder)
-        checked(contents, chosen)
+        chosen = chosen_of(contents, options.encoder)
+        arch, _ = checked(contents, chosen, options.stem)
         reason = None
     except ValueError as error:
         reason = error
     if contents:
-        return contents, chosen, contents.encoders[chosen], reason
+        return contents, chosen, contents.encoders[chosen], arch, reason
     prefix = nearest_prefix(flat(raw))
-    return None, None, {} if prefix is None else under(flat(raw), prefix), reason
+    return None, None, {} if prefix is None else under(flat(raw), prefix), None, reason
 
 
-def _lines(path, raw, sha256: str, contents: Contents | None, chosen: str | None, state: dict) -> list[str]:
-    rows = _origin(path, raw, sha256, contents, chosen) + _health(raw, state)
+def _lines(path, raw, sha256: str, contents: Contents | None, chosen: str | None, state: dict,
+           arch: Architecture | None) -> list[str]:
+    rows = _origin(path, raw, sha256, contents, chosen) + _health(raw, state, arch)
     lines = [line for label, text in rows for line in textwrap.wrap(
         text, 110, initial_indent=label.ljust(INDENT), subsequent_indent=" " * INDENT)]
     return lines + _stages(state) + _signs(state)
@@ -100,14 +104,17 @@ def _origin(path, raw, sha256: str, contents: Contents | None, chosen: str | Non
     return rows
 
 
-def _health(raw, state: dict) -> list[tuple[str, str]]:
-    fit = sum(name in state and tuple(state[name].shape) == shape for name, shape in expected().items())
+def _health(raw, state: dict, arch: Architecture | None) -> list[tuple[str, str]]:
+    near = arch or nearest(state)
+    fit = sum(name in state and tuple(state[name].shape) == shape for name, shape in near.expected.items())
+    network = arch.name if arch else near.model + (" with a 3 x 3 stem" if len(near.stems) > 1 else "")
     bad = inspection.not_finite(raw)
     text = "none in any tensor"
     if bad:
         name, count, values = bad[0]
         text = f"in {_counted(len(bad), 'tensor')}, first {name} ({count} of {values} values)"
-    return [("ResNet-50", f"{fit} of {len(expected())} tensors in their shapes ({_dtypes(state.values())})"),
+    fitting = f"{network}, {fit} of {len(near.expected)} tensors in their shapes ({_dtypes(state.values())})"
+    return [("network", fitting if fit else "none; no tensor of a ResNet is there"),
             ("16 bit", "; ".join(inspection.sixteen_bit(raw, state)) or "no sign of it"),
             ("NaN or Inf", text)]
 

@@ -19,6 +19,7 @@ from transfer import workspace
 from transfer.request import Request
 from transfer.settings import Conditions, Context, TaskConfig, data_root, differences
 from transfer.tasks import Task, find
+from transfer.weights.architectures import RESNET50
 from transfer.weights.backbone import Backbone
 from transfer.weights.readers import read
 
@@ -39,7 +40,7 @@ def run(request: Request) -> Result:
 def opened(request: Request) -> Backbone:
     """Return the backbone of a request, once it is known that its records can be read."""
     workspace.require_records(Path(request.results))
-    return read(request.weights, request.format, request.name, request.encoder)
+    return read(request.weights, request.format, request.name, request.encoder, request.stem)
 
 
 def run_one(request: Request, backbone: Backbone) -> Result:
@@ -141,14 +142,15 @@ def conditions_of(request: Request) -> Conditions:
 def make_draft(request: Request, backbone: Backbone, config: TaskConfig, conditions: Conditions) -> Result:
     """Return the record to be, with metrics still empty. Reads the data's listing, so bad data stops here."""
     task = find(request.task)
+    usual, used = (each.fitted(backbone).resolved() for each in (task.config, config))
     data = task.protocol.data(config, conditions)
-    used = config.resolved()
     counts = differences(task.counts, data["counts"])
-    scaled = differences(task.config.resolved(), used)
+    scaled = differences(usual, used)
     scaled.update({f"data.{key}": pair for key, pair in counts.items()})
     return Result(
         schema=SCHEMA, task=task.name, version=task.version,
-        backbone={"name": backbone.name, "format": backbone.format, "sha256": backbone.sha256}, metrics={},
+        backbone={"name": backbone.name, "format": backbone.format, "sha256": backbone.sha256,
+                  **({} if backbone.arch == RESNET50 else {"arch": backbone.arch.name})}, metrics={},
         config=used, scaled=scaled, seed=request.seed, origin="measured",
         source=request.source or f"transfer.execution.run({request})", **workspace.code_version(),
         packages=workspace.packages(), device=workspace.describe_device(conditions.device, conditions.gpus),
@@ -173,7 +175,8 @@ def check_text(draft: Result, record: Path, out: Path) -> str:
     """Return the text of --check: what would run, on what, and in what it departs from the task's default."""
     backbone = draft.backbone
     lines = [f"{draft.task} seed {draft.seed}",
-             f"  weights {backbone['name']} ({backbone['format']}, sha256 {backbone['sha256'][:12]})",
+             f"  weights {backbone['name']} ({backbone['format']}, {draft.arch}, sha256"
+             f" {backbone['sha256'][:12]})",
              f"  data    {draft.data['name']} {draft.data['counts']}",
              f"  record  {record}{' (stored)' if record.exists() else ''}", f"  output  {out}"]
     lines += [f"  scaled  {key}: default {usual}, here {used}" for key, (usual, used) in draft.scaled.items()]

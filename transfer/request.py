@@ -12,7 +12,7 @@ LEAST = {"seed": 0, "num_gpus": 1, "workers": 0}
 class Request:
     """One task on one backbone with one seed; the names are those of transfer/run.py's flags.
 
-    task: a name of the catalogue. weights: checkpoint of a ResNet-50, or "random". format, encoder: where
+    task: a name of the catalogue. weights: checkpoint of a ResNet, or "random". format, encoder, stem: where
     the file leaves a choice. name: the backbone's in tables, None for the file's stem. data: the data root,
     None for $DETECTRON2_DATASETS, else datasets/. output: the run's own folder, None for one under output/.
     results: folder of the records. pairs: flat KEY VALUE words that change the config. num_gpus: GPUs, or
@@ -30,6 +30,7 @@ class Request:
     weights: str | Path
     format: str | None = None
     encoder: str | None = None
+    stem: str | None = None
     name: str | None = None
     data: str | Path | None = None
     output: str | Path | None = None

@@ -32,14 +32,16 @@ from transfer.settings import differences
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser; the README shows each flag in use."""
     parser = launcher.CommandLine(
-        description="Run transfer tasks on a ResNet-50 backbone.", allow_abbrev=False,
+        description="Run transfer tasks on a ResNet backbone.", allow_abbrev=False,
         parents=[launcher.flags()],
         epilog="KEY VALUE pairs change the task's config; such a run is recorded as scaled.")
     parser.add_argument("--list", action="store_true", help="list the tasks and exit")
     parser.add_argument("--task", help="a task's name, several with commas between, or 'all'")
-    parser.add_argument("--weights", help="checkpoint of a ResNet-50, or 'random' for random initialisation")
+    parser.add_argument("--weights", help="checkpoint of a ResNet, or 'random' for a random ResNet-50")
     parser.add_argument("--format", help="checkpoint format, where it is not recognised by itself")
     parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
+    parser.add_argument("--stem", choices=("imagenet", "cifar", "small"),
+                        help="of the network, where the checkpoint does not say it (docs/weights.md)")
     parser.add_argument("--name", help="name of the backbone in tables (default: the file's stem)")
     parser.add_argument("--data", help="data root (default: $DETECTRON2_DATASETS, else datasets/)")
     parser.add_argument("--output", help="folder for logs, checkpoints, pictures (default: output/TASK/...)")

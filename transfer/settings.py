@@ -46,6 +46,11 @@ class TaskConfig:
         values = dataclasses.asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
+    def fitted(self: Own, backbone) -> Own:
+        """Return this config as it is for a Backbone, whose architecture decides some settings of detection.
+        Raises ValueError where the two do not go together."""
+        return self
+
     def rescaled(self: Own, processes: int) -> Own:
         """Return this config for another number of processes than the protocol's, by the linear rule.
         Raises ValueError where the protocol has no such rule."""

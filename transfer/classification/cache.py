@@ -29,24 +29,26 @@ SLICE = 16384  # rows that travel to rank 0 at once, of all ranks together; 134 
 
 
 def collect(backbone, sets: list[Samples], pipeline: Pipeline, context, device) -> list:
-    """[(features, labels) of each set]: this rank's contiguous part, (n, pipeline.dimensions) float32 (or
-    float64 for that precision) and (n, ...), on the CPU. From context.cache where they are there, and kept
-    there where not. Every rank calls it; ValueError for a pipeline that cannot be."""
+    """[(features, labels) of each set]: this rank's contiguous part, (n, pipeline.dimensions(...)) float32
+    (or float64 for that precision) and (n, ...), on the CPU. From context.cache where they are there, and
+    kept there where not. Every rank calls it; ValueError for a pipeline that cannot be."""
     pipeline.check()
     found, network = [], None
+    dimensions = pipeline.dimensions(backbone.arch)
+    kind = row_type(dimensions, pipeline.precision)
     with tf32(allowed=False):
         for samples in sets:
             rows = part(range(len(samples)))
             path = context.cache and place(context.cache, backbone, samples, pipeline)
-            features = path and read(path, rows, len(samples), pipeline)
+            features = path and read(path, rows, len(samples), kind)
             if features is None:
                 network = network or pooled(freeze(backbone, device, pipeline.precision), pipeline.pooling)
                 images = Images(samples, pipeline.image_size, augment=False, resize=pipeline.resize)
                 features, _ = extract(network, images, context, device, pipeline.precision,
-                                      f"features of {samples.source}", pipeline.dimensions)
+                                      f"features of {samples.source}", dimensions)
                 assert_frozen(network, backbone, pipeline.precision)
                 if path:
-                    write(path, features, pipeline)
+                    write(path, features, kind)
             found.append((features, torch.from_numpy(samples.labels[rows.start:rows.stop])))
     return found
 
@@ -75,20 +77,20 @@ def place(folder: Path, backbone, samples: Samples, pipeline: Pipeline) -> Path:
     return folder / backbone.sha256[:16] / f"{digest.hexdigest()[:32]}.npy"
 
 
-def row_type(pipeline: Pipeline) -> np.dtype:
+def row_type(dimensions: int, precision: str) -> np.dtype:
     """A row of a file: the features and their CRC-32."""
-    kind = "<f8" if pipeline.precision == "float64" else "<f4"
-    return np.dtype([("features", kind, (pipeline.dimensions,)), ("check", "<u4")])
+    kind = "<f8" if precision == "float64" else "<f4"
+    return np.dtype([("features", kind, (dimensions,)), ("check", "<u4")])
 
 
-def read(path: Path, rows: range, count: int, pipeline: Pipeline) -> torch.Tensor | None:
+def read(path: Path, rows: range, count: int, kind: np.dtype) -> torch.Tensor | None:
     """These rows of a file of `count`; None on every rank where one of them finds none, or a damaged one."""
     features = None
     try:
         if path.exists() and not path.is_file():
             raise ValueError("a folder or device")
         stored = np.lib.format.open_memmap(path, mode="r")  # takes no pickled objects
-        if stored.dtype != row_type(pipeline) or stored.shape != (count,):
+        if stored.dtype != kind or stored.shape != (count,):
             raise ValueError(f"{stored.shape} rows of {stored.dtype}")
         own = stored[rows.start:rows.stop]
         features = np.array(own["features"])
@@ -103,12 +105,12 @@ def read(path: Path, rows: range, count: int, pipeline: Pipeline) -> torch.Tenso
     return torch.from_numpy(features) if hits == world_size() else None
 
 
-def write(path: Path, own: torch.Tensor, pipeline: Pipeline) -> None:
+def write(path: Path, own: torch.Tensor, kind: np.dtype) -> None:
     """Rank 0 writes the rows of all ranks, in order, in slices, so that no rank ever holds the whole set.
 
     The file appears whole or not at all; an OSError (a full disk, no permission) becomes a line.
     """
-    counts, kind = row_counts(len(own)), row_type(pipeline)
+    counts = row_counts(len(own))
     slices = gathered(own, counts)
     try:
         if is_main():

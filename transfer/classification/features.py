@@ -10,10 +10,10 @@ from torch import nn
 
 from transfer.classification.images import RESIZES, Images, OrderedBatches, loader, normalised, part, read
 from transfer.classification.journal import bar
+from transfer.weights.architectures import Architecture
 from transfer.weights.backbone import Backbone, build
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-DIMENSIONS = 2048  # average pool of a ResNet-50
 POOLINGS = ("average", "res5")
 BATCH_SIZE = 128   # images in one forward pass of an extraction; no part of any protocol
 CHECK = "frozen backbone changed during the run"
@@ -30,7 +30,8 @@ def dtype_of(precision: str) -> torch.dtype:
 class Pipeline:
     """Everything between an image file and its frozen features; see the fields of the same names in the
     protocols' configs. pooling "average": over all of res5; "res5": 6 x 6 windows, stride 1, in channel
-    order, 8192 values at 224 px (VISSL eval_resnet_8gpu_transfer_voc07_svm.yaml, mmselfsup MultiPooling).
+    order, 8192 values of a ResNet-50 at 224 px (VISSL eval_resnet_8gpu_transfer_voc07_svm.yaml, mmselfsup
+    MultiPooling).
     """
     image_size: int = 224
     resize: str = "crop"
@@ -43,18 +44,18 @@ class Pipeline:
         for name, known in (("resize", RESIZES), ("pooling", POOLINGS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
-        if self.dimensions < 1:
+        if self.pooling == "res5" and self.image_size < 161:
             raise ValueError(f"image_size: expected 161 or more for pooling res5, whose windows are 6 wide, "
                              f"found {self.image_size}")
 
-    @property
-    def dimensions(self) -> int:
-        """Values of an image's features; res5 is a 32nd of the image wide."""
-        return DIMENSIONS * (1 if self.pooling == "average" else max(0, -(-self.image_size // 32) - 5) ** 2)
+    def dimensions(self, arch: Architecture) -> int:
+        """Values of an image's features."""
+        windows = 1 if self.pooling == "average" else (-(-self.image_size // arch.stride) - 5) ** 2
+        return arch.width * windows
 
 
 def freeze(backbone: Backbone, device: torch.device, precision: str = "float32") -> nn.Module:
-    """Eval-mode network, folded, channels_last: images (n, 3, S, S) -> features (n, 2048), in that dtype."""
+    """Eval-mode network, folded, channels_last: images (n, 3, S, S) -> features (n, width), in that dtype."""
     network = build(backbone).requires_grad_(False).double()
     fold_batch_norm(network)
     return network.to(dtype_of(precision)).to(device, memory_format=torch.channels_last).eval()
@@ -82,7 +83,7 @@ def assert_frozen(network: nn.Module, backbone: Backbone, precision: str) -> Non
 
 
 def features_of(network: nn.Module, images: torch.Tensor, device, precision: str) -> torch.Tensor:
-    """images (n, 3, S, S) uint8 -> (n, 2048), float64 for that precision, else float32."""
+    """images (n, 3, S, S) uint8 -> (n, width), float64 for that precision, else float32."""
     with torch.inference_mode():
         features = network(normalised(images, device, dtype_of(precision)))
         return features.to(torch.float64 if precision == "float64" else torch.float32)
@@ -96,7 +97,7 @@ def pooled(network: nn.Module, pooling: str) -> nn.Module:
 
 
 def extract(network: nn.Module, images: Images, context, device, precision: str, text: str,
-            dimensions: int = DIMENSIONS):
+            dimensions: int):
     """This rank's contiguous part of a set: features (n, dimensions) and labels (n, ...) on the CPU.
 
     Written by sample index, so nothing is counted twice when the set does not divide by ranks or batches;

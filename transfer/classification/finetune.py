@@ -31,7 +31,7 @@ from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, local_device, world_size
 from transfer.classification import images, layouts, lists
-from transfer.classification.features import BATCH_SIZE, DIMENSIONS, dtype_of
+from transfer.classification.features import BATCH_SIZE, dtype_of
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.classification.metrics import percent, topk_correct
 from transfer.classification.training import (
@@ -132,7 +132,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     # Equal shares, as DistributedSampler makes them, matter only where each process has its own statistics.
     batches = images.TrainBatches(len(train), config.batch_size, context.seed, pad=not config.sync_batch_norm)
     alone = 1 if config.sync_batch_norm else world_size()
-    if config.image_size <= 32 and batches.size(len(batches) - 1) == alone:
+    if config.image_size <= backbone.arch.stride and batches.size(len(batches) - 1) == alone:
         raise ValueError(f"batch_size {config.batch_size} leaves batch norm one image in the last batch, "
                          f"which at image_size {config.image_size} has no variance; choose another")
     with tf32(allowed=False):
@@ -140,7 +140,8 @@ def run(backbone, config: Config, context) -> dict[str, float]:
         network = build(backbone).to(device, dtype, memory_format=torch.channels_last)
         if config.sync_batch_norm:
             network = convert_sync_batchnorm(network)
-        head = linear_head(len(train.classes), DIMENSIONS, config.initial_std, context.seed).to(device, dtype)
+        head = linear_head(len(train.classes), backbone.arch.width, config.initial_std,
+                           context.seed).to(device, dtype)
         optimizer = torch.optim.SGD([
             {"params": list(head.parameters()), "lr": config.head_learning_rate},
             {"params": list(network.parameters()), "lr": config.backbone_learning_rate},

@@ -13,29 +13,28 @@ import torch
 from torch import nn
 
 from parallel.batchnorm import convert_sync_batchnorm
-from transfer.classification.features import DIMENSIONS
 from transfer.classification.layouts import Samples, stratified
 from transfer.classification.metrics import percent, topk_correct
 from transfer.classification.training import linear_head
 
 
 class Heads(nn.Module):
-    """features (n, 2048) -> list of logits (n, classes), one of each head; batch norm, if any, is shared."""
+    """features (n, width) -> list of logits (n, classes), one of each head; batch norm, if any, is shared."""
 
-    def __init__(self, count: int, classes: int, initial_std: float, batch_norm: bool, seed: int):
+    def __init__(self, count: int, width: int, classes: int, initial_std: float, batch_norm: bool, seed: int):
         super().__init__()
-        self.norm = nn.BatchNorm1d(DIMENSIONS, affine=False) if batch_norm else nn.Identity()
-        self.layers = nn.ModuleList(linear_head(classes, DIMENSIONS, initial_std, seed) for _ in range(count))
+        self.norm = nn.BatchNorm1d(width, affine=False) if batch_norm else nn.Identity()
+        self.layers = nn.ModuleList(linear_head(classes, width, initial_std, seed) for _ in range(count))
 
     def forward(self, features):
         features = self.norm(features)
         return [layer(features) for layer in self.layers]
 
 
-def make_heads(config, classes: int, seed: int, device) -> Heads:
+def make_heads(config, width: int, classes: int, seed: int, device) -> Heads:
     """A head for each pair of `grid`, float64 for that precision, else float32."""
     dtype = torch.float64 if config.precision == "float64" else torch.float32
-    heads = Heads(len(grid(config)), classes, config.initial_std, config.batch_norm, seed)
+    heads = Heads(len(grid(config)), width, classes, config.initial_std, config.batch_norm, seed)
     return convert_sync_batchnorm(heads.to(device, dtype))
 
 
@@ -76,7 +75,7 @@ def hold_out(train: Samples, share: float, seed: int) -> tuple[Samples, Samples]
 def score(heads: Heads, number: int, features, labels, device) -> tuple[list[float], torch.Tensor]:
     """([top1, top5] in percent over all ranks, this rank's predicted classes (n,)) of one head.
 
-    features (n, 2048) and labels (n,) are this rank's part.
+    features (n, width) and labels (n,) are this rank's part.
     """
     heads.eval()
     layer, correct = heads.layers[number], torch.zeros(2, dtype=torch.int64, device=device)

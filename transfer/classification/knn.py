@@ -1,7 +1,7 @@
 """kNN on frozen features: each validation image takes the weighted vote of its nearest training images.
 
 Not in the Barlow Twins paper; reported for its checkpoint by VICReg (arXiv 2105.04906, appendix D.3, Table
-11) and mmselfsup. Features: L2-normalised 2048-d average pool, resize 256 and centre crop 224 on both sets;
+11) and mmselfsup. Features: L2-normalised average pool, resize 256 and centre crop 224 on both sets;
 vote weight exp(cosine similarity / 0.07) (mmselfsup test_knn.py, DINO's rule). Expected for Barlow Twins,
 1000 epochs, by VICReg's table: 64.8 with k = 20 and 62.9 with k = 200. VISSL's kNN is no preset: by default
 it leaves the features unnormalised.
@@ -93,8 +93,8 @@ def run(backbone, config: Config, context) -> dict[str, float]:
 def predict(bank, bank_labels, queries, classes: int, ks, temperatures, device) -> dict:
     """{(k, temperature): predicted classes (m,) on the CPU}.
 
-    bank (n_r, 2048) with bank_labels (n_r,): this rank's part of the training set, which stays where it is;
-    queries (m, 2048): all of them on every rank. Each rank finds its own nearest, then the lists are merged.
+    bank (n_r, width) with bank_labels (n_r,): this rank's part of the training set, which stays where it is;
+    queries (m, width): all of them on every rank. Each rank finds its own nearest, then the lists are merged.
     """
     most = max(ks)
     similarities, own_labels = nearest(bank, bank_labels, queries, most, device)

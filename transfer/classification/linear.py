@@ -1,4 +1,4 @@
-"""Linear evaluation: one linear layer on the frozen average-pooled features of a ResNet-50.
+"""Linear evaluation: one linear layer on the frozen average-pooled features of a ResNet.
 
 ImageNet (Barlow Twins, arXiv 2103.03230, Table 1, appendix B.1): SGD 0.9, learning rate 0.3 at batch 256,
 cosine per epoch to 0 over 100 epochs, weight decay 1e-6, random resized crops and flips; backbone in eval
@@ -46,7 +46,7 @@ from transfer.classification.training import (
 from transfer.precision import tf32
 from transfer.settings import TaskConfig
 
-# What a preset does not name is as in the default of its task; so are features, the 2048-d average pool. One
+# What a preset does not name is as in the default of its task; so are features, the average pool. One
 # that names nothing is another name of the default.
 PRESETS = {
     # P B.1, SwAV's eval_linear.py (but for 0.228 as the std of red) and mmselfsup agree.
@@ -156,7 +156,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
                          "which has no variance for batch_norm; choose another batch_size")
     with tf32(allowed=False):
         network = freeze(backbone, device, config.precision)
-        heads = make_heads(config, len(train.classes), context.seed, device)
+        heads = make_heads(config, backbone.arch.width, len(train.classes), context.seed, device)
         optimizer = optimiser_of(heads, config)
         checkpoint = Checkpoint(context, backbone, config, {"heads": heads}, optimizer, batches,
                                 len(heads.layers),
@@ -230,7 +230,7 @@ def train_epoch(network, heads, optimizer, config, factor, steps, loss_sum, batc
 
 
 def train_step(heads, optimizer, features, labels, count: int) -> torch.Tensor:
-    """One step of every head on this rank's features (n, 2048); returns the summed losses (heads,).
+    """One step of every head on this rank's features (n, width); returns the summed losses (heads,).
 
     count: images of the batch over all ranks, which may hold different numbers of them.
     """

@@ -1,7 +1,7 @@
 """VOC07 classification: one linear SVM per class on frozen features.
 
 Barlow Twins, arXiv 2103.03230, Table 3, appendix C.1, which names no more than "C by cross-validation". The
-images and layer are SwAV's (256, centre crop 224, 2048-d average pool), the rest VISSL's
+images and layer are SwAV's (256, centre crop 224, average pool), the rest VISSL's
 (svm_utils/svm_trainer.py, evaluate.py): features over (L2 norm + 1e-5), liblinear with squared hinge,
 positives weighted 2, C per class by 3-fold cross-validation on trainval, refit on all of it, area under the
 interpolated precision-recall curve on test. An image whose only objects of a class are `difficult` is a

@@ -1,6 +1,6 @@
 """A configuration held against the weights it is to start from, before a model is built.
 
-    lint(cfg, export.metadata(backbone))
+    lint(cfg, export.metadata(backbone), backbone.arch)
 
 Each of these mistakes trains without an error and costs average precision. The proof (weights/proof.py) finds
 those that change activations, but after minutes and by their effect; this names the line to change.
@@ -13,18 +13,16 @@ from transfer.weights.export import CONVENTIONS
 # Of those that get_norm knows (detectron2/layers/batch_norm.py)
 TRAINED = ("SyncBN", "BN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN")
 STAGES = (0, 1, 2, 3, 4, 5)  # FREEZE_AT: nothing, the stem, and up to res2, res3, res4, res5
-RESNET50 = {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.NUM_GROUPS": 1, "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
-            "MODEL.RESNETS.STEM_OUT_CHANNELS": 64, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
-            "MODEL.RESNETS.RES5_DILATION": 1}
 
 
-def lint(cfg, notes) -> None:
+def lint(cfg, notes, arch=None) -> None:
     """ValueError for the first key that does not fit: its value, the one expected and why, the line to write.
 
     cfg    CfgNode of Detectron2
     notes  metadata of the weights (transfer/weights/export.py): CONVENTIONS; reader, where it is known
+    arch   their Architecture, where it is known
     """
-    for key, fitting, reason in _demands(cfg, notes):
+    for key, fitting, reason in _demands(cfg, notes, arch):
         found = cfg
         for part in key.split("."):
             found = found[part]
@@ -37,12 +35,12 @@ def lint(cfg, notes) -> None:
                              f" {key} {shlex.quote(str(fitting[0]))}")
 
 
-def _demands(cfg, notes):
+def _demands(cfg, notes, arch):
     """Yield (key, the values that fit, the reason); the first value is the one to write."""
     for key in CONVENTIONS:
         yield key, [notes[key]], "the weights were trained so"
-    for key, value in RESNET50.items():
-        yield key, [value], "the weights are a standard ResNet-50's"
+    for key, value in arch.detectron2.items() if arch else ():
+        yield key, [value], f"the weights are a {arch.name}'s"
     norm = cfg.MODEL.RESNETS.NORM
     if notes.get("reader") == "random":
         yield "MODEL.RESNETS.NORM", TRAINED, "random weights come without statistics that could be frozen"

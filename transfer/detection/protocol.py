@@ -1,9 +1,10 @@
-"""Detection transfer: fine-tune Faster or Mask R-CNN from a ResNet-50 and report average precision.
+"""Detection transfer: fine-tune Faster or Mask R-CNN from a ResNet and report average precision.
 
 Barlow Twins (arXiv 2103.03230) section 3.3 and C.2, Table 4: VOC07+12 AP50 82.6, AP 56.8, AP75 63.4; COCO
 box 39.2 / 59.0 / 42.5, mask 34.3 / 56.0 / 36.5 (AP / AP50 / AP75). The settings are Detectron2 YAML in
 detection_configs/; trailing KEY VALUE pairs change them as in Detectron2's own scripts, and the pair `preset
-FILE` takes another YAML of that folder instead of the task's own, `dataset FILE` a data set of one's own.
+FILE` takes another YAML of that folder instead of the task's own, `dataset FILE` a data set of one's own. The
+weights decide depth and width.
 
     python transfer/run.py --task voc_det --weights resnet50.pth --num-gpus 8 --seeds 5
     python transfer/run.py --task voc_det --weights moco.pth preset pascal_voc_R_50_C4_24k_moco.yaml
@@ -68,6 +69,24 @@ class Config(TaskConfig):
         from transfer.detection import configuration
 
         return self.override(configuration.rescaled(configuration.build(self.yaml, self.options), gpus))
+
+    def fitted(self, backbone):
+        """Return a Config whose network is the backbone's: its keys where they are not the YAML's already.
+
+        ValueError where Detectron2 has no such network, or a pair asks for another one.
+        """
+        from transfer.detection import configuration
+        from transfer.detection.lint import lint
+        from transfer.weights.export import metadata
+
+        cfg = configuration.build(self.yaml, self.options)
+        backbone.arch.require_detector("FPN" if "fpn" in cfg.MODEL.BACKBONE.NAME else "C4")
+        values = configuration.flat(cfg)
+        own = [word for key, value in backbone.arch.detectron2.items()
+               if key not in self.options[::2] and value != values[key] for word in (key, str(value))]
+        found = dataclasses.replace(self, options=(*self.options, *own))
+        lint(configuration.build(found.yaml, found.options), metadata(backbone), backbone.arch)
+        return found
 
     def resolved(self):
         """Return {"preset": YAML, "SOLVER.BASE_LR": 0.1, ...}: every value that may change the number.

@@ -6,7 +6,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeadsExtraNorm(Res5ROIHeads):
-    """Res5ROIHeads whose res5 ends in a norm layer (N, 2048, 7, 7) of kind MODEL.RESNETS.NORM.
+    """Res5ROIHeads whose res5 ends in a norm layer (N, width, 7, 7) of kind MODEL.RESNETS.NORM.
 
     The backbone of C4 ends at res4 and this head fine-tunes res5; the norm after it lets one learning rate
     fit features of any scale (MoCo, arXiv 1911.05722, section 4.2; facebookresearch/moco

@@ -19,7 +19,6 @@ from parallel import signals
 from parallel.collectives import agree, all_reduce_sum, barrier, local_device, world_size
 from transfer.detection import configuration, curves, d2, hooks, pictures, record_files, resumption, sets
 from transfer.detection.accumulation import AccumulatingTrainer
-from transfer.detection.lint import lint
 from transfer.detection.loader import NamingMapper, TrainLoader
 from transfer.detection.norms import joint_on_cpu
 from transfer.precision import tf32
@@ -148,6 +147,7 @@ def _ddp_of(device):
 
 def run(backbone, config, context):
     """See protocol.run."""
+    config = config.fitted(backbone)
     cfg = prepare(config, context)
     identity = {**config.resolved(), "weights": backbone.sha256, "seed": context.seed}
     local_device(context.device)  # selects this process's GPU
@@ -187,7 +187,6 @@ def prepare(config, context):
 
 
 def _train_and_test(backbone, cfg, identity, context):
-    lint(cfg, export.metadata(backbone))
     if comm.is_main_process():
         export.write_detectron2(backbone, Path(cfg.MODEL.WEIGHTS))
     barrier()

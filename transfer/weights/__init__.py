@@ -1,6 +1,7 @@
 """Backbone weights: read from any known checkpoint, exported for others, proven to have lost nothing.
 
-backbone.py     the type `Backbone`, the network it belongs to, the 318 expected names and shapes
+architectures.py  every ResNet of torchvision: network, expected names and shapes, width, Detectron2's keys
+backbone.py     the type `Backbone`
 readers.py      `read`: finds the one format that fits, checks what it gives
 formats.py      READERS: one function a checkpoint format
 states.py       the parts of a reader: tensors by name, encoders

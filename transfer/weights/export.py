@@ -9,10 +9,11 @@ detectron2   .pkl, .pth: MODEL.WEIGHTS as they are. Both hold matching_heuristic
              (readers.py, so convert.py turns it into a `.pkl`); or give safetensors.torch.load_file(path) to
              Detectron2's align_and_update_state_dicts, as proof.py does.
 torchvision  .pth, .safetensors: network.load_state_dict(...) of what torch.load or safetensors.torch's
-             load_file gives; the network is a ResNet-50 whose fc is an Identity.
+             load_file gives; the network is torchvision's, its fc an Identity (architectures.py).
 timm         .pth, .safetensors: timm.create_model("resnet50", num_classes=0, checkpoint_path=path). timm's
              names are torchvision's and without classes its fc is an Identity (huggingface/
-             pytorch-image-models timm/models/resnet.py); timm/models/_helpers.py reads both endings.
+             pytorch-image-models timm/models/resnet.py); timm/models/_helpers.py reads both endings. It has
+             each architecture under torchvision's name, and none of the 3 x 3 stems.
 projector    .pth, .safetensors: load_state_dict of the official projector, an nn.Sequential, and of ours.
 
 The metadata is in Detectron2's files and, as one JSON text, in the `__metadata__` of safetensors. A plain
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from parallel.files import replacing
 from parallel.pixels import MEAN, STD
+from transfer.weights.architectures import RESNET50
 from transfer.weights.backbone import Backbone
 from transfer.weights.files import load
 from transfer.weights.naming import to_detectron2
@@ -56,14 +58,22 @@ ENDINGS = {
 
 def metadata(backbone: Backbone) -> dict:
     """Where the weights come from and what they need; plain values only. Where one of several encoders was
-    chosen, it is named, and source_sha256 is that of "<sha256 of the file>:<encoder>" (Backbone.sha256)."""
+    chosen, it is named, and source_sha256 is that of "<sha256 of the file>:<encoder>" (Backbone.sha256). What
+    is no ResNet-50, Detectron2's default, is named with the keys of Detectron2 that make it."""
     reader, _, encoder = backbone.format.partition(":")
+    network = {} if backbone.arch == RESNET50 else {"arch": backbone.arch.name, **backbone.arch.detectron2}
     return {"name": backbone.name, "source_sha256": backbone.sha256, "reader": reader,
-            **({"encoder": encoder} if encoder else {}), "converter_version": VERSION, **CONVENTIONS}
+            **({"encoder": encoder} if encoder else {}), "converter_version": VERSION, **CONVENTIONS,
+            **network}
 
 
 def tensors_of(backbone: Backbone, layout: str) -> dict[str, Tensor]:
-    """The 318 tensors under a layout's names."""
+    """The tensors under a layout's names; ValueError for a network that the layout is not made for."""
+    if layout == "detectron2":
+        backbone.arch.require_detector()
+    if layout == "timm" and backbone.arch.stem != "imagenet":
+        raise ValueError(f"{backbone.arch.name} has no form in timm, whose stem is of 7 x 7, found 3 x 3;"
+                         " convert it --to torchvision")
     return to_detectron2(backbone.state) if layout == "detectron2" else backbone.state
 
 

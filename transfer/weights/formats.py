@@ -1,4 +1,4 @@
-"""The checkpoint formats: one small function each, from what a file holds to a ResNet-50's entries.
+"""The checkpoint formats: one small function each, from what a file holds to a ResNet's entries.
 
 A reader takes the raw content (files.py) and answers None when the layout is not its own, else
 {encoder: entries under torchvision's names}; the first encoder is the one that the project's own evaluation
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import tensor
 
-from transfer.weights.backbone import expected
+from transfer.weights.architectures import ALL_NAMES
 from transfer.weights.naming import detectron2_names
 from transfer.weights.states import encoders, flat, has, layout, under
 
@@ -20,10 +20,10 @@ HEADS = ("bn.", "classifier.", "predictor.", "prototypes.", "queue", "projection
 
 @layout(lacks=("prototypes.", "projection_head.", "state_dict_ema/"))
 def from_torchvision(state):
-    """A bare ResNet-50 with or without fc, in whatever container: torchvision's own (pytorch/vision
+    """A bare ResNet with or without fc, in whatever container: torchvision's own (pytorch/vision
     torchvision/models/resnet.py), timm's, and the backbones that most methods publish, such as resnet50.pth
     of Barlow Twins. Of references/classification/train.py, which tests its average where it has one, too."""
-    if not any(name in expected() for name in state):
+    if not any(name in ALL_NAMES for name in state):
         return None
     return encoders(state, ema="model_ema/module.", backbone="")
 
@@ -60,7 +60,7 @@ def from_mixbt_checkpoint(state):
 def from_hsic(state):
     """HSIC-Barlow-Twins and Mixed Barlow Twins on small images: f, a numbered ResNet, and g, the projector
     (yaohungt/Barlow-Twins-HSIC model.py; wgcban/mix-bt model.py, the same names). Both have a 3 x 3 stem,
-    which is refused as any network for small images is."""
+    without max pooling ("cifar") for CIFAR, with it ("small") for STL-10 and Tiny ImageNet."""
     return encoders(state, backbone="f.")
 
 
@@ -165,7 +165,7 @@ def from_vissl(state):
 
 @layout("teacher/backbone.", "student/backbone.")
 def from_dino(state):
-    """checkpoint.pth of DINO's ResNet-50, {student, teacher, optimizer, ...}: backbone and head each
+    """checkpoint.pth of DINO's ResNet, {student, teacher, optimizer, ...}: backbone and head each
     (facebookresearch/dino main_dino.py:278, utils.py:594; eval_linear.py:264 evaluates the teacher)."""
     return encoders(state, teacher="teacher/backbone.", student="student/backbone.")
 
@@ -218,7 +218,7 @@ def from_detectron2_detector(state):
     an FPN (facebookresearch/detectron2 detectron2/modeling/roi_heads/roi_heads.py, Res5ROIHeads;
     detectron2/modeling/backbone/fpn.py)."""
     if "pixel_mean" in state and float(state["pixel_mean"].flatten()[0]) < 110:  # kept before version 0.4
-        raise ValueError("its pixel_mean begins with blue: it takes BGR pixels, torchvision's ResNet-50 RGB")
+        raise ValueError("its pixel_mean begins with blue: it takes BGR pixels, torchvision's ResNets RGB")
     trunk = "backbone.bottom_up." if has(state, "backbone.bottom_up.") else "backbone."
     res5 = {f"res5.{name}": value for name, value in under(state, "roi_heads.res5.").items()
             if not name.startswith("norm.")}  # the extra norm after res5 of MoCo's detectors
@@ -235,7 +235,7 @@ def _torchvision_names(entries: dict) -> dict:
 
 
 CAFFE = ("a ResNet of Caffe2 or MSRA, such as Detectron2's R-50.pkl, takes BGR pixels and has its strides in"
-         " 1 x 1 convolutions, which torchvision's ResNet-50 has not: no renaming makes it the same network."
+         " 1 x 1 convolutions, which torchvision's ResNets have not: no renaming makes it the same network."
          " Give torchvision's weights, or use the file as MODEL.WEIGHTS of a detector made for it")
 
 
@@ -247,7 +247,7 @@ def from_caffe2(_state):
 
 
 def from_lightning(raw):
-    """Any other Lightning file whose ResNet-50 is one of these attributes of its module, and only one
+    """Any other Lightning file whose ResNet is one of these attributes of its module, and only one
     (Lightning-AI/pytorch-lightning src/lightning/pytorch/trainer/connectors/checkpoint_connector.py)."""
     state = flat(raw)
     anchor = "layer1.0.conv1.weight"

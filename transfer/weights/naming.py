@@ -1,4 +1,4 @@
-"""torchvision's names of a ResNet-50 <-> Detectron2's, one to one (docs/protocols.md#conversion).
+"""torchvision's names of a ResNet <-> Detectron2's, one to one (docs/protocols.md#conversion).
 
     conv1, bn1                       stem.conv1, stem.conv1.norm
     layer1 .. layer4                 res2 .. res5
@@ -8,7 +8,7 @@
 """
 from functools import cache
 
-from transfer.weights.backbone import expected
+from transfer.weights.architectures import ALL_NAMES
 
 PARTS = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5",
          "bn1": "conv1.norm", "bn2": "conv2.norm", "bn3": "conv3.norm",
@@ -17,8 +17,8 @@ PARTS = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5",
 
 @cache
 def detectron2_names() -> dict[str, str]:
-    """The whole map, torchvision name -> Detectron2 name, in the network's order. Shared: do not modify."""
-    return {name: _detectron2_name(name) for name in expected()}
+    """The whole map, torchvision name -> Detectron2 name, for every architecture. Shared: do not modify."""
+    return {name: _detectron2_name(name) for name in ALL_NAMES}
 
 
 def _detectron2_name(name: str) -> str:
@@ -30,21 +30,17 @@ def _detectron2_name(name: str) -> str:
 
 
 def to_detectron2(state: dict) -> dict:
-    """The state under Detectron2's names; ValueError unless its names are exactly the 318 of torchvision."""
+    """The state under Detectron2's names; ValueError for a name that no ResNet of torchvision has."""
     return _renamed(state, detectron2_names(), "torchvision")
 
 
 def to_torchvision(model: dict) -> dict:
-    """The exact inverse; ValueError unless the names are exactly the 318 of Detectron2."""
+    """The exact inverse; ValueError for a name that is not Detectron2's."""
     return _renamed(model, {new: old for old, new in detectron2_names().items()}, "Detectron2")
 
 
 def _renamed(state: dict, names: dict[str, str], convention: str) -> dict:
-    missing = [name for name in names if name not in state]
-    foreign = [name for name in state if name not in names]
-    if missing or foreign:
-        faults = [f"{len(missing)} missing, first {missing[0]}"] if missing else []
-        faults += [f"{len(foreign)} unknown, first {foreign[0]}"] if foreign else []
-        raise ValueError(f"expected the 318 {convention} names of a ResNet-50 backbone,"
-                         f" found {'; '.join(faults)}")
+    if foreign := [name for name in state if name not in names]:
+        raise ValueError(f"expected {convention}'s names of a ResNet, found {len(foreign)} others, first"
+                         f" {foreign[0]}")
     return {names[name]: value for name, value in state.items()}

@@ -1,9 +1,9 @@
 """The proof that a conversion lost nothing; Detectron2 loads half a backbone with no more than a warning.
 
-(a) The file holds the 318 tensors, bit for bit, and nothing else.
-(b) Loaded by Detectron2's own checkpointer into an R50-C4 and an R50-FPN network, each is in its one place,
-    all else is as it was initialised, and res2 to res5 (a C4's res5 is in its ROI head) give the activations
-    of torchvision's layer1 to layer4 on a photograph in RGB, to 1e-4.
+(a) The file holds the backbone's tensors, bit for bit, and nothing else.
+(b) Loaded by Detectron2's own checkpointer into a C4 and an FPN detector (ResNet-18 and 34: FPN only), each
+    is in its one place, all else is as it was initialised, and res2 to res5 (a C4's res5 is in its ROI head)
+    give the activations of torchvision's layer1 to layer4 on a photograph in RGB, to 1e-4.
 (c) With red and blue swapped they do not.
 
 Files for torchvision and timm have torchvision's own names, so (a) is the whole proof. Of this wing only this
@@ -35,7 +35,7 @@ from transfer.weights.naming import detectron2_names, to_torchvision
 from transfer.weights.report import Network, Report, report_path
 
 # Beyond Detectron2's defaults, which are an R50-C4 Faster R-CNN (configs/Base-RCNN-FPN.yaml of v0.6)
-ARCHITECTURES = {
+DETECTORS = {
     "C4": {},
     "FPN": {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
             "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
@@ -84,20 +84,21 @@ def prove(backbone: Backbone, path, layout: str) -> Report:
     stage at fault."""
     notes = metadata(backbone)
     file = _check_file(backbone.state, notes, path, layout)
-    architectures = ARCHITECTURES if layout == "detectron2" else ()
-    return Report(notes, file, tuple(_prove_in(name, backbone, path) for name in architectures))
+    detectors = [name for name in DETECTORS if not (backbone.arch.basic and name == "C4")]
+    return Report(notes, file, tuple(_prove_in(name, backbone, path) for name in detectors)
+                  if layout == "detectron2" else ())
 
 
-def _prove_in(architecture: str, backbone: Backbone, path) -> Network:
+def _prove_in(detector: str, backbone: Backbone, path) -> Network:
     """(b) and (c) for a file and a detector newly built."""
-    model = _build(architecture)
+    model = _build(detector, backbone)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     _load(model, path)
     places = _check_network(backbone, model)
     for key, tensor in model.state_dict().items():
         if key not in places and not _same(tensor, before[key]):
             raise ValueError(f"{key} is no tensor of the backbone, but loading the file changed it")
-    return _network(architecture, backbone, model, places)
+    return _network(detector, backbone, model, places)
 
 
 def prove_loaded(model: nn.Module, backbone: Backbone) -> Report:
@@ -108,15 +109,15 @@ def prove_loaded(model: nn.Module, backbone: Backbone) -> Report:
             weights loaded, not wrapped in DistributedDataParallel; any device; BN, SyncBN or frozen
     Raises ValueError naming the first tensor or stage at fault.
     """
-    architecture = "FPN" if hasattr(model.backbone, "bottom_up") else "C4"
-    network = _network(architecture, backbone, model, _check_network(backbone, model))
+    detector = "FPN" if hasattr(model.backbone, "bottom_up") else "C4"
+    network = _network(detector, backbone, model, _check_network(backbone, model))
     return Report(metadata(backbone), None, (network,))
 
 
-def _network(architecture: str, backbone: Backbone, model: nn.Module, places: set[str]) -> Network:
+def _network(detector: str, backbone: Backbone, model: nn.Module, places: set[str]) -> Network:
     differences, swapped = activations.compare(backbone, model)
     rest = Counter(key.rpartition(".")[0] for key in model.state_dict() if key not in places)
-    return Network(architecture, len(places), dict(rest), differences, swapped)
+    return Network(detector, len(places), len(backbone.state), dict(rest), differences, swapped)
 
 
 def _check_file(source: dict[str, Tensor], notes: dict, path, layout: str) -> dict:
@@ -155,7 +156,8 @@ def _check_network(backbone: Backbone, model: nn.Module) -> set[str]:
             continue
         if len(found) != 1:
             raise ValueError(f"{wanted} (torchvision's {name}): expected one place in the network,"
-                             f" found {len(found)}; a ResNet-50 detector with BatchNorm layers is needed")
+                             f" found {len(found)}; a {backbone.arch.name} detector with BatchNorm layers is"
+                             " needed")
         if not _same(held[found[0]].cpu(), tensor):
             raise ValueError(f"{found[0]} in the network is not the backbone's {name}:"
                              f" {_difference(held[found[0]].cpu(), tensor)}")
@@ -175,8 +177,8 @@ def _difference(found: Tensor, wanted: Tensor) -> str:
     return f"{int((found != wanted).sum())} of {wanted.numel()} values differ"
 
 
-def _build(architecture: str) -> nn.Module:
-    """A Faster R-CNN with ResNet-50, on the CPU and configured for torchvision weights."""
+def _build(detector: str, backbone: Backbone) -> nn.Module:
+    """A Faster R-CNN with the backbone's network, on the CPU and configured for torchvision weights."""
     with warnings.catch_warnings():  # at import Detectron2 calls torch.jit.script, which announces its end
         warnings.simplefilter("ignore", FutureWarning)
         from detectron2.config import get_cfg
@@ -185,7 +187,7 @@ def _build(architecture: str) -> nn.Module:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0  # frozen layers would lose their counters
-    options = {**CONVENTIONS, **ARCHITECTURES[architecture]}
+    options = {**CONVENTIONS, **backbone.arch.detectron2, **DETECTORS[detector]}
     cfg.merge_from_list([part for pair in options.items() for part in pair])
     with torch.random.fork_rng(devices=[]):  # a proof must not change the run that follows it
         return build_model(cfg)

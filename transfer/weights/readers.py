@@ -1,10 +1,10 @@
-"""Reading a ResNet-50 backbone from a file: `read` finds the format in formats.py that fits and checks all.
+"""Reading a ResNet backbone from a file: `read` finds the format in formats.py that fits and checks all.
 
     from transfer.weights.readers import read
     backbone = read("resnet50.pth")
 
-No code from a file is run (files.py), and nothing is guessed: exactly one reader must match, the 318 tensors
-of ResNet-50 must be there in their shapes and no others, and every value must be finite.
+No code from a file is run (files.py), and nothing is guessed: exactly one reader must match, the tensors must
+be those of one architecture (architectures.py) in their shapes, and every value must be finite.
 """
 import hashlib
 from collections.abc import Mapping
@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from transfer.weights.backbone import Backbone, expected, resnet50
+from transfer.weights.architectures import ALL_NAMES, RESNET50, STEMS, Architecture, nearest
+from transfer.weights.backbone import Backbone
 from transfer.weights.files import load
 from transfer.weights.formats import NAMED_ONLY, READERS
-from transfer.weights.states import flat, has
+from transfer.weights.states import flat, has, under
 
 RANDOM_SEED = 0  # of the backbone called "random"
 
@@ -30,13 +31,15 @@ class Contents:
     format    the one reader that matched
     encoders  name -> its entries under torchvision's names, the default encoder first
     sha256    of the file
+    stem      of the network, where the file says it: a key of STEMS, else None
     """
     format: str
     encoders: dict[str, dict]
     sha256: str
+    stem: str | None = None
 
 
-def read(path, format=None, name=None, encoder=None) -> Backbone:
+def read(path, format=None, name=None, encoder=None, stem=None) -> Backbone:
     """The backbone in a file.
 
     path     of the file; or the word "random", see `random_backbone` (a file of that name is "./random")
@@ -45,25 +48,29 @@ def read(path, format=None, name=None, encoder=None) -> Backbone:
     encoder  which one, of a file with several (docs/weights.md); by default the one its project evaluates.
              Another one is part of Backbone.format, as in moco:key, and of Backbone.sha256, that of
              "<sha256 of the file>:<encoder>", so that records never mix the two
+    stem     cifar or small, of a network with a 3 x 3 first convolution where the file does not say it; then
+             part of Backbone.sha256 in the same way
     Raises FileNotFoundError, or ValueError with one line: what was expected, what was found, what to do.
     """
     if str(path) == "random":
         _require_known(format)
-        if format is not None or encoder is not None:
-            word = "format" if format is not None else "encoder"
-            raise ValueError(f"random is no file and has no {word}; leave --{word} away, or write ./random")
+        for word, value in (("format", format), ("encoder", encoder), ("stem", stem)):
+            if value is not None:
+                raise ValueError(f"random is no file and has no {word}; leave out --{word} or write ./random")
         return random_backbone(name or "random")
     contents = look(path, format)
     try:
         chosen = chosen_of(contents, encoder)
-        state = checked(contents, chosen)
+        arch, state = checked(contents, chosen, stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     sha256 = contents.sha256
-    if chosen != next(iter(contents.encoders)):
-        sha256 = hashlib.sha256(f"{sha256}:{chosen}".encode()).hexdigest()
+    told = ([chosen] if chosen != next(iter(contents.encoders)) else []) + (
+        [arch.stem] if len(arch.stems) > 1 and contents.stem is None else [])
+    for word in told:  # what the file does not say
+        sha256 = hashlib.sha256(f"{sha256}:{word}".encode()).hexdigest()
     name = name or Path(str(path).removesuffix(".tar")).stem
-    return Backbone(name, _label(contents, chosen), state, sha256, str(path))
+    return Backbone(name, _label(contents, chosen), state, sha256, str(path), arch)
 
 
 def look(path, format=None) -> Contents:
@@ -79,7 +86,14 @@ def look(path, format=None) -> Contents:
 def recognised(raw, sha256: str, format=None) -> Contents:
     """What was loaded from a file; ValueError (without its path) unless exactly one reader matches."""
     _require_known(format)
-    return Contents(*_recognise(raw, format), sha256)
+    return Contents(*_recognise(raw, format), sha256, _stem(raw))
+
+
+def _stem(raw) -> str | None:
+    """That a checkpoint of this suite's pretraining says it has."""
+    config = raw.get("config") if isinstance(raw, Mapping) else None
+    stem = config.get("stem") if isinstance(config, Mapping) else None
+    return stem if isinstance(stem, str) and stem in STEMS else None
 
 
 def _label(contents: Contents, chosen: str) -> str:
@@ -108,12 +122,13 @@ def chosen_of(contents: Contents, encoder: str | None) -> str:
 
 
 def random_backbone(name="random") -> Backbone:
-    """The "Random init" row: torchvision's default initialisation from seed 0 (He normal by fan-out; the last
-    BN of a residual branch is not zeroed). Having no file, its sha256 is that of names, shapes and values;
-    torch promises equal random numbers only for one release and platform; the hash tells when they differ."""
+    """The "Random init" row: torchvision's default initialisation of a ResNet-50 from seed 0 (He normal by
+    fan-out; the last BN of a residual branch is not zeroed). Having no file, its sha256 is that of names,
+    shapes and values; torch promises equal random numbers only for one release and platform; the hash tells
+    when they differ."""
     with torch.random.fork_rng(devices=[]):  # leaves the caller's generator where it was
         torch.manual_seed(RANDOM_SEED)
-        state = dict(resnet50().state_dict())
+        state = dict(RESNET50.network().state_dict())
     digest = hashlib.sha256()
     for key, tensor in state.items():
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -152,67 +167,72 @@ def _lacking(raw, tried: dict) -> str:
 
 
 def _nearest(raw) -> str:
-    """What comes closest in a file no reader knows: the prefix under which most names are ResNet-50's."""
+    """What comes closest in a file no reader knows: the prefix under which most names are a ResNet's."""
     if not isinstance(raw, Mapping):
         return f"expected a dictionary of tensors, found a {type(raw).__name__}"
     state = flat(raw)
     where = nearest_prefix(state)
     if where is None:
         keys = ", ".join(str(key) for key in list(raw)[:4])
-        return f"none of the 318 backbone tensors found, the first keys are {keys or 'none: it is empty'}"
-    missing = [name for name in expected() if where + name not in state]
-    lack = (f"{len(missing)} of 318 backbone tensors missing, first {missing[0]}" if missing
-            else "all 318 backbone names there")
-    return f"nearest is torchvision{f' under {where}*' if where else ''}, {lack}"
+        return f"no tensor of a ResNet found, the first keys are {keys or 'none: it is empty'}"
+    arch = nearest(under(state, where))
+    missing = [name for name in arch.expected if where + name not in state]
+    lack = (f"{len(missing)} of {len(arch.expected)} backbone tensors missing, first {missing[0]}" if missing
+            else f"all {len(arch.expected)} backbone names there")
+    return f"nearest is torchvision's {arch.name}{f' under {where}*' if where else ''}, {lack}"
 
 
 def nearest_prefix(state: Mapping) -> str | None:
-    """The prefix under which most names of the flat state are ResNet-50's; None where no name is."""
+    """The prefix under which most names of the flat state are a ResNet's; None where no name is."""
     # Whatever stands before one of these names may be the prefix; three, in case one of them is missing.
     # (layer1.0.conv1.weight proposes the prefix layer1.0. too, which then scores low.)
-    anchors = ("conv1.weight", "bn1.weight", "layer4.2.bn3.bias")
+    anchors = ("conv1.weight", "bn1.weight", "layer4.1.bn2.bias")
     prefixes = {name.removesuffix(anchor) for name in state for anchor in anchors if name.endswith(anchor)}
-    return max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in expected()),
+    return max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in ALL_NAMES),
                default=None)
 
 
-def checked(contents: Contents, chosen: str) -> dict[str, Tensor]:
-    """An encoder's 318 tensors in the network's order, copied; ValueError (without the file's path) when one
-    is missing, foreign or unusable."""
+def checked(contents: Contents, chosen: str, stem: str | None) -> tuple[Architecture, dict[str, Tensor]]:
+    """The architecture of an encoder and its tensors in the network's order, copied; ValueError (without the
+    file's path) when one is missing, foreign or unusable, or when nothing says which stem the network has."""
     state = _with_counters(contents.encoders[chosen])
-    faults = []
-    if missing := [name for name in expected() if name not in state]:
-        faults.append(f"{len(missing)} of 318 backbone tensors missing, first {missing[0]}")
-    if foreign := [name for name in state if name not in expected()]:
-        faults.append(f"{len(foreign)} foreign to ResNet-50, first {foreign[0]}")
-    if reshaped := [name for name, shape in expected().items()
+    arch = nearest(state)
+    faults, count = [], len(arch.expected)
+    if missing := [name for name in arch.expected if name not in state]:
+        faults.append(f"{len(missing)} of {count} backbone tensors missing, first {missing[0]}")
+    if foreign := [name for name in state if name not in arch.expected]:
+        faults.append(f"{len(foreign)} foreign to {arch.model}, first {foreign[0]}")
+    if reshaped := [name for name, shape in arch.expected.items()
                     if name in state and tuple(state[name].shape) != shape]:
         name = reshaped[0]
-        faults.append(f"{len(reshaped)} of another shape, first {name}: expected {expected()[name]},"
+        faults.append(f"{len(reshaped)} of another shape, first {name}: expected {arch.expected[name]},"
                       f" found {tuple(state[name].shape)}")
     if faults:
-        raise ValueError(f"read as {_label(contents, chosen)}: expected torchvision's ResNet-50, found"
-                         f" {'; '.join(faults)}{_hint(state)}. Give the weights of a standard ResNet-50")
-    return {name: _usable(name, state[name]) for name in expected()}
+        raise ValueError(f"read as {_label(contents, chosen)}: expected a ResNet of torchvision, nearest is"
+                         f" {arch.model}, found {'; '.join(faults)}. Give the weights of a standard ResNet")
+    arch = Architecture(arch.model, _chosen_stem(arch, contents.stem, stem))
+    return arch, {name: _usable(name, state[name]) for name in arch.expected}
+
+
+def _chosen_stem(arch: Architecture, said: str | None, wanted: str | None) -> str:
+    """The stem of a network whose tensors are arch's. said: by the file; wanted: by --stem."""
+    stem = wanted or said or (arch.stems[0] if len(arch.stems) == 1 else None)
+    if stem is None:
+        raise ValueError(f"a {arch.model} with a 3 x 3 stem, and the file does not say whether max pooling"
+                         " follows; pass --stem small if it does, --stem cifar if not")
+    found = arch.stems if said in (None, stem) else [said]
+    if stem not in found:
+        raise ValueError(f"expected the stem {stem}, found {' or '.join(found)}; correct --stem or leave it"
+                         " out")
+    return stem
 
 
 def _with_counters(state: Mapping) -> dict:
-    """BN counters came with PyTorch 0.4.1: torchvision's first ResNet-50 and VISSL's files have
-    none. Then all 53 start at 0, which changes no output. It is a fault if only some are missing."""
-    counters = {name: torch.tensor(0) for name in expected() if name.endswith("num_batches_tracked")}
+    """BN counters came with PyTorch 0.4.1: torchvision's first ResNets and VISSL's files have none. Then all
+    start at 0, which changes no output. It is a fault if only some are missing."""
+    counters = {f"{name.removesuffix('running_var')}num_batches_tracked": torch.tensor(0) for name in state
+                if name.endswith("running_var")}
     return dict(state) if counters.keys() & state.keys() else {**state, **counters}
-
-
-def _hint(state: Mapping) -> str:
-    """What else the weights may be of, from names and shapes; empty when nothing is known."""
-    stem = state.get("conv1.weight")
-    if stem is not None and tuple(stem.shape[2:]) == (3, 3):
-        return " (its 3 x 3 first convolution is that of networks for small images such as CIFAR)"
-    if "layer1.0.conv2.weight" in state and "layer1.0.conv3.weight" not in state:
-        return " (blocks of two convolutions: ResNet-18 or 34)"
-    if "layer3.6.conv1.weight" in state:
-        return " (more blocks: ResNet-101 or 152)"
-    return ""
 
 
 def _usable(name: str, tensor: Tensor) -> Tensor:

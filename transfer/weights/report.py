@@ -7,7 +7,6 @@ from pathlib import Path
 
 from parallel.files import write_whole
 from transfer.weights.activations import LIMIT, SIZES, SWAPPED_LIMIT
-from transfer.weights.backbone import expected
 
 
 @dataclass(frozen=True)
@@ -15,25 +14,27 @@ class Network:
     """What was proven of one detector.
 
     architecture  C4 or FPN
-    in_place      tensors in place: 318 less the counters (num_batches_tracked) that frozen BN does not keep
+    in_place      tensors in place: all less the counters (num_batches_tracked) that frozen BN does not keep
+    tensors       of the backbone
     initialised   module -> number of its tensors that do not come from the backbone
     differences   stage -> largest relative difference over all sizes
     swapped       stage -> relative difference with red and blue swapped
     """
     architecture: str
     in_place: int
+    tensors: int
     initialised: dict[str, int]
     differences: dict[str, float]
     swapped: dict[str, float]
 
     def lines(self) -> list[str]:
-        absent = len(expected()) - self.in_place
+        absent = self.tensors - self.in_place
         parts = Counter()
         for module, count in self.initialised.items():
             parts[module.partition(".")[0]] += count
         rest = ", ".join(f"{count} of {part}" for part, count in parts.items())
         sizes = " and ".join(f"{height} x {width}" for height, width in SIZES)
-        return [f"{self.architecture} network: {self.in_place} of {len(expected())} tensors in place"
+        return [f"{self.architecture} network: {self.in_place} of {self.tensors} tensors in place"
                 + (f", {absent} counters have none in frozen BN" if absent else "")
                 + f"; at initialisation {rest or 'none'}",
                 f"  activations at {sizes}: {_stages(self.differences)} apart (limit {LIMIT:.0e})",

@@ -1,0 +1,125 @@
+"""Every ResNet of torchvision, each with three stems: one record an architecture.
+
+    ARCHITECTURES["resnet50"], ARCHITECTURES["resnet18-cifar"], ARCHITECTURES["wide_resnet50_2-small"]
+
+The stem "imagenet" is torchvision's own and adds nothing to the name: a 7 x 7 convolution of stride 2 and max
+pooling. "cifar" is a 3 x 3 convolution of stride 1 without max pooling, "small" is that convolution with it
+(solo-learn's solo/methods/base.py for 32 pixels, wgcban/mix-bt model.py for 64). These two have the same
+tensors, so which of them a network has must be said.
+"""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+STEMS = {"imagenet": 32, "cifar": 8, "small": 16}  # -> by how much a network with it shrinks an image
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ResNet without its classifier.
+
+    model  torchvision's builder, such as "resnext50_32x4d"
+    stem   a key of STEMS
+    """
+    model: str
+    stem: str = "imagenet"
+
+    @property
+    def name(self) -> str:
+        """As records and ARCHITECTURES have it."""
+        return self.model if self.stem == "imagenet" else f"{self.model}-{self.stem}"
+
+    def network(self) -> nn.Module:
+        """The network up to its features: images (N, 3, H, W) float32, normalised -> (N, width).
+
+        Freshly initialised from torch's global generator; fc is an Identity, so no tensor is a classifier's.
+        """
+        network = torchvision.models.get_model(self.model, weights=None)
+        network.fc = nn.Identity()
+        if self.stem != "imagenet":
+            network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+            # as torchvision's own
+            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        if self.stem == "cifar":
+            network.maxpool = nn.Identity()
+        return network
+
+    @cached_property
+    def expected(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of each tensor, in the network's order. Shared: do not modify."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in _outline(self.model).state_dict().items()
+                  if not name.startswith("fc.")}
+        return shapes if self.stem == "imagenet" else {**shapes, "conv1.weight": (64, 3, 3, 3)}
+
+    @property
+    def width(self) -> int:
+        """Number of features: channels of layer4."""
+        return _outline(self.model).fc.in_features
+
+    @property
+    def stride(self) -> int:
+        """Pixels of an image for one of layer4, in each direction."""
+        return STEMS[self.stem]
+
+    @property
+    def stems(self) -> list[str]:
+        """The stems with which this model has the same tensors as with its own."""
+        return ["imagenet"] if self.stem == "imagenet" else ["cifar", "small"]
+
+    @property
+    def basic(self) -> bool:
+        """Whether its blocks have two convolutions (ResNet-18 and 34); the others have three."""
+        return isinstance(_outline(self.model).layer1[0], BasicBlock)
+
+    @property
+    def detectron2(self) -> dict[str, int]:
+        """The keys of Detectron2's configuration that make this network; see `require_detector`."""
+        network = _outline(self.model)
+        blocks = sum(len(getattr(network, f"layer{stage}")) for stage in (1, 2, 3, 4))
+        return {"MODEL.RESNETS.DEPTH": (2 if self.basic else 3) * blocks + 2,
+                "MODEL.RESNETS.NUM_GROUPS": network.groups,
+                "MODEL.RESNETS.WIDTH_PER_GROUP": network.base_width, "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+                "MODEL.RESNETS.RES2_OUT_CHANNELS": self.width // 8, "MODEL.RESNETS.RES5_DILATION": 1}
+
+    def require_detector(self, kind: str | None = None) -> None:
+        """ValueError unless Detectron2 has this network as the backbone of a detector of that kind: C4, FPN,
+        or None for any."""
+        if self.stem != "imagenet":
+            raise ValueError(f"{self.name} has no form in Detectron2: expected a stem of 7 x 7, found 3 x 3;"
+                             " give weights with the ImageNet stem")
+        if self.basic and kind == "C4":
+            raise ValueError(f"{self.name} has no C4 detector: expected blocks of three convolutions, as"
+                             " Detectron2's head has them, found two; take an FPN, as in --task voc_det_fpn")
+
+
+@cache
+def _outline(model: str) -> nn.Module:
+    """The network without values, on the meta device."""
+    with torch.device("meta"):
+        return torchvision.models.get_model(model, weights=None)
+
+
+MODELS = tuple(name for name in torchvision.models.resnet.__all__ if name.islower())
+ARCHITECTURES = {one.name: one for one in (Architecture(model, stem) for stem in STEMS for model in MODELS)}
+RESNET50 = ARCHITECTURES["resnet50"]  # of the papers
+ALL_NAMES = ARCHITECTURES["resnet152"].expected.keys()  # every name that any of them has
+
+
+def nearest(state: Mapping[str, Tensor]) -> Architecture:
+    """The architecture that has most of these tensors in their shapes and, of several, the fewest others. Of
+    two stems with the same tensors it is cifar."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for arch in ARCHITECTURES.values():
+        if arch.expected == shapes:  # soon found; the likeness to all takes a second
+            return arch
+
+    def likeness(arch: Architecture) -> tuple[int, int]:
+        fitting = sum(arch.expected.get(name) == shape for name, shape in shapes.items())
+        return fitting, -len(arch.expected) - sum(name not in arch.expected for name in shapes)
+
+    return max(ARCHITECTURES.values(), key=likeness)
