@@ -1,22 +1,22 @@
-"""Several processes: what pretraining and transfer both stand on.
+"""Several processes: what pretraining and transfer share.
 
-process.py      which process this is, how its errors are said; without torch
-collectives.py  sums and gathered rows, decisions that all processes take alike
+process.py      which process this is, how its errors are printed; without torch
+collectives.py  sums and gathered rows, decisions that all processes make alike
 batchnorm.py    batch normalisation over the rows of all processes
-groups.py       the group of processes: meeting, also those of torchrun and SLURM, and leaving together
+groups.py       the group of processes, also those of torchrun and SLURM: meeting and leaving together
 launch.py       starting processes on this machine
 files.py        writing a file whole
 attachments.py  the small files beside a record
 listing.py      the pictures of a folder or a text list, and their order
 pixels.py       mean and standard deviation of ImageNet's
 checkpoints.py  the file that a run resumes from
-watch.py        who is still there, and leaving together
+watch.py        which processes are still there
 signals.py      being asked to stop
 slurm.py        what SLURM says of this process
 launcher.py     the flags of --launcher slurm; jobs.py submits jobs and waits for them
 """
 import os
 
-# torch reports each lost connection with a C++ stack of thirty lines; what happened is said by watch.py, in
-# one. torch reads the level when it is first imported.
+# torch reports each lost connection with a C++ stack of thirty lines; watch.py says in one line what
+# happened. torch reads the level when it is first imported.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")

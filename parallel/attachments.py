@@ -1,4 +1,4 @@
-"""Small files that a task leaves for its record, in out/record: their names and forms, for both sides.
+"""Small files that a task leaves for its record, in out/record: their names and forms, for writer and reader.
 
     curve.json      a list of rows {"epoch" or "iteration": n, name: number or null, ...}
     per_class.json  {class: {metric: percent or null}}
@@ -6,7 +6,7 @@
     sweep.json      a list of rows {name of a setting or figure: number or bool}, one for each head
     picture.jpg     e.g. detections, drawn
 
-Each may be missing. What the tables' figures rest on is the record alone. Needs no torch.
+Each may be missing. The tables' figures come from the record alone. Needs no torch.
 """
 import json
 from dataclasses import dataclass, field
@@ -42,7 +42,8 @@ def attach(folder: Path, name: str, content) -> None:
 
 
 def read_attachments(folder: Path) -> tuple[Attachments, list[str]]:
-    """The files of a folder, and a line for each that is damaged or of another form, which is left out."""
+    """Return the files of a folder, and a line for each that is damaged or of another form, which is left
+    out."""
     found: dict[str, object] = {}
     problems = []
     for name, fits in FORMS.items():
@@ -63,7 +64,7 @@ def read_attachments(folder: Path) -> tuple[Attachments, list[str]]:
 
 
 def _parsed(text):
-    """Average precision of a class without objects is NaN, which is as good as none."""
+    """Parse JSON. NaN, the average precision of a class without objects, becomes None."""
     return json.loads(text, parse_constant=lambda name: None)
 
 

@@ -1,9 +1,10 @@
 """The file that a run resumes from: written whole, read with suspicion, and compared with what the run has
 built before any of that is changed.
 
-A run's folder outlives processes, machines and disks, and may have been copied, cut off or filled by others.
-So a file must be a regular one of that folder, every checksum of its archive must hold (torch.load compares
-none), no code of it is run (weights_only), and each name, shape and type must be what the run expects.
+A run's folder outlives processes, machines and disks, and others may have copied, truncated or filled it. So
+the file must be a regular file of that folder, and every checksum of its archive must hold (torch.load
+compares none). No code from it is run (weights_only), and each name, shape and type must be what the run
+expects.
 """
 import stat
 import zipfile
@@ -15,15 +16,15 @@ from parallel.files import remove_drafts, replacing
 
 
 def write(state, path) -> None:
-    """torch.save that leaves either the old file or the whole new one, whenever it is interrupted."""
+    """Save like torch.save, leaving either the old file or the whole new one whenever it is interrupted."""
     remove_drafts(path)  # each is as large as the file, and a run is alone in its folder
     with replacing(path) as draft, open(draft, "wb") as file:
         torch.save(state, file)
 
 
 def regular(path) -> Path:
-    """The path itself. ValueError unless it is a regular file that lies in its folder; a link may point to
-    another file of that folder."""
+    """Return the path itself. Raises ValueError unless it is a regular file in its folder; a link may point
+    to another file of that folder."""
     path = Path(path)
     try:
         kind = path.stat().st_mode
@@ -37,7 +38,8 @@ def regular(path) -> Path:
 
 
 def read(path, keys) -> dict:
-    """What `write` left at path, on the CPU: a dict with at least these keys. ValueError if it is none."""
+    """Return what `write` left at path, on the CPU: a dict with at least these keys. Raises ValueError if it
+    is not one."""
     path = regular(path)
     try:
         with open(path, "rb") as file:
@@ -58,8 +60,8 @@ def read(path, keys) -> dict:
 
 
 def unlike(found, wanted, name: str) -> str:
-    """The first place where `found` has other names, kinds, shapes or types than `wanted`, in words; "" where
-    there is none. Both are nested dicts and lists of tensors and plain values, as a state_dict is."""
+    """Return the first place where `found` has other names, kinds, shapes or types than `wanted`, in words,
+    or "". Both are nested dicts and lists of tensors and plain values, like a state_dict."""
     if isinstance(wanted, torch.Tensor):
         if not isinstance(found, torch.Tensor) or _form(found) != _form(wanted):
             return f"{name}: expected {_form(wanted)}, found {_form(found)}"
@@ -89,15 +91,15 @@ def _form(value) -> str:
 
 
 def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, ...], fresh=False) -> dict:
-    """What `optimizer` may load of a file's `found`. ValueError where the two do not fit.
+    """Return what `optimizer` may load of a file's `found`. Raises ValueError if the two do not fit.
 
-    slots: the names of the tensors that it keeps of each parameter. fresh: it may be without any, not having
-    made a step. Options but the learning rate must be those that the run has built; one that the file lacks
-    counts as built, and one that the run does not know is left out.
+    slots: the names of the tensors that it keeps for each parameter. fresh: it has not made a step, so it may
+    have none. All options except the learning rate must be those of the run. An option that the file lacks
+    counts as the run's, and one that the run does not know is left out.
     """
     built = optimizer.state_dict()["param_groups"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    # A slot is like its parameter, but for the count of steps.
+    # A slot has its parameter's shape, except for the count of steps.
     states = {number: {slot: torch.zeros(()) if slot == "step" else p for slot in slots}
               for number, p in enumerate(parameters) if slots}
     if fresh and isinstance(found, dict) and found.get("state") == {}:
@@ -116,14 +118,15 @@ def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, .
 
 
 def require_like(found, wanted, name: str) -> None:
-    """ValueError where `unlike` finds a difference."""
+    """Raise ValueError if `unlike` finds a difference."""
     trouble = unlike(found, wanted, name)
     if trouble:
         raise ValueError(trouble)
 
 
 def difference(old: dict, new: dict) -> str:
-    """"batch_size 256, now 512; ..." for what differs between two recipes given as dicts; "" when equal."""
+    """Return "batch_size 256, now 512; ..." for what differs between two recipes given as dicts, "" if
+    nothing does."""
     # By their text, since a file may hold tensors, whose comparison is a tensor again.
     names = [name for name in {**old, **new} if repr(old.get(name)) != repr(new.get(name))]
     return "; ".join(f"{name} {old.get(name, 'absent')}, now {new.get(name, 'absent')}" for name in names)

@@ -13,17 +13,18 @@ from parallel.process import in_group, is_main, rank
 
 
 def world_size() -> int:
-    """Number of processes that take part in collectives; 1 outside a group."""
+    """Return the number of processes that take part in collectives, 1 outside a group."""
     return dist.get_world_size() if in_group() else 1
 
 
 def barrier() -> None:
-    """Wait for all processes. Goes through gloo, so that it needs no GPU and blocks the host for certain."""
+    """Wait for all processes. It uses gloo, so it needs no GPU and always blocks the host."""
     all_reduce_sum(torch.zeros(1))
 
 
 def local_device(device: str) -> torch.device:
-    """"cuda" -> this process's own GPU, "cpu" -> the CPU. ValueError when there is no such GPU."""
+    """Return this process's own GPU for "cuda", the CPU for "cpu". Raises ValueError if there is no such
+    GPU."""
     if device == "cpu":
         return torch.device("cpu")
     if device != "cuda":
@@ -39,7 +40,7 @@ def local_device(device: str) -> torch.device:
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum over processes, in place; returns the same tensor. Invisible to autograd."""
+    """Sum over processes, in place. Returns the same tensor. Invisible to autograd."""
     if world_size() > 1:
         with torch.no_grad():
             dist.all_reduce(tensor)
@@ -47,14 +48,14 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_reduce_max(tensor: torch.Tensor) -> torch.Tensor:
-    """Largest value over processes, in place; returns the same tensor."""
+    """Take the largest value over processes, in place. Returns the same tensor."""
     if world_size() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
 
 
 def row_counts(rows: int) -> list[int]:
-    """How many rows each process holds, by rank."""
+    """Return how many rows each process holds, by rank."""
     if world_size() == 1:
         return [rows]
     counts = torch.zeros(world_size(), dtype=torch.int64)
@@ -64,9 +65,10 @@ def row_counts(rows: int) -> list[int]:
 
 @torch.no_grad()
 def all_gather_rows(tensor: torch.Tensor, counts: list[int] | None = None) -> torch.Tensor:
-    """(n_r, ...) on each rank -> (sum of n_r, ...), ranks in order; unequal n_r allowed, no autograd.
+    """Gather (n_r, ...) of each rank into (sum of n_r, ...), in the order of ranks. n_r may differ. No
+    autograd.
 
-    counts: the n_r where they are known already (`row_counts`), which saves asking for them.
+    counts: the n_r if they are known (`row_counts`), which saves a collective.
     """
     tensor = tensor.detach()
     if world_size() == 1:
@@ -74,7 +76,7 @@ def all_gather_rows(tensor: torch.Tensor, counts: list[int] | None = None) -> to
     counts = row_counts(len(tensor)) if counts is None else counts
     most = max(counts)
     padded = tensor.contiguous()
-    if len(tensor) < most:  # gloo and NCCL want the same shape from everybody
+    if len(tensor) < most:  # gloo and NCCL need the same shape from every process
         padded = torch.cat([padded, padded.new_zeros(most - len(tensor), *tensor.shape[1:])])
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
@@ -95,18 +97,19 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """all_gather_rows whose backward hands each process its own rows. Right where every process computes the
-    same value from the gathered rows, and parameter gradients are summed afterwards."""
+    """Gather rows as all_gather_rows, with a backward that returns to each process the gradient of its own
+    rows. This is right if every process computes the same value from the gathered rows and parameter
+    gradients are summed afterwards."""
     return _GatherRows.apply(tensor)
 
 
-# Decisions that all processes take alike
+# Decisions that all processes make alike
 
-USER_ERRORS = (ValueError, OSError)  # their message is the whole story; of others it is a bug's
+USER_ERRORS = (ValueError, OSError)  # their message is the whole story; any other error is a bug
 
 
 def gather(value) -> list:
-    """Every process's value, by rank. For small things that can be pickled."""
+    """Return every process's value, by rank. For small things that can be pickled."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -137,12 +140,12 @@ def agree(function, *args, main_only: bool = False):
 
 
 def of_main(value):
-    """The main process's value, in every process."""
+    """Return the main process's value, in every process."""
     return gather(value)[0]
 
 
 def require_same(value, difference) -> None:
-    """ValueError in every process where one has another value than the main one. difference(mine, main's)
+    """Raise ValueError in every process if one has another value than the main one. difference(mine, main's)
     says in words what differs and what to do."""
     first, *others = gather(value)
     for number, other in enumerate(others, 1):

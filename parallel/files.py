@@ -1,7 +1,7 @@
-"""Files written whole: wherever the writer is stopped, there is the old file or the new one, never a part.
+"""Files written whole: wherever the writer is stopped, the old file or the new one is there, never a part.
 
-What is being written has a hidden name beside its place, `.STEM.<16 hex digits>.part.SUFFIX`, which no other
-process or machine draws. A writer that is killed leaves at most that. Needs no torch.
+While it is written, a file has a hidden name beside its place, `.STEM.<16 hex digits>.part.SUFFIX`, which no
+other process or machine draws. A killed writer leaves at most that file. Needs no torch.
 """
 import contextlib
 import glob
@@ -13,10 +13,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
-    """A name for the block to write to, whose file takes path's place, on the disk, if the block ends well.
+    """Yield a name for the block to write to. If the block ends well, that file replaces path, on the disk.
 
-    overwrite False: FileExistsError, and nothing is changed, where path exists by then. FileNotFoundError
-    where its folder does not exist.
+    overwrite False: raises FileExistsError if path exists by then, and changes nothing. Raises
+    FileNotFoundError if the folder does not exist.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -29,20 +29,20 @@ def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]
             os.replace(draft, path)
         else:
             _claim(draft, path)
-        _sync(path.parent)  # the new name, too, is to outlive a power cut
+        _sync(path.parent)  # the new name must survive a power cut, too
     finally:
         draft.unlink(missing_ok=True)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes, overwrite: bool = True) -> None:
-    """Write a file of that content, text as UTF-8, as `replacing`. Makes the folder where there is none."""
+    """Write a file of that content, text as UTF-8, like `replacing`. Creates the folder if necessary."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, overwrite) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def remove_drafts(path: str | os.PathLike) -> None:
-    """Remove what killed writers left of path. Only for whoever is path's only writer."""
+    """Remove what killed writers left of path. Only path's sole writer may call it."""
     path = Path(path)
     for draft in path.parent.glob(f".{glob.escape(path.stem)}.{'[0-9a-f]' * 16}.part{path.suffix}"):
         draft.unlink()
@@ -59,7 +59,7 @@ def _claim(draft: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have a file or a folder on the disk."""
+    """Flush a file or a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -18,14 +18,14 @@ from parallel.process import in_group
 from parallel.slurm import adopt_slurm
 from parallel.watch import Story, Watch
 
-# Of one collective, long, since one process may evaluate COCO while the others wait. That a process is gone
-# is known much earlier, by watch.py.
+# Of one collective: long, since one process may evaluate COCO while the others wait. watch.py notices much
+# earlier if a process is gone.
 COLLECTIVE_MINUTES = 30
 JOIN_SECONDS = 300  # for all processes to come together
 
 
 class WorkerError(RuntimeError):
-    """A process ended for something else than a user's mistake."""
+    """A process ended for another reason than a user's mistake."""
 
 
 _watch: Watch | None = None  # of the group that this process is in
@@ -33,11 +33,11 @@ _watch: Watch | None = None  # of the group that this process is in
 
 @contextlib.contextmanager
 def joined():
-    """Be in the group of the processes that torchrun or SLURM started, inside the block; elsewhere nothing.
+    """Join the group of processes that torchrun or SLURM started, inside the block. Without one, do nothing.
 
-    An error that leaves the block in one process is raised in all of them, as ValueError where it is a
-    user's and else as WorkerError; so is Stopped. Rank 0 is to say it: in the others `spoken` is True. After
-    an error the group is left as it is, since leaving in order could wait for ever; the process is to end by
+    An error that leaves the block in one process is raised in all of them: a user's error as ValueError, any
+    other as WorkerError. The same holds for Stopped. Rank 0 prints it; in the others `spoken` is True. After
+    an error the group stays as it is, since leaving in order could wait for ever; the process must end with
     `process.last`.
     """
     adopt_slurm()
@@ -65,8 +65,8 @@ def joined():
 
 
 def _place() -> tuple[int, int]:
-    """RANK and WORLD_SIZE. ValueError where one is there without the other, or they do not fit, and where
-    nothing says where to meet."""
+    """Return RANK and WORLD_SIZE. Raises ValueError if only one is set, if they do not fit, or if nothing
+    says where to meet."""
     found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
     if not any(found.values()):
         return 0, 1
@@ -85,8 +85,8 @@ def _place() -> tuple[int, int]:
 
 @functools.cache
 def _meeting_point(rank, size):
-    """The store through which the processes meet, one for all groups of this process. torchrun has made it;
-    else rank 0 does."""
+    """Return the store through which the processes meet, one for all groups of this process. torchrun has
+    created it, or rank 0 does."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
@@ -99,15 +99,15 @@ def _meeting_point(rank, size):
 
 
 def _alone(message: str) -> ValueError:
-    """An error before there is a group: nobody else says it."""
+    """Return an error from before there is a group, so that no other process prints it."""
     error = ValueError(message)
     error.spoken = False
     return error
 
 
 def join(store, rank: int, size: int, tell) -> Watch:
-    """Form a group of `size` processes that share a store; returns this one's watch, already going. tell: see
-    Watch. ValueError where they do not all come within JOIN_SECONDS."""
+    """Form a group of `size` processes that share a store. Returns this process's watch, already started.
+    tell: see Watch. Raises ValueError if they do not all arrive within JOIN_SECONDS."""
     global _watch
     store = dist.PrefixStore(_meet(store, rank, size), store)
     watch = Watch(store, rank, size, tell)
@@ -136,11 +136,11 @@ def leave() -> None:
 
 
 def _meet(store, rank, size) -> str:
-    """A new name for this meeting of processes, the same in each of them.
+    """Return a new name for this meeting of processes, the same in each of them.
 
-    torchrun keeps one store for all its rounds, in which the addresses of processes that are gone still stand
-    (pytorch issue 135712). So each process has a token, rank 0 calls those that it has found, and only who
-    hears its own token has met the others.
+    torchrun keeps one store for all its rounds, and it still holds the addresses of processes that are gone
+    (pytorch issue 135712). So each process has a token, rank 0 calls the tokens that it has found, and a
+    process has met the others only if it hears its own token.
     """
     token, deadline = secrets.token_hex(8), time.monotonic() + JOIN_SECONDS
     absent, old = [0], store.get("call") if store.check(["call"]) else None
@@ -166,7 +166,7 @@ def _meet(store, rank, size) -> str:
 
 
 def error_of(story: Story, spoken: bool) -> BaseException:
-    """The story as an exception. spoken: whether another process says it."""
+    """Return the story as an exception. spoken: whether another process prints it."""
     if story.kind == "stopped":
         error = signals.Stopped(story.number)
     else:
@@ -178,7 +178,7 @@ def error_of(story: Story, spoken: bool) -> BaseException:
 
 
 def _say_and_leave(story: Story):
-    """End a joined process whose main thread cannot."""
+    """End a joined process whose main thread cannot end itself."""
     if story.kind == "stopped":
         status = signals.farewell(story.number) if _watch.speaks(story) else signals.status(story.number)
     else:

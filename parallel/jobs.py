@@ -1,10 +1,10 @@
-"""A command as jobs of a SLURM cluster instead of here: submitted through submitit, and waited for.
+"""A command run as jobs of a SLURM cluster: submitted through submitit, and waited for.
 
 submitit's files are in FOLDER/slurm, which the nodes must share: ID_submission.sh, ID_submitted.pkl and, for
 each process, ID_RANK_log.out. In a job srun starts the tasks, and every task becomes the command itself
 (exec), as if it had been typed after `srun` (see slurm.py). So the exit status is the command's. SIGUSR1,
-which SLURM sends before the time limit, reaches the command and no handler of submitit's: a run saves and
-requeues itself (see signals.py), and the same job goes on.
+which SLURM sends before the time limit, reaches the command and not a handler of submitit: a run saves and
+requeues itself (see signals.py), and the same job continues.
 """
 import collections
 import contextlib
@@ -30,7 +30,7 @@ LOG_LINES = 20
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """What one job does: script and arguments; again: those of another try after a failure."""
+    """What one job runs. command: script and arguments; again: those of another try after a failure."""
     name: str
     command: list[str]
     again: list[str]
@@ -75,7 +75,7 @@ def run(cells, cluster, folder, name, workers, plan=False) -> int:
 
 
 def make_executor(cluster, folder, name, workers):
-    """submitit's executor with everything set. ValueError where it or SLURM is not there."""
+    """Return submitit's executor with everything set. Raises ValueError if submitit or SLURM is missing."""
     try:
         from submitit import SlurmExecutor
     except ImportError:
@@ -90,7 +90,7 @@ def make_executor(cluster, folder, name, workers):
 
 
 def script(cells, executor) -> str:
-    """The job script as it would be submitted, and what its tasks become."""
+    """Return the job script as it would be submitted, and what its tasks become."""
     if len(cells) > 1:
         executor.parameters["map_count"] = len(cells)
     text = executor._make_submission_file_text(executor._submitit_command_str, "")
@@ -103,7 +103,7 @@ def submit(commands, executor) -> list:
     """Submit commands as one job or one array -> submitit's jobs. ValueError with sbatch's own message."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.helpers import clean_env, environment_variables
-    # A job that is submitted from within another one must not inherit that one's SLURM_ variables.
+    # A job that is submitted from inside another one must not inherit its SLURM_ variables.
     kept = {name: value for name, value in os.environ.items()
             if name == "SLURM_CONF" or name.startswith("SBATCH_")}
     calls = [functools.partial(os.execv, sys.executable, [sys.executable, "-u", *command])
@@ -116,10 +116,10 @@ def submit(commands, executor) -> list:
 
 
 def wait(jobs: dict, again, retries: int) -> dict:
-    """Wait for jobs {Cell: submitit's job} and say what becomes of them; again(cell) submits one once more.
+    """Wait for jobs {Cell: submitit's job} and print what becomes of them; again(cell) submits one again.
 
-    Returns {Cell: (job, State)} of those that failed: after as many further tries as `retries` says, and none
-    where somebody cancelled the job or the command refused to begin.
+    Returns {Cell: (job, State)} of those that failed. A job gets `retries` further tries, but none if
+    somebody cancelled it or the command refused to begin.
     """
     jobs, failed, said, tries = dict(jobs), {}, {}, collections.Counter()
     start = time.monotonic()
@@ -148,7 +148,8 @@ def wait(jobs: dict, again, retries: int) -> dict:
 
 
 def states() -> dict[str, State] | None:
-    """The states of this user's jobs by number ("12", or "12_0" in an array); None without an answer."""
+    """Return the states of this user's jobs by number ("12", or "12_0" in an array), or None without an
+    answer."""
     answer = subprocess.run(["squeue", "--me", "--states=all", "--array", "--noheader",
                              "--Format=JobArrayID:40,State:20,exit_code:20"], capture_output=True, text=True)
     if answer.returncode:
@@ -158,19 +159,20 @@ def states() -> dict[str, State] | None:
 
 
 def exit_status(code: str) -> int:
-    """squeue's exit_code, as wait(2) gives it or as STATUS:SIGNAL -> exit status, 128 + N of signal N."""
+    """Convert squeue's exit_code, in the form of wait(2) or STATUS:SIGNAL, to an exit status; 128 + N for
+    signal N."""
     status, colon, number = code.partition(":")
     wait_status = int(status) << 8 | int(number) if colon else int(code)
     return wait_status >> 8 or (wait_status and 128 + (wait_status & 127))
 
 
 def log_of(job) -> Path:
-    """What the first process of a job prints."""
+    """Return the log of a job's first process."""
     return job.task(0).paths.stdout
 
 
 def report(cell, job, state) -> str:
-    """Which cell failed, why, and the end of its log."""
+    """Return which cell failed, why, and the end of its log."""
     try:
         lines = log_of(job).read_text(errors="replace").splitlines()[-LOG_LINES:]
     except FileNotFoundError:

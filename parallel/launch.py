@@ -87,8 +87,8 @@ def _worker(function, number, processes, port, pipe, args):
 
 
 def _wait(workers, pipes, heard):
-    """Return when all workers ended well; raise one error for the first that did not. Stop signals are passed
-    on; before all workers are ready for them, they end the call."""
+    """Return when all workers have ended well, or raise one error for the first that has not. Stop signals
+    are passed on; before all workers are ready for them, they end the call."""
     ready, asked = set(), False
     while any(worker.is_alive() for worker in workers):
         _listen(pipes, [worker.sentinel for worker in workers if worker.is_alive()], ready, heard)
@@ -114,7 +114,7 @@ def _is_story(message):
 
 
 def _listen(pipes, sentinels, ready, heard):
-    """Take what workers say, for half a second at most or until one of them ends."""
+    """Take what workers say, for at most half a second or until one of them ends."""
     multiprocessing.connection.wait([*pipes, *sentinels], 0.5 if sentinels else 0)
     for pipe, number in list(pipes.items()):
         try:
@@ -129,8 +129,8 @@ def _listen(pipes, sentinels, ready, heard):
 
 
 def _cause(workers, heard) -> BaseException:
-    """The most telling error: a worker killed from outside, else the earliest story. The others' are mostly
-    consequences ("connection closed by peer")."""
+    """Return the most telling error: a worker killed from outside, else the earliest story. The others are
+    mostly consequences ("connection closed by peer")."""
     for number, worker in enumerate(workers):
         code = worker.exitcode
         if code is not None and code < 0:
@@ -150,7 +150,7 @@ def _cause(workers, heard) -> BaseException:
 
 
 def _stop(workers):
-    """End what is left: there is nothing to save, or it was saved."""
+    """End the remaining workers: there is nothing to save, or it was saved."""
     for worker in workers:
         if worker.is_alive():
             worker.kill()

@@ -22,7 +22,8 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def flags() -> argparse.ArgumentParser:
-    """The flags, as a parent of a command's parser. Without defaults, so that those given can be told."""
+    """Return the flags, as a parent of a command's parser. They have no defaults, so given flags can be
+    recognised."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("cluster (docs/cluster.md)")
     group.add_argument("--launcher", choices=("slurm",), help="submit to SLURM instead of running here; "
@@ -68,7 +69,7 @@ def job_numbers(text: str) -> str:
 
 
 def minutes(text: str) -> int:
-    """A time as sbatch's --time takes it -> minutes, rounded up."""
+    """Parse a time as sbatch's --time takes it; returns minutes, rounded up."""
     known = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not known:
         raise argparse.ArgumentTypeError(f"expected minutes, HH:MM:SS or D-HH:MM, found {text!r}")
@@ -79,8 +80,9 @@ def minutes(text: str) -> int:
 
 
 def split(arguments) -> tuple[argparse.Namespace, list[str]]:
-    """Command line -> the flags above, with `tasks` (processes of a job) and `device`, and everything else in
-    its order. ValueError where they do not fit. In a step of SLURM adopt_slurm comes first."""
+    """Split a command line into the flags above, with `tasks` (processes of a job) and `device`, and
+    everything else in its order. Raises ValueError if they do not fit. In a step of SLURM, call adopt_slurm
+    first."""
     given, rest = flags().parse_known_args(arguments)
     if vars(given) and "launcher" not in given:
         flag = next(iter(vars(given))).replace("_", "-")
@@ -101,10 +103,10 @@ def split(arguments) -> tuple[argparse.Namespace, list[str]]:
 
 
 def parameters(cluster, name: str, workers: int) -> dict:
-    """What submitit is asked for. name: of the job; workers: data loading processes of each task."""
+    """Return what submitit is asked for. name: of the job; workers: data loading processes of each task."""
     cpus = cluster.cpus_per_task or workers + 1
     more = {"signal": f"USR1@{cluster.signal_seconds}", "requeue" if cluster.requeue else "no-requeue": True}
-    if cluster.after:  # when that one fails, this one would wait for ever
+    if cluster.after:  # if that job fails, this one would wait for ever
         more |= {"dependency": f"afterok:{cluster.after}", "kill-on-invalid-dep": "yes"}
     more |= {key: value or True for key, _, value in (option.partition("=") for option in cluster.sbatch)}
     if "array" in more:  # its numbers are those of the cells
@@ -114,7 +116,7 @@ def parameters(cluster, name: str, workers: int) -> dict:
                                                       "nodes")},
             "job_name": name, "gpus_per_node": cluster.gpus_per_node or None,
             "ntasks_per_node": cluster.tasks_per_node, "cpus_per_task": cpus, "stderr_to_stdout": True,
-            # Since SLURM 22.05 srun does not take sbatch's CPUs. --wait: for a process that does not answer,
-            # when the others have left; --kill-on-bad-exit would hide their exit status.
+            # Since SLURM 22.05 srun does not inherit sbatch's CPUs. --wait ends a process that does not
+            # answer after the others have left; --kill-on-bad-exit would hide their exit status.
             "srun_args": [f"--cpus-per-task={cpus}", "--wait=60"],
             "additional_parameters": more}

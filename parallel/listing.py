@@ -1,8 +1,8 @@
-"""Which pictures a folder of classes or a text list names, and in which order. Needs no torch.
+"""The pictures of a folder of classes or a text list, in order. Needs no torch.
 
-A folder is root/<class>/**/<picture>, as torchvision's ImageFolder takes it: classes in alphabetical order,
-then folders, then files. Hidden files and folders (.DS_Store, ._1.jpg) are skipped, and so is what is no
-picture by its ending.
+A folder is root/<class>/**/<picture>, as in torchvision's ImageFolder: classes in alphabetical order, then
+folders, then files. Hidden files and folders (.DS_Store, ._1.jpg) and files without a picture's ending are
+skipped.
 """
 import os
 import re
@@ -12,9 +12,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 
 
 def class_files(root: Path) -> dict[str, list[str]]:
-    """{class: its pictures, as names below root}, at least one of each class.
+    """Return {class: its pictures, as names below root}, with at least one picture for each class.
 
-    FileNotFoundError where there is no such folder or no class, ValueError for a class without a picture.
+    Raises FileNotFoundError if there is no such folder or no class, ValueError for a class without a picture.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; expected <class>/<picture> in it")
@@ -39,10 +39,11 @@ def _below(root: Path, name: str) -> list[str]:
 
 
 def listed(path: Path, labelled: bool = False) -> tuple[list[str], list[int] | None]:
-    """(paths, labels) of a UTF-8 text with a path a line, its label, an integer, behind blanks or a tab.
+    """Return (paths, labels) of a UTF-8 text with one path a line, followed by blanks or a tab and an integer
+    label.
 
-    labels is None unless each line ends with one; blank lines do not count. ValueError for a file that is no
-    text or is empty and, if `labelled`, for the first line without a label of 0 or more.
+    labels is None unless every line ends with one; blank lines do not count. Raises ValueError for a file
+    that is empty or not text and, if `labelled`, for the first line without a label of 0 or more.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

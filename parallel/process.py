@@ -1,5 +1,5 @@
-"""This process: its number, how its errors are said, and its exit status. Needs no torch, whose import takes
-seconds, so that a command which only lists something starts at once."""
+"""This process: its number, how its errors are printed, and its exit status. Needs no torch, whose import
+takes seconds: a command that only lists something must start at once."""
 import importlib
 import os
 import signal
@@ -7,38 +7,39 @@ import sys
 
 
 def command(module: str) -> int:
-    """Be an installed command: call `main` of this module and return its exit status. Stop signals wait until
+    """Run `main` of this module as an installed command and return its exit status. Stop signals wait until
     it listens, since the imports take seconds."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     return last(importlib.import_module(module).main())
 
 
 def in_group() -> bool:
-    """Whether this process is in a group of torch.distributed."""
+    """Return whether this process is in a group of torch.distributed."""
     distributed = sys.modules.get("torch.distributed")  # whoever is in a group has imported it
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def rank() -> int:
-    """This process's number. Outside a group it is torchrun's RANK, so that a script may also ask before
-    and after `launch`."""
+    """Return this process's number. Outside a group it is torchrun's RANK, so a script may ask before and
+    after `launch`."""
     return sys.modules["torch.distributed"].get_rank() if in_group() else int(os.environ.get("RANK", 0))
 
 
 def is_main() -> bool:
-    """Whether this is process 0, which speaks for all."""
+    """Return whether this is process 0, which speaks for all."""
     return rank() == 0
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether another try would end alike: a user's error, but none of a disk or a network."""
+    """Return whether another try would end the same way: a user's error, but not one of a disk or a
+    network."""
     lasting = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError,
                IsADirectoryError)
     return isinstance(error, lasting)
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's own message: one of a data loader's process comes wrapped in its traceback."""
+    """Return an error's own message. The error of a data loader's process comes wrapped in its traceback."""
     text = str(error).strip()
     return text.splitlines()[-1].split("Error: ", 1)[-1] if "Original Traceback" in text else text
 
@@ -51,9 +52,8 @@ def complain(error: Exception) -> int:
 
 
 def last(status: int) -> int:
-    """Return a script's exit status, which no signal of a job changes any more: the interpreter takes a
-    second to end, in which SIGUSR1 would make a failure of a run that is done. Where a group is left, end at
-    once."""
+    """Return a script's exit status and shut out signals, since the interpreter takes a second to end, in
+    which SIGUSR1 would turn a finished run into a failure. In a group, end the process at once."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
     if in_group():
         sys.stdout.flush()

@@ -1,16 +1,17 @@
 """Being asked to stop: by SIGTERM, SIGUSR1 or SIGINT (Ctrl-C).
 
-A loop that can save its state works inside `deferred`: a signal is noted there, and `wish` tells all
-processes of a group alike. Elsewhere a signal ends the work at once with the exception Stopped.
+A loop that can save its state works inside `deferred`. There a signal is only noted, and `wish` tells all
+processes of a group the same. Elsewhere a signal ends the work at once with the exception Stopped.
 
 What makes SLURM start the job again (slurm.conf and scontrol in SLURM's documentation):
 - SIGUSR1, as `#SBATCH --signal=USR1@300 --requeue` sends it before the time limit: the main process calls
   `scontrol requeue` for the job (or for its own task of a job array), as submitit and Lightning do.
 - SIGTERM comes from preemption, after which SLURM requeues a --requeue job by itself, and from scancel, after
-  which nobody wants it back. So it is not requeued from here.
-- Exit status 75 (EX_TEMPFAIL of sysexits.h, "try again later") after both. A cluster whose slurm.conf has
-  RequeueExit=75 requeues batch jobs that end with it; a loop in a script can look for it, too. torchrun turns
-  every failure into 1, so start the tasks with srun where the status matters.
+  which the job must not come back. So this process does not requeue it.
+- After both, the exit status is 75 (EX_TEMPFAIL of sysexits.h, "try again later"). A cluster whose slurm.conf
+has
+  RequeueExit=75 requeues batch jobs that end with it, and a loop in a script can test for it. torchrun turns
+  every failure into 1, so start the tasks with srun if the status matters.
 """
 import contextlib
 import os
@@ -27,7 +28,7 @@ STOPPED_STATUS = 75
 REQUEUE_SIGNAL = signal.SIGUSR1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 WORKER_SECONDS = 20  # between SIGTERM and the end of a loader's worker
-SECOND_CTRL_C = 1.0  # seconds after the first: within it, both are one, sent to the group and passed on
+SECOND_CTRL_C = 1.0  # seconds; an earlier one is the first again, sent to the group and passed on
 
 
 class Stopped(BaseException):
@@ -47,13 +48,13 @@ class _State:
 
 
 def received() -> int:
-    """The first stop signal in the outermost `listening`; 0 for none."""
+    """Return the first stop signal in the outermost `listening`, 0 for none."""
     return _State.received
 
 
 def wish() -> int:
-    """The stop signal that any process of the group got, the same answer in every one; 0 for none. Where they
-    got several, the one that brings the job back counts."""
+    """Return the stop signal that any process of the group received, the same in all of them; 0 for none. Of
+    several signals the one that brings the job back counts."""
     import torch
 
     from parallel.collectives import all_reduce_max
@@ -64,7 +65,7 @@ def wish() -> int:
 
 
 def status(number: int) -> int:
-    """The exit status of a process that was stopped by this signal."""
+    """Return the exit status of a process that was stopped by this signal."""
     return 128 + number if number == signal.SIGINT else STOPPED_STATUS
 
 
@@ -78,19 +79,19 @@ def _note(number, frame):
     if not _State.deferred:
         raise Stopped(number)
     if number == signal.SIGINT and is_main() and sys.stderr.isatty():
-        print("\nthis step is finished and saved first; Ctrl-C again leaves at once", file=sys.stderr,
+        print("\nfinishing and saving this step; Ctrl-C again leaves at once", file=sys.stderr,
               flush=True)
 
 
 def leave_at_once():
-    """End this process as a second Ctrl-C asks for, with the last checkpoint as it is."""
+    """End this process as a second Ctrl-C demands. The last checkpoint stays as it is."""
     os._exit(status(signal.SIGINT))
 
 
 @contextlib.contextmanager
 def deferred():
-    """Inside, a stop signal is noted instead of ending the work; whoever is inside asks for `wish`. May be
-    nested."""
+    """Note a stop signal inside this block instead of ending the work; the code inside asks for `wish`. May
+    be nested."""
     _State.deferred += 1
     try:
         yield
@@ -100,7 +101,8 @@ def deferred():
 
 @contextlib.contextmanager
 def urgent():
-    """Inside, and within `deferred`, a stop signal ends the work at once; one that was noted does so now."""
+    """End the work at once on a stop signal inside this block, even within `deferred`; a noted signal ends it
+    now."""
     before, _State.deferred = _State.deferred, 0
     try:
         if _State.received:
@@ -114,8 +116,8 @@ def urgent():
 def listening(farewell=None):
     """Heed stop signals inside this block. May be nested.
 
-    farewell(number) says where the work stands when a signal ends it, and returns the exit status; parallel's
-    watch calls it where the main thread cannot.
+    farewell(number) says where the work stands when a signal ends it, and returns the exit status. parallel's
+    watch calls it if the main thread cannot.
     """
     if not _State.listening:
         _State.farewell = farewell
@@ -126,7 +128,7 @@ def listening(farewell=None):
         wakeup = signal.set_wakeup_fd(_State.pipe[1], warn_on_full_buffer=False)
     _State.listening += 1
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # one that was held back comes now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a signal that was held back comes now
         yield
     finally:
         _State.listening -= 1
@@ -139,8 +141,8 @@ def listening(farewell=None):
 
 @contextlib.contextmanager
 def held_back():
-    """Keep stop signals waiting inside: processes that are started inside have no answer to them before they
-    listen. Scripts do the same with their first line, for as long as they import."""
+    """Hold back stop signals inside this block, since processes started inside cannot answer them before they
+    listen. Scripts do the same with their first line, while they import."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -149,8 +151,8 @@ def held_back():
 
 
 def heard(seconds: float) -> list[int]:
-    """Wait this long at most for signals; the stop signals among them, in turn. Unlike the handler it learns
-    of a signal while the main thread is inside a call of C. For one thread at a time."""
+    """Wait at most this long for signals; returns the stop signals among them, in turn. Unlike the handler,
+    it learns of a signal while the main thread is inside a C call. For one thread at a time."""
     if _State.pipe is None:
         time.sleep(seconds)
         return []
@@ -160,26 +162,28 @@ def heard(seconds: float) -> list[int]:
 
 
 def ignore() -> None:
-    """Until the end of `listening`, heed no stop signal: this process is leaving already."""
+    """Ignore stop signals until the end of `listening`: this process is already leaving."""
     if _State.listening:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
 def loader_worker(_=None) -> None:
-    """worker_init_fn of a loader. Ctrl-C and a job's signals reach workers, too; only the trainer answers for
-    them. After SIGTERM it still finishes its step, for which it may need a batch, so workers stay a while."""
+    """Prepare a loader's worker (worker_init_fn). Ctrl-C and a job's signals reach workers, too, but only the
+    trainer answers them. After SIGTERM it still finishes its step and may need a batch, so workers stay for a
+    while."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_SECONDS))
-    # The thread that hands batches over would print a trainer's leaving as a lost connection.
+    # The thread that hands over batches would report the trainer's end as a lost connection.
     speak = sys.excepthook
     sys.excepthook = lambda kind, *rest: issubclass(kind, (ConnectionError, EOFError)) or speak(kind, *rest)
 
 
 def heed_no_more() -> None:
-    """Until the end of `listening`, die of a stop signal as other programs do: there is nothing to save."""
+    """Let stop signals kill this process, like other programs, until the end of `listening`: there is nothing
+    to save."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
@@ -190,7 +194,7 @@ def farewell(number: int) -> int:
 
 
 def _in_a_fork():
-    """A loader's worker leaves stop signals to its trainer, which answers for it."""
+    """Leave stop signals to the trainer, which answers for its loader's workers."""
     if _State.listening:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -202,12 +206,12 @@ os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def part(number: int, where: str) -> int:
-    """Say in one line what the signal ended, and ask for the job's return; returns the exit status. where:
+    """Say in one line what the signal ended, and ask for the job's return. Returns the exit status. where:
     how the work stands, or a function that says so and may take a while."""
     ignore()  # whoever started the processes may end them as soon as the first has left
     word = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     words, command = requeueing(number)
-    # Said before it is done: SLURM ends a job that it requeues, and this process with it, at once.
+    # Printed before it is done, since SLURM at once ends a job that it requeues, and this process with it.
     say("; ".join(filter(None, (word, where() if callable(where) else where, words))))
     if command:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -221,8 +225,8 @@ def say(line):
 
 
 def requeueing(number: int) -> tuple[str, list[str]]:
-    """How SLURM comes to start this job again, in words ("" when this is no SLURM job), and the command that
-    makes it do so, if that is ours to ask for."""
+    """Return how SLURM comes to start this job again, in words ("" if this is not a SLURM job), and the
+    command that makes it do so, if it is this process that must ask."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or number == signal.SIGINT:
         return "", []

@@ -4,12 +4,12 @@ import re
 
 
 def adopt_slurm() -> None:
-    """In a step of a SLURM job (`srun`), say in torchrun's variables which process this is.
+    """Translate a step of a SLURM job (`srun`) into torchrun's variables, which say which process this is.
 
-    Nothing happens under torchrun, in a step of one task, and in a batch script outside srun, where
-    SLURM_NTASKS may be there without anybody having started the tasks. The meeting point is MASTER_ADDR and
-    MASTER_PORT where given, else the step's first node and a port from 15000 to 34999 that follows from the
-    numbers of job and step, so that two jobs on one node rarely meet (then: set MASTER_PORT).
+    It does nothing under torchrun, in a step of one task, and in a batch script outside srun, where
+    SLURM_NTASKS may be set although nobody has started the tasks. The meeting point is MASTER_ADDR and
+    MASTER_PORT if given, else the step's first node and a port from 15000 to 34999 that depends on the
+    numbers of job and step. Two jobs on one node rarely get the same port; if they do, set MASTER_PORT.
     """
     environment = os.environ
     step = "SLURM_STEP_NUM_TASKS" in environment or "SLURM_STEP_ID" in environment
@@ -29,7 +29,7 @@ def adopt_slurm() -> None:
 
 
 def first_node(nodes: str) -> str:
-    """SLURM's short form of a list of nodes, such as gpu[003-010,12],cpu7 -> its first node, gpu003."""
+    """Return the first node, gpu003, of SLURM's short form of a list, such as gpu[003-010,12],cpu7."""
     first = re.match(r"(?:[^,\[]|\[[^]]*\])+", nodes.strip())
     if not first:
         raise ValueError(f"SLURM's list of nodes cannot be read, found {nodes!r}; set MASTER_ADDR")
@@ -37,7 +37,7 @@ def first_node(nodes: str) -> str:
 
 
 def this_job() -> dict[str, str]:
-    """What names this process's job and stays the same when SLURM or torchrun starts it again."""
+    """Return what names this process's job and stays the same if SLURM or torchrun starts it again."""
     job = {}
     if "SLURM_JOB_ID" in os.environ:
         job["slurm"] = os.environ["SLURM_JOB_ID"]
@@ -49,8 +49,8 @@ def this_job() -> dict[str, str]:
 
 
 def started_again(before) -> bool:
-    """Whether this is another start of the job that left this_job() `before`: after `scontrol requeue` or a
-    preemption, or when torchrun starts its processes anew, for which it does not always count."""
+    """Return whether this is another start of the job that left this_job() `before`: after `scontrol requeue`
+    or a preemption, or if torchrun has restarted its processes, which it does not always count."""
     job = this_job()
     if not isinstance(before, dict):
         return False

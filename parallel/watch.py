@@ -1,11 +1,12 @@
-"""Who is still there: every process of a group says so each second, and where one does not, all leave.
+"""Which processes are still there: each gives a sign of life every second, and if one stops, all leave.
 
-torch's collectives wait half an hour for a process that was stopped, lost its host or went another way, and
-then do not say for which. Here each process has two threads that go on while the main one waits in a
-collective: one puts a sign of life into the group's store and looks for those of others, one decides.
+torch's collectives wait half an hour for a process that was stopped, lost its host or took another branch,
+and then do not say which one. Here each process has two threads that keep running while the main one waits in
+a collective. One puts a sign of life into the group's store and looks for those of others; the other one
+decides.
 
-A process that fails, or is told to stop, leaves its story in the store: the others then say the same and end
-with the same status. Rank 0 speaks for all; where it is the one that is lost, the process that missed it.
+A process that fails, or is told to stop, leaves its story in the store. The others then end with the same
+message and status. Rank 0 speaks for all; if rank 0 is lost, the process that missed it speaks.
 """
 import dataclasses
 import json
@@ -22,16 +23,16 @@ from parallel.collectives import USER_ERRORS
 from parallel.process import is_refusal
 
 BEAT = 1.0  # seconds between two signs of life
-GRACE = 5.0  # seconds for a main thread to end by itself, and for a story to come
-UNREACHABLE = 15.0  # seconds without a connection to the store: it ended, and the process with it
-ASLEEP = 3.0  # seconds between two looks of a thread that looks twice a second
-STOPPING = 15.0  # seconds after SIGTERM, within which the main thread ends or is ended: SLURM kills after 30
+GRACE = 5.0  # seconds for a main thread to end by itself, and for a story to arrive
+UNREACHABLE = 15.0  # seconds without a connection to the store: it has ended, and the process with it
+ASLEEP = 3.0  # seconds between two looks of a thread that looks twice a second: it was suspended
+STOPPING = 15.0  # seconds from SIGTERM until the main thread is ended: SLURM kills after 30
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def silence() -> float:
-    """Seconds without a sign of life after which a process counts as lost: three minutes, or
-    BARLOW_TIMEOUT_SECONDS. Work may take longer: the sign comes from a thread of its own."""
+    """Return the seconds without a sign of life after which a process counts as lost: three minutes, or
+    BARLOW_TIMEOUT_SECONDS. Work may take longer, since a separate thread gives the sign."""
     text = os.environ.get("BARLOW_TIMEOUT_SECONDS", "180")
     try:
         seconds = float(text)
@@ -44,9 +45,11 @@ def silence() -> float:
 
 @dataclass(frozen=True)
 class Story:
-    """Why a group ends. kind: refused or missing (a user's error), broken (a disk's or a network's), failed,
-    or stopped (by signal `number`).
-    finder: the rank that tells it; lost: the rank that is gone without a word, or -1."""
+    """Why a group ends.
+
+    kind: refused or missing (a user's error), broken (a disk's or a network's), failed, or stopped (by signal
+    `number`). finder: the rank that tells it. lost: the rank that is gone without a message, or -1.
+    """
     kind: str
     message: str
     finder: int
@@ -56,7 +59,7 @@ class Story:
 
 
 def position() -> str:
-    """Where the main thread is in the suite's own code, as "file.py:line"."""
+    """Return where the main thread is in the suite's own code, as "file.py:line"."""
     frame = sys._current_frames().get(threading.main_thread().ident)
     while frame:
         path = Path(frame.f_code.co_filename)
@@ -68,14 +71,14 @@ def position() -> str:
 
 
 class Watch:
-    """The two threads of a process. tell(story) -> None ends this process and does not come back."""
+    """The two threads of a process. tell(story) ends this process and does not return."""
 
     def __init__(self, store, rank: int, size: int, tell):
         self.store, self.rank, self.size, self.tell = store.clone(), rank, size, tell
         self.silence, self.parent = silence(), os.getppid()
         self.peers = [other for other in (range(size) if rank == 0 else (0,)) if other != rank]
-        self.heard = {}  # of each peer its last sign of life, and when it came
-        self.answered = 0.0  # when the store last did
+        self.heard = {}  # each peer's last sign of life, and when it came
+        self.answered = 0.0  # when the store last answered
         self.connected = True
         self.story: Story | None = None
         self.explained = False  # the main thread is about to leave by itself
@@ -83,7 +86,7 @@ class Watch:
         self.store.set(f"life/{rank}", self.sign(0))
 
     def start(self):
-        """When all processes have given their first sign."""
+        """Start both threads. Call it when all processes have given their first sign."""
         self.begin_anew()
         for work in (self.listen, self.decide):
             threading.Thread(target=work, daemon=True).start()
@@ -96,7 +99,7 @@ class Watch:
     def sign(self, number: int) -> str:
         return f"{number}\n{socket.gethostname()}\n{position()}"
 
-    # The first thread: it may hang in the store for as long as the network likes.
+    # The first thread. It may hang in the store for as long as the network does.
 
     def listen(self):
         number = 0
@@ -118,17 +121,17 @@ class Watch:
     # The second thread
 
     def decide(self):
-        first, since, awake = 0, None, time.monotonic()  # of stop signals; since one that is not to wait
+        first, since, awake = 0, None, time.monotonic()  # first stop signal; when one came that cannot wait
         while not self.ended.is_set():
             heard = signals.heard(BEAT / 2)
             if time.monotonic() - awake > ASLEEP:
-                self.begin_anew()  # this process was stopped itself (Ctrl-Z, scontrol suspend), as others
+                self.begin_anew()  # this process itself was suspended (Ctrl-Z, scontrol suspend), like others
             awake = time.monotonic()
             for number in heard:
                 if number == signals.signal.SIGINT == first and awake - since > signals.SECOND_CTRL_C:
                     signals.leave_at_once()
                 first = first or number
-                if number != signals.REQUEUE_SIGNAL:  # that one leaves as much time as the user asked for
+                if number != signals.REQUEUE_SIGNAL:  # which leaves as much time as the user asked for
                     since = since or awake
             story = self.story or self.missing()
             if os.getppid() != self.parent:
@@ -143,7 +146,7 @@ class Watch:
                 return
 
     def missing(self) -> Story | None:
-        """The story of a process, or of the store, that has been silent for too long."""
+        """Return the story of a process, or of the store, that has been silent for too long, or None."""
         now = time.monotonic()
         limit = self.silence if self.connected else min(UNREACHABLE, self.silence)
         if now - self.answered > limit:
@@ -161,10 +164,10 @@ class Watch:
         return Story("failed", f"process {peer} of {self.size} (host {host}) has not answered for "
                      f"{seconds:.0f} s; it was last at {where}; look at that host", self.rank, lost=peer)
 
-    # Of either thread and the main one
+    # For both threads and the main one
 
     def post(self, story: Story) -> Story:
-        """Leave a story for everybody, unless there is one; returns the one that holds."""
+        """Leave a story for everybody, unless there is one. Returns the story that counts."""
         if self.story or not self.connected:
             return self.story or story
         done = threading.Event()
@@ -181,18 +184,18 @@ class Watch:
         return self.story or story
 
     def speaks(self, story: Story) -> bool:
-        """Whether this process is the one that says it. Where the store went with rank 0 nobody knows what
-        others found, and the first two of each host speak."""
+        """Return whether this process prints the story. If the store is gone with rank 0, nobody knows what
+        others found, and the first two of each host print it."""
         if story.lost != 0:
             return self.rank == 0
         local = os.environ.get("SLURM_LOCALID", os.environ.get("LOCAL_RANK", "0"))
         return self.rank == story.finder and (self.connected or int(local) < 2)
 
     def explain(self, error: BaseException) -> Story:
-        """The story behind an error of this process's main thread, known to all afterwards.
+        """Return the story behind an error of this process's main thread. All processes know it afterwards.
 
-        A RuntimeError may come from a collective in which another process is missing: it waits for that
-        one's story, or for its signs of life to stop.
+        A RuntimeError may come from a collective in which another process is missing. Then it waits for that
+        process's story, or for its signs of life to stop.
         """
         self.explained = True
         if isinstance(error, signals.Stopped):
@@ -212,7 +215,8 @@ class Watch:
                                self.rank))
 
     def places(self) -> str:
-        """Where other processes are, if it is not where this one is: one of them may be what all wait for."""
+        """Return where other processes are, unless they are where this one is: all may be waiting for one of
+        them."""
         signs = [(peer, sign.decode().split("\n")) for peer, (sign, _) in self.heard.items() if sign]
         others = [f"process {peer} (host {host}) is at {where}" for peer, (_, host, where) in signs
                   if where != position()]
