@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 from parallel.checkpoints import regular
 
@@ -9,19 +10,19 @@ ROWS = 200                   # of a curve, about
 EVALUATED = ("AP", "AP50", "AP75")
 
 
-def read_metrics(path):
+def read_metrics(path: Path) -> list[dict]:
     """Return [{"iteration": n, name: number, ...}] of Detectron2's metrics.json, in order, each n once.
 
     n counts from 0; losses are medians of the last 20 iterations. The figures of the last evaluation stand at
     n = SOLVER.MAX_ITER. No file, no rows.
     """
-    rows = {}
+    rows: dict[int, dict] = {}
     for values in rows_of(path) if os.path.lexists(path) else []:
         rows.setdefault(values["iteration"], {}).update(values)
     return [rows[iteration] for iteration in sorted(rows)]
 
 
-def rows_of(path):
+def rows_of(path: Path) -> list[dict]:
     """Return what each whole line of a metrics.json holds, as read_metrics; a last one without its end, as a
     kill leaves it, is none. ValueError where a line is no JSON object with an iteration."""
     rows = []
@@ -39,15 +40,15 @@ def rows_of(path):
     return rows
 
 
-def curve(rows, prefixes):
+def curve(rows: list[dict], prefixes: dict[str, str]) -> list[dict]:
     """Return the rows of read_metrics with losses, lr and average precision under its names in the record.
 
     prefixes: of the test set (sets). Of more than ROWS rows, evenly spaced ones are kept and, first of all,
     those with an evaluation.
     """
-    names = {f"{kind}/{key}": prefix + key for kind, prefix in prefixes.items()
-             for key in EVALUATED}
-    found, evaluated = [], []
+    names = {f"{kind}/{key}": prefix + key for kind, prefix in prefixes.items() for key in EVALUATED}
+    found: list[dict] = []
+    evaluated: list[dict] = []
     for row in rows:
         kept = {names.get(key, key): value for key, value in row.items()
                 if "loss" in key or key in names or key in ("iteration", "lr")}

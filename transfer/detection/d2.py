@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from parallel.groups import COLLECTIVE_MINUTES
 from transfer.detection import roi_heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
+from transfer.detection.sets.contract import Part
 
 # Loggers whose lines are shown on the console; log.txt has everything. The checkpointer's warnings of what
 # the file does not hold are not shown: the proof counts them (transfer/weights/proof.py).
@@ -26,7 +27,7 @@ UNSPOKEN = ("fvcore.common.checkpoint", "detectron2.checkpoint")
 
 # Data sets
 
-def register(parts):
+def register(parts: dict[str, Part]) -> None:
     """Enter data sets, {name: Part}, into Detectron2's registries, whatever these held under the names."""
     for name, part in parts.items():
         for catalog in (DatasetCatalog, MetadataCatalog):

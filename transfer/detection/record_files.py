@@ -2,6 +2,9 @@
 
 import io
 import json
+from pathlib import Path
+
+from PIL.Image import Image
 
 from parallel.attachments import attach
 from transfer.detection import pictures
@@ -10,7 +13,7 @@ from transfer.detection.curves import curve, read_metrics
 PICTURE_BYTES = 150_000
 
 
-def write(out, prefixes, sheet):
+def write(out: Path, prefixes: dict[str, str], sheet: Image) -> None:
     """Write out/record and the pictures beside it from the files of a finished run.
 
     prefixes: of the test set (sets). sheet: the picture of pictures.detections.
@@ -26,7 +29,7 @@ def write(out, prefixes, sheet):
     pictures.bars(per_class, out / "per_class.png")
 
 
-def small_jpeg(picture, most=PICTURE_BYTES):
+def small_jpeg(picture: Image, most: int = PICTURE_BYTES) -> bytes:
     """Return the bytes of a PIL image as a JPEG of at most `most` bytes; first quality goes, then size."""
     while True:
         for quality in (85, 75, 65, 55):

@@ -262,7 +262,7 @@ def forget_after(path, iteration):
 
 
 def figures(results, cfg):
-    """Return Detectron2's nested results as {metric: percent}: bare for VOC, box_ and mask_ for COCO."""
+    """Return Detectron2's nested results as {metric: percent}, with the prefixes of the test set's kind."""
     return {_prefixes(cfg)[kind] + name: float(value)
             for kind, values in results.items() for name, value in values.items()}
 

@@ -30,13 +30,13 @@ def find(name: str, root: Path, own: dict[str, Part]) -> Part:
     return _located(known[name], root)
 
 
-def declared(path: str) -> dict[str, Part]:
+def declared(file: str) -> dict[str, Part]:
     """Return {"<stem>_train": Part, "<stem>_test": Part} of the YAML file that declares a data set.
 
     Their paths are absolute. FileNotFoundError without the file; ValueError, one line, where a key is
     unknown, missing or of another type, or where the name is that of a known set.
     """
-    path = Path(path)
+    path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a YAML that declares a data set, see "
                                 "docs/detection.md")

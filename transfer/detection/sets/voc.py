@@ -77,10 +77,10 @@ class Part:
         """See contract.Part."""
         return Evaluator(self, folder)
 
-    def truth(self):
+    def truth(self) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Return {class: {image: (boxes (n, 4), difficult (n,) bool)}}, every image under every class, in
         the list's order; pixels as of read_objects."""
-        found = {label: {} for label in self.classes}
+        found: dict = {label: {} for label in self.classes}
         for name in self._names():
             _, objects = read_objects(self.annotations / f"{name}.xml")
             for label in self.classes:
@@ -131,7 +131,7 @@ SETS = {
 }
 
 
-def read_objects(path: Path):
+def read_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str, list[float], bool]]]:
     """Return ((width, height), [(class name, [xmin, ymin, xmax, ymax], difficult)]) of a VOC annotation file.
 
     Pixels, 1-based and inclusive as in the file; some of VOC 2012 are no integers. ValueError where it is no
@@ -139,14 +139,13 @@ def read_objects(path: Path):
     """
     try:
         tree = ET.parse(path).getroot()
-        size = tree.find("size")
         objects = []
         for item in tree.findall("object"):
-            box = item.find("bndbox")
-            corners = [float(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")]
-            objects.append((item.findtext("name"), corners, bool(int(item.findtext("difficult", "0")))))
-        return (int(size.findtext("width")), int(size.findtext("height"))), objects
-    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
+            box = {side.tag: side.text or "" for side in item.iterfind("bndbox/*")}
+            corners = [float(box[side]) for side in ("xmin", "ymin", "xmax", "ymax")]
+            objects.append((item.findtext("name", ""), corners, bool(int(item.findtext("difficult", "0")))))
+        return (int(tree.findtext("size/width", "")), int(tree.findtext("size/height", ""))), objects
+    except (ET.ParseError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: expected a VOC annotation with size and objects, found {error}; "
                          "unpack the data set again") from None
 
