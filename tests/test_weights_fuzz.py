@@ -28,7 +28,7 @@ from weights_toys import legacy, prefixed, small_state, zipped
 
 from transfer.convert import main
 from transfer.weights import readers
-from transfer.weights.architectures import RESNET50
+from transfer.weights.architectures import MODELS, RESNET50
 from transfer.weights.export import ENDINGS
 from transfer.weights.files import load
 from transfer.weights.naming import detectron2_names
@@ -159,11 +159,18 @@ def container(draw, state):
     ))()
 
 
-NETWORKS = ("vgg11_bn", "densenet121", "alexnet", "vit_b_16", "mobilenet_v2", "mnasnet1_0", "regnet_x_400mf")
+NETWORKS = ("vgg11_bn", "densenet121", "alexnet", "vit_b_16", "mobilenet_v2", "mnasnet1_0", "squeezenet1_0")
 
 
 def another_network(draw, _state):
-    name = draw.choice(NETWORKS)
+    """Of no kind that is known, or of one with a tensor too few."""
+    name = draw.choice((*NETWORKS, *MODELS))
+    if name in MODELS:
+        state = small_state(arch=name)
+        gone = draw.choice(list(state))
+        del state[gone]
+        return (draw.choice(LAYOUTS)(state),
+                f"nearest is {name}, found 1 of {len(state) + 1} backbone tensors missing, first {gone}")
     with torch.device("meta"):
         network = torchvision.models.get_model(name)
     state = {name: torch.ones((), dtype=tensor.dtype).expand(tensor.shape)
