@@ -54,3 +54,13 @@ def test_every_preset_is_in_the_protocols():
     words = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`[^`]+`", text))))
     for name in {name for table in tables for name in table} - {"default"}:
         assert name in words or name.startswith("batch"), name
+
+
+def test_what_is_shown_as_a_diff_stands_in_the_code():
+    lines = re.findall(r"^(--- \S+|\+.*)$", (ROOT / "docs" / "extending.md").read_text(), re.M)
+    assert len(lines) > 30
+    for line in lines:
+        if line.startswith("--- "):
+            code = (ROOT / line[4:]).read_text().splitlines()
+        elif line[1:].strip() != "...":
+            assert line[1:].rstrip() in code, line
