@@ -28,6 +28,11 @@ def test_a_suite_skips_what_is_stored_and_ends_with_the_tables(toy, capsys):  # 
     assert capsys.readouterr().out.count("3 stored\n") == 2
 
 
+def test_rescaling_leaves_those_tasks_of_a_suite_alone_that_have_no_such_rule(toy):  # noqa: F811
+    assert toy("--task", "all", "--rescale") == 0
+    assert {result.task: result.scaled for result in records()} == {"toy_linear": {}, "toy_other": {}}
+
+
 def test_a_plan_names_what_cannot_run(toy, monkeypatch, capsys):  # noqa: F811
     def no_data(config, context):
         raise FileNotFoundError("data/imagenet: no such folder")

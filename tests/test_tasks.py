@@ -49,6 +49,20 @@ def test_metrics_and_sizes(name):
     assert TASKS[name].counts == {"train": train, scored: count}
 
 
+def test_low_shot_metrics_are_those_of_its_default_shots():
+    shots = TASKS["voc07_lowshot"].config.shots
+    assert TASKS["voc07_lowshot"].metrics == tuple(f"{name}_n{n}" for name in ("mAP", "std") for n in shots)
+
+
+def test_those_of_detection_alone_have_the_linear_rule():
+    for task in TASKS.values():
+        if task.detects:
+            assert task.config.rescaled(4) != task.config
+        else:
+            with pytest.raises(ValueError, match="--rescale"):
+                task.config.rescaled(4)
+
+
 @pytest.mark.parametrize("name", SMALL_SETS)
 def test_a_probe_has_the_metric_of_its_set(name):
     assert SMALL_SETS[name].metric == TASKS[f"{name}_probe"].metrics[0]

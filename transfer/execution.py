@@ -29,9 +29,9 @@ def run(request: Request) -> Result:
     stored after `eval_only`, one without metrics after `check`.
 
     Raises ValueError and FileNotFoundError for bad input, in one line: what was expected, what was found,
-    what to do. Under torchrun or srun every process calls it, and all get the same record. Several GPUs
-    without these are processes that it spawns, for which the calling script needs the usual
-    `if __name__ == "__main__":`.
+    what to do. Under torchrun or srun every process calls it, and all get the same record; after an error
+    there, the process is to end, see `groups.joined`. Several GPUs without these are processes that it
+    spawns, for which the calling script needs the usual `if __name__ == "__main__":`.
     """
     with joined():
         return run_one(request, agree(opened, request))

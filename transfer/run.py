@@ -119,10 +119,11 @@ def work(arguments: argparse.Namespace, words: list[str]) -> int:
     requests = requested(arguments, words)
     first = next(iter(requests.values()))[0]
     with joined():  # the processes of torchrun or SLURM, if any
-        # With --after another job is yet to make the weights.
-        backbone = None if cluster.after and not first.check else agree(execution.opened, first)
         if cluster.launcher and not first.check:
+            # With --after another job is yet to make the weights.
+            backbone = None if cluster.after else execution.opened(first)
             return submit.submit(requests, backbone, cluster, rest, arguments.plan)
+        backbone = agree(execution.opened, first)
         if arguments.plan:
             suite.show_plan(requests, backbone)
         elif arguments.task not in requests:

@@ -6,19 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 Own = TypeVar("Own", bound="TaskConfig")
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """The base of every protocol's Config: its fields are all that may change a task's number.
+    """The base of every protocol's Config: its fields are all that may change a task's number."""
 
-    PRESETS: name -> {field: value}, for a Config with a field `preset`.
-    """
-
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    @property
+    def PRESETS(self) -> Mapping[str, Mapping[str, Any]]:
+        """name -> {field: value}, for a Config with a field `preset`."""
+        return {}
 
     def override(self: Own, pairs: Sequence[str]) -> Own:
         """Return this config with trailing KEY VALUE pairs applied; a value takes the type of the default.
@@ -27,13 +27,13 @@ class TaskConfig:
         other pairs then change further, wherever it stands. Raises ValueError for an odd count, an unknown
         key or preset (naming the nearest), a value that does not parse.
         """
-        pairs = paired(pairs)
+        given = paired(pairs)
         defaults = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        presets = [text for key, text in pairs if key == "preset" and key in defaults]
+        presets = [text for key, text in given if key == "preset" and key in defaults]
         if presets and presets[-1] not in self.PRESETS:
             raise ValueError(f"unknown preset {presets[-1]!r}; {nearest(presets[-1], self.PRESETS)}")
         changes = dict(self.PRESETS[presets[-1]]) if presets else {}
-        for key, text in pairs:
+        for key, text in given:
             if key not in defaults:
                 raise ValueError(f"unknown key {key!r}; {nearest(key, defaults)}")
             changes[key] = _parse(key, text, defaults[key])
