@@ -46,21 +46,21 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 	@$(PY) tools/detectron2_wheel.py --install
 	@# A test compares our losses with lightly's, which need none of the packages that it names.
 	@$(PY) -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps \
-	        -c constraints.txt lightly || echo "lightly is not to be had here; one test is skipped"
+	        -c constraints.txt lightly || echo "lightly cannot be installed here; one test will be skipped"
 	@touch $@
 	@echo "set-up done"
 
 demo: setup
 	@$(PY) -m tools.demo
 
-# In CI the tests on a SLURM are part of it, where its packages can be had.
+# In CI this includes the tests on a SLURM, if its packages can be installed.
 test: setup $(if $(filter true,$(CI)),cluster-packages)
 	@$(PY) -m pytest $(ARGS)
 
 cluster-test: setup cluster-packages
 	@$(PY) -m pytest --cluster tests/slurm $(ARGS)
 
-# Whatever cannot be had here, the tests name it. The packages stay; the cluster itself leaves nothing.
+# The tests name what cannot be installed here. The packages stay; the cluster itself leaves nothing.
 cluster-packages:
 	@PATH=$$PATH:/usr/sbin:/sbin; for command in slurmctld slurmd munged ip; do \
 	    command -v $$command > /dev/null || missing="$$command $$missing"; done; \

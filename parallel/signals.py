@@ -9,9 +9,8 @@ What makes SLURM start the job again (slurm.conf and scontrol in SLURM's documen
 - SIGTERM comes from preemption, after which SLURM requeues a --requeue job by itself, and from scancel, after
   which the job must not come back. So this process does not requeue it.
 - After both, the exit status is 75 (EX_TEMPFAIL of sysexits.h, "try again later"). A cluster whose slurm.conf
-has
-  RequeueExit=75 requeues batch jobs that end with it, and a loop in a script can test for it. torchrun turns
-  every failure into 1, so start the tasks with srun if the status matters.
+  has RequeueExit=75 requeues batch jobs that end with it, and a loop in a script can test for it. torchrun
+  turns every failure into 1, so start the tasks with srun if the status matters.
 """
 import contextlib
 import os

@@ -5,9 +5,9 @@
     srun python pretrain/main.py DATA                             # in a SLURM job, one task for each GPU
     python pretrain/main.py DATA --launcher slurm --nodes 4 --gpus-per-node 8     # as a job; --plan shows it
 
-DATA is an image folder, or what else sources.py knows. Leaves checkpoint.pth (after each epoch and every
---checkpoint-minutes; the same command resumes from it, within an epoch, too), <arch>.pth (the backbone) and
-stats.txt in --checkpoint-dir. Flags are those of facebookresearch/barlowtwins and some of ours.
+DATA is an image folder, or any other source that sources.py knows. The run leaves checkpoint.pth (after each
+epoch and every --checkpoint-minutes; the same command resumes from it, even within an epoch), <arch>.pth (the
+backbone) and stats.txt in --checkpoint-dir. Flags are those of facebookresearch/barlowtwins and some of ours.
 
 SIGTERM and SIGUSR1 make it save after the current step and leave with status 75; see signals.py for what
 brings a SLURM job back (`#SBATCH --requeue --signal=USR1@300`).
@@ -180,7 +180,7 @@ def submit(cluster, arguments) -> int:
 
 
 class Standing:
-    """What is to be said when a signal ends the program. run: when it is known."""
+    """What to say when a signal ends the program. run: once it is known."""
     run: Run | None = None
 
     def farewell(self, number: int) -> int:

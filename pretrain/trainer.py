@@ -113,7 +113,7 @@ def train(recipe: Recipe, run: Run) -> Outcome:
     """Train from the start or from run.checkpoint, to the last epoch or until a stop signal.
 
     ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and when
-    too many steps in a row had to be skipped.
+    too many steps in a row were skipped.
     """
     with signals.listening(), signals.deferred(), contextlib.ExitStack() as stack:
         training = prepare(recipe, run, run.checkpoint_dir / "bad_pictures.txt")
@@ -293,7 +293,7 @@ class Meter:
 
 
 def last_good(run) -> str:
-    """Where the run could go on, in words."""
+    """Return where the run could continue, in words."""
     position = checkpoint.standing(run.checkpoint)
     if position:
         return f"the last good checkpoint is {run.checkpoint} with {position}"

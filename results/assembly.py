@@ -1,9 +1,8 @@
 """Tables from records: published rows in the paper's order, then ours. Knows no file format.
 
-A paper's table takes only records of the paper's protocol and of its own architecture; what was scaled goes
-to the rehearsal table. A
-cell is the mean over seeds of one task version, one weights file, one config and one data set; mixing is an
-error.
+A paper's table takes only records of the paper's protocol and of its own architecture; scaled records go to
+the rehearsal table. A cell is the mean over seeds of one task version, one weights file, one config and one
+data set; mixing is an error.
 """
 
 import re
@@ -25,7 +24,7 @@ VERDICTS = (Column("Task", align="l"), Column("Metric", align="l"), Column("Back
             Column("Verdict", align="l"))
 KNOWN = "known spreads: " + ", ".join(f"{task} {metric} {std}" for (task, metric), std in SPREADS.items())
 
-# What `transfer` can run, for it cannot be asked: it needs torch. Those that no table has a column for:
+# What `transfer` can run; it cannot be asked, since it needs torch. Tasks without a column in any table:
 OTHERS = ("voc07_lowshot", "food101_probe", "cifar10_probe", "cifar100_probe", "sun397_probe", "cars_probe",
           "aircraft_probe", "dtd_probe", "pets_probe", "caltech101_probe", "flowers102_probe",
           "voc2007_probe", "voc07_det", "voc_det_fpn", "coco_det_2x")

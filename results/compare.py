@@ -112,8 +112,8 @@ def between(interval):
 def needed(difference, std, known):
     """Return the number of seeds as text, with ~ from the task's known spread over seeds.
 
-    That one counts unless the differences of the pairs spread more than twice as much as it makes them: a few
-    pairs may agree by luck. Where none is known and the pairs do not differ at all, nothing follows: a dash.
+    The known spread counts unless the pairs' differences spread more than twice as much as it predicts, since
+    a few pairs may agree by luck. If none is known and the pairs do not differ at all, the answer is a dash.
     """
     if known and (std is None or std <= 2 * known * 2 ** 0.5):
         return "~" + needed(difference, known * 2 ** 0.5, None)

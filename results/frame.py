@@ -17,8 +17,8 @@ COLUMNS = ("task", "version", "backbone", "arch", "sha256", "seed", "config_hash
 def frame(root=RUNS):
     """Return one row for each figure of each record under root; value is percent, started a UTC time.
 
-    Raises ValueError naming the first record that cannot be trusted: an average over what is left would
-    not say what it left out.
+    Raises ValueError naming the first record that cannot be trusted: an average over the others would not
+    show what is missing.
     """
     import pandas  # half a second, which the tables do not need
 

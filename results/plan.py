@@ -1,4 +1,4 @@
-"""What a suite of runs would do: which records are there already, and how long the others may take."""
+"""What a suite of runs would do: which records exist, and how long the others may take."""
 
 import statistics
 
@@ -43,7 +43,7 @@ def total(seconds):
         return "nothing can run"
     unknown = seconds.count(None)
     if unknown and unknown == len(seconds):
-        return f"no earlier run tells for how long; tasks: {unknown}"
+        return f"no earlier run shows how long; tasks: {unknown}"
     text = f"in all about {duration(sum(filter(None, seconds)))}"
     return f"{text}; tasks of unknown time: {unknown}" if unknown else text
 

@@ -13,7 +13,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
 INK = "#1a1a1b"  # of text and axes; becomes the page's own colour, light or dark
 POINTS = 200  # at most, of a line
-SIZE = (3.6, 2.5)  # inches; small, so that the letters are still readable on a phone
+SIZE = (3.6, 2.5)  # inches; small: letters must be readable on a phone
 RC = {"font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
       "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK,
       "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.4,
@@ -87,7 +87,7 @@ def bars(values, x_label):
 def svg(figure, name, description):
     """Return a figure as inline SVG that follows the page's text colour and scales to its column.
 
-    name: unique in the page, since ids are made from it. description: what is read to who cannot see it.
+    name: unique in the page, since ids are made from it. description: for readers who cannot see the figure.
     """
     text = io.StringIO()
     with _style({"svg.hashsalt": name}):

@@ -1,7 +1,7 @@
 """The record of one run: what was measured, on what, with what. Validated when made and when read.
 
-A record file is the JSON object of `Result` plus `checksum`, the sha256 of the rest in canonical form, so
-that an edit by hand is noticed. `from_json(to_json(result)) == result`.
+A record file is the JSON object of `Result` plus `checksum`, the sha256 of the rest in canonical form, which
+reveals an edit by hand. `from_json(to_json(result)) == result`.
 """
 
 import hashlib

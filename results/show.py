@@ -1,4 +1,4 @@
-"""What stands behind a figure: how a record was made and how to make it again.
+"""What is behind a figure: how a record was made and how to make it again.
 
     python results/show.py RECORD ...    # files, or places as --list and the tables' CSV files give them
     python results/show.py --config RECORD    # with its whole configuration, not only what was scaled

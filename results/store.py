@@ -47,7 +47,7 @@ def find(draft, root):
 
 @contextlib.contextmanager
 def collector_off():
-    """Switch the search for cycles off: records are many objects and no cycle; it takes as long."""
+    """Switch off the search for cycles: records are many objects without cycles, and it takes as long."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What seeds can tell: mean, spread, 95 % interval, and the verdict on a mean against a published figure.
+"""What seeds show: mean, spread, 95 % interval, and the verdict on a mean against a published figure.
 
 The rule of the verdict. Two means of n and of one run differ by chance by up to 1.96 s sqrt(1/n + 1) in 19
 cases of 20, s being the standard deviation over seeds: the task's known one (SPREADS of catalogue.py), or,
@@ -6,12 +6,13 @@ where none is known or our seeds spread more than twice as much, our own, with S
 in place of 1.96. Half of the last printed digit, 0.05, comes on top.
 - above, below: the means differ by more than that.
 - reproduced: they do not, and that bound is at most one point.
-- inconclusive: n = 1, or the bound is wider than a point, so that agreement within it would say nothing. So
-  it is, too, where no spread is known, ours prints as 0.0, and the means differ by more than the bound but
-  at most one point: a task without chance in it, or seeds that agree by luck, do not tell what chance does.
-A published figure counts as one run, since papers rarely say how many there were. It is that of the row of
-the backbone's own name; bt, and what is read from Barlow Twins' checkpoint.pth, is Barlow Twins. A backbone
-of another name gets no verdict: against another method's figure it would say nothing.
+- inconclusive: n = 1, or the bound is wider than a point and agreement within it would mean nothing. Also
+  inconclusive: no spread is known, ours prints as 0.0, and the means differ by more than the bound but at
+  most one point. Then the task is deterministic or the seeds agree by luck, and the effect of chance is
+  unknown.
+A published figure counts as one run, since papers rarely say how many there were. It is taken from the row
+with the backbone's own name; bt, and whatever is read from Barlow Twins' checkpoint.pth, is Barlow Twins. A
+backbone with another name gets no verdict: another method's figure would say nothing about it.
 """
 
 import math

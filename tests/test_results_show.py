@@ -91,7 +91,7 @@ def test_plan_counts_what_is_stored_and_estimates_from_the_same_config_and_devic
 def test_total_says_what_it_does_not_know():
     assert plan.total([60.0, 0.0]) == "in all about 60 s"
     assert plan.total([]) == "nothing can run" and plan.total([0.0]) == "in all about 0 s"
-    assert plan.total([None, None]) == "no earlier run tells for how long; tasks: 2"
+    assert plan.total([None, None]) == "no earlier run shows how long; tasks: 2"
     assert plan.total([7200.0, None, None]) == "in all about 2 h 0 min; tasks of unknown time: 2"
 
 

@@ -10,7 +10,7 @@ def test_the_plan_runs_nothing(toy, capsys, tmp_path):  # noqa: F811
     assert toy("--task", "all", "--seeds", "3", "--plan") == 0
     assert capsys.readouterr().out.splitlines() == [
         "toy_linear       0 stored, 3 to run, time -", "toy_other        0 stored, 3 to run, time -",
-        "no earlier run tells for how long; tasks: 2"]
+        "no earlier run shows how long; tasks: 2"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 

@@ -67,7 +67,7 @@ def test_the_encoder_can_be_chosen_and_records_never_mix_them(saved):
 def test_wrong_encoders(saved):
     with pytest.raises(ValueError, match="pth: unknown encoder keys, .* moco has query, key; name one"):
         read(saved(moco()), encoder="keys")
-    with pytest.raises(ValueError, match="holds one encoder .torchvision.* --encoder key; leave it away"):
+    with pytest.raises(ValueError, match="holds one encoder .torchvision.* --encoder key; leave it out"):
         read(saved(small_state()), encoder="key")
     with pytest.raises(ValueError, match="random is no file and has no encoder; leave out --encoder"):
         read("random", encoder="key")

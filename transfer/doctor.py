@@ -1,4 +1,4 @@
-"""Say what is installed, which data sets are found and complete, and which tasks can run.
+"""Report what is installed, which data sets are complete, and which tasks can run.
 
     python transfer/doctor.py [--data ROOT]
 """

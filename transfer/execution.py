@@ -68,7 +68,7 @@ def run_one(request: Request, backbone: Backbone) -> Result:
     start = time.time()
     metrics = launch(task.protocol.run, context.gpus, backbone, config, context)
     seconds = round(time.time() - start, 1)
-    # Shown first: whatever may go wrong with storing them, the figures of a long run are not lost.
+    # Shown first: even if storing them fails, the figures of a long run are not lost.
     say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {out}")
     return of_main(agree(keep, draft, metrics, seconds, request, out, main_only=True))
 

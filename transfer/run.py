@@ -5,7 +5,7 @@
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data learning_rate 0.1
     python transfer/run.py --task all --seeds 5 --weights bt.pth --launcher slurm --gpus-per-node 8 --wait
 
-Here are the flags; execution.py makes one run, suite.py several tasks, submit.py hands them to SLURM.
+This file has the flags; execution.py makes one run, suite.py several tasks, submit.py hands them to SLURM.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the tasks and exit")
     parser.add_argument("--task", help="a task's name, several with commas between, or 'all'")
     parser.add_argument("--weights", help="checkpoint of a ResNet, or 'random' for a random ResNet-50")
-    parser.add_argument("--format", help="checkpoint format, where it is not recognised by itself")
+    parser.add_argument("--format", help="checkpoint format, if it is not recognised")
     parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
     parser.add_argument("--stem", choices=("imagenet", "cifar", "small"),
                         help="of the network, where the checkpoint does not say it (docs/weights.md)")

@@ -75,7 +75,7 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class Context(Conditions):
-    """All that must not change a task's number, plus the seed, which is recorded by itself.
+    """All that must not change a task's number, and the seed, which is recorded separately.
 
     out: the run's own folder for logs, checkpoints and pictures (exists). resume: continue from what `out`
     holds. eval_only: train nothing, evaluate what it holds (detection).

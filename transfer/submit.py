@@ -1,4 +1,4 @@
-"""--launcher slurm: every cell, a task with a seed, becomes a job of its own; all of them are one array."""
+"""--launcher slurm: every cell, a task with a seed, becomes one job; all of them are one array."""
 import argparse
 import sys
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""Several tasks in one command: the plan, the runs that can be made, and the tables in the end.
+"""Several tasks in one command: the plan, the possible runs, and finally the tables.
 
-`requests` is everywhere {task: a Request for each seed}.
+`requests` is always {task: a Request for each seed}.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from transfer.weights.backbone import Backbone
 
 
 def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
-    """Say the plan, run what can run, end with the tables. Returns the exit status: 1 where a task failed."""
+    """Print the plan, run what can run, end with the tables. Returns the exit status: 1 if a task failed."""
     first = next(iter(requests.values()))[0]
     if not first.check:
         show_plan(requests, backbone)

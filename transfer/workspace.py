@@ -1,4 +1,4 @@
-"""A run's own folder: whose it is, and what the run was made with."""
+"""A run's own folder: which run owns it, and what the run was made with."""
 
 import importlib.metadata
 import json
@@ -67,7 +67,7 @@ def _difference(key, found, wanted):
 
 
 def require_records(folder):
-    """ValueError where what is at `folder` cannot be read: its records would count as not there."""
+    """Raise ValueError if `folder` cannot be read: its records would count as missing."""
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
         found = "one without permission" if folder.is_dir() else "a file"
         raise ValueError(f"{folder}: expected a folder that can be read, found {found}; choose another "
@@ -75,7 +75,7 @@ def require_records(folder):
 
 
 def require_writable(folder):
-    """Make a folder of records and write into it: no run of days is to end at one that takes no file."""
+    """Make a folder of records and write into it: a run of days must not end because it cannot be stored."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""What the trainer asks of a method, and nothing else."""
+"""The contract of a method: all that the trainer asks of it."""
 import torch
 from torch import nn
 

@@ -90,8 +90,8 @@ def content_of(path) -> tuple[list[int], np.ndarray | None]:
                  if group.column(number).path_in_schema in ("image", "image.bytes")) for group in groups]
     if sizes and max(sizes) > LARGEST_GROUP:
         raise ValueError(f"{path}: expected row groups of at most {LARGEST_GROUP >> 20} MiB of pictures, "
-                         f"since each picture is read with its group, found {max(sizes) >> 20} MiB; write "
-                         "them again with row_group_size=100, or as shards by tools/write_shards.py")
+                         f"since each picture is read with its group, found {max(sizes) >> 20} MiB; write it "
+                         "again with row_group_size=100, or as shards by tools/write_shards.py")
     whole = labels is not None and not labels.null_count
     return [group.num_rows for group in groups], labels.to_numpy() if whole else None
 

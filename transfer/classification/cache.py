@@ -1,9 +1,9 @@
 """Frozen features, computed once for each backbone, set of images and pipeline, and kept on disk.
 
-kNN, SVM, low-shot and logistic probes share them, so that a second probe of a checkpoint costs seconds. A
-file's name is the hash of all that decides its content: the weights, the pipeline, the image files (name,
-size, time of change) in order, and the versions of the libraries. Each row carries its own CRC-32; a file
-that is damaged is computed anew, with a line that says so, and a disk that is full costs only the cache.
+kNN, SVM, low-shot and logistic probes share them, so a second probe of a checkpoint takes seconds. A file's
+name is the hash of everything that decides its content: the weights, the pipeline, the image files (name,
+size, time of change) in order, and the versions of the libraries. Each row has its own CRC-32. A damaged file
+is computed again, with a line that says so, and a full disk costs only the cache.
 """
 import hashlib
 import json
@@ -60,8 +60,8 @@ def collect_all(backbone, sets: list[Samples], pipeline: Pipeline, context, devi
 
 
 def place(folder: Path, backbone, samples: Samples, pipeline: Pipeline) -> Path:
-    """Where the features belong. Pixels are not read, but those that came without files of their own. Every
-    rank calls it and asks for its part of the sizes and times: a million questions to a file server."""
+    """Where the features belong. Pixels are read only if they have no files of their own. Every rank calls it
+    and asks for its part of the sizes and times, which are a million questions to a file server."""
     versions = torch.__version__, torchvision.__version__, PIL.__version__
     digest = hashlib.sha256(json.dumps([backbone.sha256, astuple(pipeline), versions]).encode())
     if samples.pixels is not None:
@@ -106,7 +106,7 @@ def read(path: Path, rows: range, count: int, kind: np.dtype) -> torch.Tensor | 
 
 
 def write(path: Path, own: torch.Tensor, kind: np.dtype) -> None:
-    """Rank 0 writes the rows of all ranks, in order, in slices, so that no rank ever holds the whole set.
+    """Rank 0 writes the rows of all ranks, in order, in slices: no rank ever holds the whole set.
 
     The file appears whole or not at all; an OSError (a full disk, no permission) becomes a line.
     """

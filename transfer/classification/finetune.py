@@ -14,7 +14,7 @@ top-5 with 1 %; 69.7 top-1, 89.3 top-5 with 10 %.
 
 A list is looked for as DATA/imagenet/1percent.txt (or .txt.gz), else the official one is fetched, checked
 against its sha256 and kept there, or in --cache where the data cannot be written. `draw:P%` takes P % of
-each class, drawn by the seed: so several seeds are several draws, as PIRL has them (arXiv 1912.01991, 3.3).
+each class, drawn by the seed. Several seeds are several draws, as in PIRL (arXiv 1912.01991, 3.3).
 A preset's rates are those of the task's own list: `preset swav split draw:1%` has SwAV's rates for 1 % in
 imagenet_semi1, and those for 10 % in imagenet_semi10.
 The last epoch is the number; the best one stands beside it, labelled.
@@ -98,11 +98,11 @@ ONE_PERCENT, TEN_PERCENT = Config(), Config(split="10percent")
 
 
 def data(config: Config, context) -> dict:
-    """Name, counts of labelled and validation images, fingerprint (the list's sha256 in it). A list is named
-    by its sha256 where it is not the official one. Found under an official name, it is counted as "unofficial
-    list" besides, so that its run is a scaled one even if it is as long as the official list. Of `draw:P%`
-    the fingerprint is that of all images, since the seed, which is recorded by itself, makes the draw: the
-    records of several draws are one row."""
+    """Name, counts of labelled and validation images, fingerprint (with the list's sha256). A list other than
+    the official one is named by its sha256. If it has an official name, it also counts as "unofficial list",
+    so its run is scaled even if it is as long as the official list. For `draw:P%` the fingerprint is that of
+    all images, since the separately recorded seed makes the draw: the records of several draws are one
+    row."""
     check(config, context.gpus)
     root = context.data / config.dataset
     if not root.is_dir():  # before a list is fetched for it
@@ -162,7 +162,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
             (loss,) = mean_losses(loss_sum, batches)
             (top1, top5), truth, predicted = validate(network, head, val_loader, device)
             history.append({"loss": loss, "top1": top1, "top5": top5})
-            # Before the checkpoint, so that one that says it is finished has them.
+            # Before the checkpoint: a finished run must have them.
             keep_history(context, history)
             keep_predictions(context, train.classes, *map(all_gather_rows, (truth, predicted)))
             checkpoint.save(history)

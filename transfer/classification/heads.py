@@ -2,9 +2,9 @@
 
 A sweep trains a head for each learning rate and weight decay at once. The backbone, nearly all of the cost,
 runs once for all of them, and each head is trained exactly as it would be alone: the same first weights, the
-same batches, its own optimiser state. So that nothing is chosen on the validation set, a share of each class
-is held out of train and no head sees it; the head with the best top-1 there after the last epoch is the
-result. A sweep's heads therefore learn from less than the protocol's head does.
+same batches, its own optimiser state. Nothing is chosen on the validation set. Instead a share of each class
+is held out of train, and no head sees it; the head with the best top-1 there after the last epoch is the
+result. A sweep's heads therefore learn from fewer images than the protocol's head.
 """
 import math
 

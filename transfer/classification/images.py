@@ -71,7 +71,7 @@ class Images(torch.utils.data.Dataset):
 
 
 class _drawn_from:
-    """Inside, torch's CPU generator starts from the key; outside it goes on as if nothing had happened."""
+    """Inside, torch's CPU generator starts from the key; afterwards it continues from its state before."""
 
     def __init__(self, *key):
         self.seed = _seed(*key)
@@ -94,7 +94,7 @@ class TrainBatches:
 
     A batch of `batch_size` (over all ranks) is a slice of the epoch's permutation, cut into one run per rank,
     so all ranks together see what one process would see. The last batch may be smaller. With `pad` it is
-    filled up from the permutation's start until it divides by the ranks (as DistributedSampler does).
+    padded from the permutation's start until it divides by the ranks (as DistributedSampler does).
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, *, pad: bool = False):

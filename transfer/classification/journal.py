@@ -1,4 +1,5 @@
-"""What a run says while it works: a bar on a terminal, one JSON line an epoch in log.txt, files to keep."""
+"""What a run reports while it works: a bar on a terminal, one JSON line an epoch in log.txt, files to
+keep."""
 import json
 import sys
 import time

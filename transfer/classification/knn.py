@@ -102,7 +102,7 @@ def predict(bank, bank_labels, queries, classes: int, ks, temperatures, device) 
     for near, labels in zip(similarities.split(QUERIES, 1), own_labels.split(QUERIES, 1)):
         near, places = all_gather_rows(near).topk(most, dim=0)  # (most, chunk), nearest first
         labels = all_gather_rows(labels).gather(0, places)
-        # Less its largest, which no vote notices, so that a small temperature cannot overflow.
+        # Minus the largest, which changes no vote: a small temperature must not overflow.
         for (k, temperature), found in votes.items():
             weights = ((near[:k] - near[:1]) / temperature).exp()
             totals = weights.new_zeros(classes, near.shape[1]).scatter_add_(0, labels[:k], weights)
@@ -114,8 +114,8 @@ def nearest(bank, bank_labels, queries, most: int, device):
     """Similarities (most, m) of each query to its nearest of this rank's bank, and their labels (most, m), on
     the device; -inf where the bank is smaller.
 
-    The bank is normalised and travels to the device a block at a time, so that beside it there is never more
-    than a block.
+    The bank is normalised and travels to the device one block at a time: beside it there is never more than
+    one block.
     """
     queries = functional.normalize(queries, dim=1).to(device)
     similarities = queries.new_full((most, len(queries)), -torch.inf)

@@ -1,4 +1,4 @@
-"""Labelled sets of images as they lie on disk: folders, file lists, iNaturalist's json, VOC trees.
+"""Labelled sets of images on disk: folders, file lists, iNaturalist's json, VOC trees.
 
 Each reader gives a `Samples`, or one clear error where the set is missing, half empty or inconsistent.
 """
@@ -27,7 +27,7 @@ class Samples:
     labels   (N,) int64, 0 <= label < len(classes); for VOC (N, classes) int8 in {1, 0, -1}, see `voc`
     classes  names in label order
     source   what was read, for messages
-    pixels   (N, H, W, 3) uint8 where the images do not lie in files of their own (CIFAR), else None
+    pixels   (N, H, W, 3) uint8 if the images have no files of their own (CIFAR), else None
     """
     root: Path
     names: np.ndarray
@@ -220,7 +220,7 @@ def stratified(labels: np.ndarray, share: Callable[[int], int], seed: int) -> np
 
 
 def require_classes(train: Samples, other: Samples) -> None:
-    """ValueError unless both sets have the same classes in the same order, so that labels mean the same."""
+    """ValueError unless both sets have the same classes in the same order; else labels would not agree."""
     if train.classes != other.classes:
         odd = min({*train.classes} ^ {*other.classes}, default="none, but their order differs")
         raise ValueError(f"{other.source}: expected the {len(train.classes)} classes of {train.source}, "

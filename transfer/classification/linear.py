@@ -173,7 +173,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
             losses = mean_losses(loss_sum, batches)
             chosen, row, predicted = judge(heads, losses, features, config, context, device)
             history.append(row)
-            # Before the checkpoint, so that one that says it is finished has them.
+            # Before the checkpoint: a finished run must have them.
             keep_history(context, history)
             keep_predictions(context, train.classes, *map(all_gather_rows, (features[0][1], predicted)))
             checkpoint.save(history)

@@ -1,4 +1,4 @@
-"""Which images of train have a label: SimCLR's lists, a list of one's own, or a seeded draw.
+"""Which images of train have a label: SimCLR's lists, the user's own list, or a seeded draw.
 
 The official lists are looked for beside the images, else fetched once and checked against their sha256.
 """

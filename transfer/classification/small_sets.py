@@ -17,7 +17,7 @@ from transfer.classification.layouts import Samples
 
 @dataclass(frozen=True)
 class SmallSet:
-    """Where a set lies under the data root, how it is read, and where it comes from.
+    """Where a set is under the data root, how it is read, and where it comes from.
 
     read(root) -> (train, val, test): val None where the set has no official one. metric: the one that
     Kornblith et al. report. fetch: what the error for a missing folder says, with {root}.
@@ -88,7 +88,7 @@ def splits(build, attributes=("_image_files", "_labels"), names=("train", "val",
 
 
 def cifar(kind):
-    """A reader of torchvision's CIFAR10 or CIFAR100, whose images lie together in one file."""
+    """A reader of torchvision's CIFAR10 or CIFAR100, whose images are together in one file."""
     def read_cifar(root: Path):
         found = []
         for train in (True, False):
@@ -167,7 +167,7 @@ SMALL_SETS = {
                          _command("CIFAR100")),
     "sun397": SmallSet("SUN397", sun397, "top1", _command("SUN397")),
     "cars": SmallSet("stanford_cars", cars, "top1", "its home is gone: put cars_train, cars_test, devkit and "
-                     "cars_test_annos_withlabels.mat there, as torchvision.datasets.StanfordCars wants them"),
+                     "cars_test_annos_withlabels.mat there, as torchvision.datasets.StanfordCars needs them"),
     "aircraft": SmallSet("fgvc-aircraft-2013b", splits(torchvision.datasets.FGVCAircraft), "mean_per_class",
                          _command("FGVCAircraft")),
     "dtd": SmallSet("dtd", splits(torchvision.datasets.DTD), "top1", _command("DTD")),

@@ -1,12 +1,12 @@
 """Linear SVMs with squared hinge: the cost of each class by cross-validation, then a fit on everything.
 
-liblinear is the reference. Its time grows with the cost, where ever fewer samples lie inside the margin;
+liblinear is the reference. Its time grows with the cost, where fewer and fewer samples are inside the margin;
 there Newton's method in the basis of those samples is exact and cheap (Keerthi and DeCoste, JMLR 6, 2005).
 For the active set S, the samples with y f < 1, it solves (K_SS + diag(1 / (2 C weight))) b = y_S and repeats
 with the samples that are then inside the margin, until S stands still. K = X X', with a constant feature for
 the bias, which liblinear regularises too, is computed once for all classes, costs and folds.
 
-Imports no torch, so that the processes which share the fits start fast and stay small.
+Imports no torch: the processes that share the fits must start fast and stay small.
 """
 import contextlib
 import warnings

@@ -1,4 +1,4 @@
-"""One iteration in several micro-batches, where the total batch does not fit into the GPUs' memory."""
+"""One iteration in several micro-batches, if the total batch does not fit into the GPUs' memory."""
 
 import contextlib
 import time
@@ -11,10 +11,11 @@ class AccumulatingTrainer(SimpleTrainer):
     """Detectron2's SimpleTrainer, and its AMPTrainer, with the gradient averaged over `parts` micro-batches.
 
     Each loss is normalised within its micro-batch, as Detectron2 normalises within each GPU's batch, so N
-    GPUs with A parts take the step that N x A GPUs would take on the same images, but for batch norm: its
-    statistics are those of one micro-batch over the N GPUs, and its running average moves A times. A mean
-    of means, the gradient equals that of the joint batch where batch norm is frozen and the micro-batches
-    have as many sampled regions (and, with masks, foreground regions) each. With 1 part it is Detectron2's.
+    GPUs with A parts take the step that N x A GPUs would take on the same images, except for batch norm: its
+    statistics are those of one micro-batch over the N GPUs, and its running average moves A times. The
+    gradient is a mean of means. It equals that of the joint batch if batch norm is frozen and all
+    micro-batches have the same number of sampled regions (and, with masks, foreground regions). With 1 part
+    it is Detectron2's.
     """
 
     def __init__(self, model, micro_batches, optimizer, parts, amp):

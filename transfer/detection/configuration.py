@@ -13,10 +13,10 @@ CONFIGS = Path(__file__).resolve().parent.parent.parent / "detection_configs"
 # Keys that the command line owns, with the flag to use instead.
 FLAGS = {"MODEL.WEIGHTS": "--weights", "OUTPUT_DIR": "--output", "SEED": "--seed", "MODEL.DEVICE": "--device",
          "DATALOADER.NUM_WORKERS": "--workers"}
-# Keys that must not change the number, so that they are no part of a record's config.
+# Keys that must not change the number; a record's config leaves them out.
 WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
                   "TEST.EXPECTED_RESULTS"}
-# Keys of Detectron2 that nothing here reads: the record of a run must not claim another value.
+# Keys of Detectron2 that nothing here reads. A record must not claim another value for them.
 # LOAD_PROPOSALS would have Detectron2 unpickle files of proposals.
 UNREAD = ("DATALOADER.SAMPLER_TRAIN", "TEST.AUG.ENABLED", "CUDNN_BENCHMARK", "MODEL.LOAD_PROPOSALS")
 POSITIVE = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "TEST.PRECISE_BN.NUM_ITER")
@@ -93,7 +93,7 @@ def _check(values):
     for key in UNREAD:
         if values[key] != usual[key]:
             raise ValueError(f"{key}: expected {usual[key]}, found {values[key]}; this suite does not read "
-                             "that key, so leave it away")
+                             "that key, so leave it out")
 
 
 def rescaled(config, gpus):
@@ -106,7 +106,7 @@ def rescaled(config, gpus):
     reference = config.clone()
     reference.SOLVER.REFERENCE_WORLD_SIZE = REFERENCE_GPUS
     scaled = DefaultTrainer.auto_scale_workers(reference, gpus)
-    scaled.SOLVER.REFERENCE_WORLD_SIZE = 0  # done: to scale it again would be wrong
+    scaled.SOLVER.REFERENCE_WORLD_SIZE = 0  # done: it must not be scaled twice
     before = flat(config)
     return [word for key, value in flat(scaled).items() if value != before[key] for word in (key, str(value))]
 

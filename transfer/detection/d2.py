@@ -1,7 +1,7 @@
 """Detectron2's global state, set up for one run: data-set registry, processes, log.
 
 What Detectron2 does with environment variables and module-level registries at import time is done here
-explicitly, so that one process can run several tasks, roots and seeds one after the other.
+explicitly. One process can therefore run several tasks, roots and seeds, one after the other.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def join_processes():
 def log_to(out):
     """While open, Detectron2's log goes to out/log.txt (other ranks: log.txt.rankN), progress to the console.
 
-    Handlers are removed at the end, so that runs in one process do not write into each other's files.
+    Handlers are removed at the end: runs in one process must not write into each other's files.
     """
     rank = comm.get_rank()
     file = logging.FileHandler(out / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))

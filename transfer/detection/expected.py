@@ -1,4 +1,4 @@
-"""Early warning: losses and AP of a run beside those that finished runs of ours had at the same iteration.
+"""Early warning: losses and AP of a run beside those of our finished runs at the same iteration.
 
 The bands are data, expected.json: groups of runs that share their settings, each with the source of its
 figures and rows {"iteration", "metric", "weights": "trained" or "random", "low", "high"}. Finished runs give
@@ -9,7 +9,7 @@ a group by their output folders (several seeds at best; after --random, those of
 
 A band reaches from the lowest to the highest value found, widened by that width on both sides. The values are
 the losses in the log (medians of 20 iterations) of the WINDOW iterations before a check, and the AP of each
-run. With random runs at hand, only losses that tell the two kinds apart are kept; else only the total loss.
+run. With random runs, only losses that separate the two kinds are kept; without them, only the total loss.
 """
 
 import argparse
@@ -77,9 +77,9 @@ def _within(value, band):
 
 
 def blind_loss(objects, classes):
-    """Return the classification loss (nats) of a head that ignores the image and takes all classes for alike.
+    """Return the classification loss (nats) of a head that ignores the image and treats all classes alike.
 
-    All it knows is `objects`, the share (0-1) of the regions that are objects: the entropy of that guess.
+    It knows only `objects`, the share (0-1) of the regions that are objects: the entropy of that guess.
     """
     guesses = ((objects, objects / classes), (1 - objects, 1 - objects))
     return -sum(share * math.log(guess) for share, guess in guesses if share > 0)

@@ -30,9 +30,9 @@ class SameStatistics(HookBase):
     """Make precise BN's statistics the same on every rank and after an interruption, before they are saved.
 
     Precise BN weights the joint statistics of an iteration by the rank's own image sizes, so ranks end up
-    with different averages (detectron2#5398) and would evaluate different networks: rank 0's are taken. And
-    it would go on in its stream of images from one evaluation to the next, which a resumed run could not
-    know: each time it begins anew.
+    with different averages (detectron2#5398) and would evaluate different networks. Therefore all take rank
+    0's. Its stream of images would also continue from one evaluation to the next, at a place that a resumed
+    run cannot know. Therefore it begins anew each time.
     """
 
     def __init__(self, precise):
@@ -52,8 +52,8 @@ class SameStatistics(HookBase):
 
 
 class StopWhenAsked(HookBase):
-    """After an iteration in which a stop signal came to any process, save and leave. The last hook: the
-    others have done their part of the iteration, and a resumed run goes on with the next one."""
+    """Save and leave after an iteration in which any process got a stop signal. This is the last hook: the
+    others have done their part of the iteration, and a resumed run continues with the next one."""
 
     def after_step(self):
         number = signals.wish()
@@ -66,7 +66,7 @@ class StopWhenAsked(HookBase):
 
 
 class Curves(HookBase):
-    """Draw losses.png from metrics.json when training ends, also when it fails: the curve says why."""
+    """Draw losses.png from metrics.json when training ends, even if it fails: the curve shows why."""
 
     def __init__(self, out):
         self.out = out
@@ -78,8 +78,8 @@ class Curves(HookBase):
 class Expected(HookBase):
     """Say in one line whether losses and AP are those of earlier runs (expected.py); never stop the run.
 
-    Where no band is known, one thing can be said of any run: after the warm-up, a classifier whose loss is no
-    lower than that of one that ignores the image has learnt nothing yet. On the main process only.
+    Without a band, one thing is true of any run: after the warm-up, a classifier whose loss is not below that
+    of one that ignores the image has learnt nothing yet. On the main process only.
     """
 
     def __init__(self, cfg, weights):

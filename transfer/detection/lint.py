@@ -1,9 +1,10 @@
-"""A configuration held against the weights it is to start from, before a model is built.
+"""A check of a configuration against the weights it starts from, before a model is built.
 
     lint(cfg, export.metadata(backbone), backbone.arch)
 
 Each of these mistakes trains without an error and costs average precision. The proof (weights/proof.py) finds
-those that change activations, but after minutes and by their effect; this names the line to change.
+those that change activations, but only after minutes and by their effect. This check names the line to
+change.
 """
 import json
 import shlex

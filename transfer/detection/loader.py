@@ -2,7 +2,7 @@
 
 Detectron2 draws an endless shuffled stream of images, reads it with N workers, augments with the worker's own
 random state and groups images by aspect ratio. Here the n-th place of the stream decides the image and the
-augmentation, so that neither the number of workers nor an interruption changes a batch.
+augmentation. Neither the number of workers nor an interruption changes a batch.
 """
 
 import itertools
@@ -78,7 +78,7 @@ class Places(Sampler):
 
 
 class NamingMapper(DatasetMapper):
-    """Detectron2's mapper; an image that cannot be read is named, which Pillow's own errors do not do."""
+    """Detectron2's mapper, with an error that names an unreadable image; Pillow's own does not."""
 
     def __call__(self, image):
         try:
@@ -111,7 +111,7 @@ class TrainLoader:
     """Iterable of this rank's micro-batches (lists of Detectron2's dicts) from number `start` on.
 
     There are SOLVER.ACCUMULATE of them in an iteration, of IMS_PER_BATCH / ACCUMULATE images over all ranks.
-    The loader behind it is built at the first one, so that `start` may be set after a checkpoint is read.
+    The loader behind it is built at the first one; until then `start` may be set from a checkpoint.
     """
 
     def __init__(self, config):

@@ -1,5 +1,5 @@
-"""Detectron2's checkpointer with the files taken out of its hands: it would run what a pickle says, load what
-fits of a checkpoint, and warn of the rest.
+"""Detectron2's checkpointer without its handling of files: it would run the code in a pickle, load whatever
+fits of a checkpoint, and only warn about the rest.
 
 last_checkpoint holds the bare name of a .pth file of the run's folder. That file has Detectron2's form:
 model, iteration, trainer (iteration, hooks, the optimiser in _trainer); and `identity`, which is ours.
@@ -92,13 +92,13 @@ def _require_fitting_trainer(found, trainer, iteration):
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Writes each file whole; reads nothing but the backbone, which this suite wrote.
+    """A checkpointer that writes each file whole and reads only the backbone, which this suite wrote.
 
     identity: of the run, see `read`; to be set before the first file is written.
     """
 
     def save(self, name, **more):
-        """Write name.pth and say in last_checkpoint that it is the newest. Detectron2's hook calls it."""
+        """Write name.pth and note in last_checkpoint that it is the newest. Detectron2's hook calls it."""
         if not self.save_to_disk:
             return
         state = {"model": self.model.state_dict(), "identity": self.identity, **more}

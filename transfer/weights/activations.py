@@ -26,7 +26,7 @@ def compare(backbone: Backbone, model: nn.Module) -> tuple[dict[str, float], dic
     network = build(backbone)
     trunk = getattr(model.backbone, "bottom_up", model.backbone)  # of an FPN, of a C4
     head = trunk.res5 if hasattr(trunk, "res5") else model.roi_heads.res5
-    # Copies on the CPU: a GPU may round its convolutions to TF32, and the model's own mode must stay.
+    # Copies on the CPU: a GPU may round its convolutions to TF32, and the model's mode must not change.
     trunk, head = copy.deepcopy(trunk).cpu().eval(), copy.deepcopy(head).cpu().eval()
     largest = dict.fromkeys(STAGES, 0.0)
     for size in SIZES:

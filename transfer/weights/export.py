@@ -17,7 +17,7 @@ timm         .pth, .safetensors: timm.create_model("resnet50", num_classes=0, ch
 projector    .pth, .safetensors: load_state_dict of the official projector, an nn.Sequential, and of ours.
 
 The metadata is in Detectron2's files and, as one JSON text, in the `__metadata__` of safetensors. A plain
-state dict in `.pth` has no room for it: the report beside the file (report.py) has it, as it has for all.
+state dict in `.pth` has no room for it; there, as for all files, the report beside it (report.py) has it.
 """
 import copyreg
 import json
@@ -85,14 +85,14 @@ def require_ending(path: Path, layout: str) -> None:
 
 
 def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
-    """Writes the file, whole or not at all; the same content gives the same bytes. An older file is replaced.
+    """Write the file, whole or not at all. The same content gives the same bytes. An older file is replaced.
 
     tensors  name -> contiguous CPU tensor;  notes: the metadata
     """
     path = Path(path)
     require_ending(path, layout)
     content = {"__author__": AUTHOR, "matching_heuristics": True, "metadata": notes}
-    # Into an open file: torch.save would put a path's name into its archive, safetensors' save_file would
+    # Into an open file: torch.save would put a path's name into its archive, and safetensors' save_file would
     # make the file unreadable for other users.
     with replacing(path) as draft, open(draft, "wb") as file:
         if path.suffix == ".safetensors":  # one text, as the library shuffles the order of several

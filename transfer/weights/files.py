@@ -21,7 +21,7 @@ NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}  # arrays of th
 
 
 class Inert:
-    """Stands where a file has a harmless object that no reader needs; forgets what it is given."""
+    """Stands in for a harmless object that no reader needs, and forgets its contents."""
     def __new__(cls, *arguments, **named):
         return object.__new__(cls)
 
@@ -123,7 +123,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path) -> tuple[object, str]:
-    """What the file holds (arrays as tensors) and its sha256, from one open file: they agree even if it is
+    """What the file holds (arrays as tensors) and its sha256, from one open file, so they agree even if it is
     replaced meanwhile. FileNotFoundError, or ValueError with one line, for a file that cannot be read."""
     path = Path(path)
     if not path.exists():
@@ -146,7 +146,7 @@ def load(path) -> tuple[object, str]:
 
 
 def _refuse_damaged_archive(file) -> None:
-    """torch.load ignores the checksums of its zip archives: a flipped bit in a weight would pass (tried)."""
+    """torch.load ignores the checksums of its zip archives: a flipped bit in a weight would pass (tested)."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
@@ -155,7 +155,7 @@ def _refuse_damaged_archive(file) -> None:
 
 
 def _content(file, size: int):
-    """Read by what the first bytes say; a name's ending is not trusted."""
+    """Read by the first bytes; a name's ending is not trusted."""
     head = file.read(512)
     file.seek(0)
     if head[:2] == b"\x1f\x8b":

@@ -1,4 +1,4 @@
-"""The proof that a conversion lost nothing; Detectron2 loads half a backbone with no more than a warning.
+"""The proof that a conversion lost nothing. Detectron2 would load half a backbone with only a warning.
 
 (a) The file holds the backbone's tensors, bit for bit, and nothing else.
 (b) Loaded by Detectron2's own checkpointer into a C4 and an FPN detector (ResNet-18 and 34: FPN only), each
@@ -6,8 +6,8 @@
     give the activations of torchvision's layer1 to layer4 on a photograph in RGB, to 1e-4.
 (c) With red and blue swapped they do not.
 
-Files for torchvision and timm have torchvision's own names, so (a) is the whole proof. Of this wing only this
-file imports detectron2, inside functions.
+Files for torchvision and timm have torchvision's own names, so (a) is the whole proof. In this folder only
+this file imports detectron2, inside functions.
 """
 import dataclasses
 import logging
@@ -51,7 +51,7 @@ DETECTORS = {
 
 
 def convert(backbone: Backbone, path, layout: str) -> Report:
-    """Writes a backbone in a layout of export.ENDINGS, proves the file, and writes the report beside it.
+    """Write a backbone in a layout of export.ENDINGS, prove the file, and write the report beside it.
 
     Both appear only if the proof holds; older ones stay until then. ValueError says what failed.
     """
@@ -60,7 +60,7 @@ def convert(backbone: Backbone, path, layout: str) -> Report:
 
 
 def convert_projector(tensors: dict[str, Tensor], notes: dict, path) -> Report:
-    """`convert` for what projector.read gives; there is no network to run it in but the one it comes from."""
+    """`convert` for what projector.read returns; only the network that it comes from could run it."""
     return _publish(tensors, notes, path, "projector",
                     lambda temporary: Report(notes, _check_file(tensors, notes, temporary, "projector"), ()))
 
@@ -123,7 +123,7 @@ def _network(detector: str, backbone: Backbone, model: nn.Module, places: set[st
 def _check_file(source: dict[str, Tensor], notes: dict, path, layout: str) -> dict:
     """(a) for any layout, and that the metadata is the source's. Returns Report.file.
 
-    source  under the source's own names, so that a wrong renaming does not go unseen
+    source  under the source's own names, so a wrong renaming is noticed
     """
     path = Path(path)
     found, found_notes, sha256 = read_written(path)
@@ -194,7 +194,7 @@ def _build(detector: str, backbone: Backbone) -> nn.Module:
 
 
 def _load(model: nn.Module, path) -> None:
-    """As a detection run does it; a `.safetensors` as the docstring of export.py says."""
+    """Load like a detection run; a `.safetensors` as the docstring of export.py says."""
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
     with _quiet():
@@ -207,7 +207,7 @@ def _load(model: nn.Module, path) -> None:
 
 @contextmanager
 def _quiet():
-    """Without the checkpointer's warnings of what it did not find; that is checked, not left in a log."""
+    """Silence the checkpointer's warnings about what it did not find: the proof checks that."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -47,7 +47,7 @@ def read(path, format=None, name=None, encoder=None, stem=None) -> Backbone:
     name     for tables and paths; by default that of the file without .pth, .pth.tar or the like
     encoder  which one, of a file with several (docs/weights.md); by default the one its project evaluates.
              Another one is part of Backbone.format, as in moco:key, and of Backbone.sha256, that of
-             "<sha256 of the file>:<encoder>", so that records never mix the two
+             "<sha256 of the file>:<encoder>", so records never mix the two
     stem     cifar or small, of a network with a 3 x 3 first convolution where the file does not say it; then
              part of Backbone.sha256 in the same way
     Raises FileNotFoundError, or ValueError with one line: what was expected, what was found, what to do.
@@ -114,7 +114,7 @@ def chosen_of(contents: Contents, encoder: str | None) -> str:
         return names[0]
     if len(names) == 1:
         raise ValueError(f"holds one encoder ({contents.format}), so there is none to choose, found --encoder"
-                         f" {encoder}; leave it away")
+                         f" {encoder}; leave it out")
     if encoder not in names:
         raise ValueError(f"unknown encoder {encoder}, a file of the format {contents.format} has"
                          f" {', '.join(names)}; name one of them")
@@ -123,9 +123,9 @@ def chosen_of(contents: Contents, encoder: str | None) -> str:
 
 def random_backbone(name="random") -> Backbone:
     """The "Random init" row: torchvision's default initialisation of a ResNet-50 from seed 0 (He normal by
-    fan-out; the last BN of a residual branch is not zeroed). Having no file, its sha256 is that of names,
-    shapes and values; torch promises equal random numbers only for one release and platform; the hash tells
-    when they differ."""
+    fan-out; the last BN of a residual branch is not zeroed). It has no file, so its sha256 is that of names,
+    shapes and values. torch promises equal random numbers only for one release and platform; the hash shows
+    if they differ."""
     with torch.random.fork_rng(devices=[]):  # leaves the caller's generator where it was
         torch.manual_seed(RANDOM_SEED)
         state = dict(RESNET50.network().state_dict())
@@ -184,8 +184,8 @@ def _nearest(raw) -> str:
 
 def nearest_prefix(state: Mapping) -> str | None:
     """The prefix under which most names of the flat state are a ResNet's; None where no name is."""
-    # Whatever stands before one of these names may be the prefix; three, in case one of them is missing.
-    # (layer1.0.conv1.weight proposes the prefix layer1.0. too, which then scores low.)
+    # The text before any of these names may be the prefix. There are three, in case one is missing.
+    # (layer1.0.conv1.weight also proposes the prefix layer1.0., which then scores low.)
     anchors = ("conv1.weight", "bn1.weight", "layer4.1.bn2.bias")
     prefixes = {name.removesuffix(anchor) for name in state for anchor in anchors if name.endswith(anchor)}
     return max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in ALL_NAMES),

@@ -43,7 +43,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Report:
-    """What was proven; a proof that fails is a ValueError instead.
+    """What was proven. A proof that fails raises ValueError instead.
 
     weights   the metadata: source_sha256, reader, conventions (export.metadata)
     file      name, layout, sha256, bytes, tensors of the file written; None where a network was proven

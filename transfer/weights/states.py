@@ -10,9 +10,9 @@ THOP = ("total_ops", "total_params")  # counters that thop leaves in a network
 
 
 def flat(raw) -> dict[str, Tensor]:
-    """Every tensor by name. Those of the container of the weights, and those in none, keep their names, so
-    that a safetensors file looks like its `.pth`; what lies in other containers gets their path before it,
-    as teacher/backbone.conv1.weight. `module.` of a network wrapped for several processes is left away."""
+    """Every tensor by name. Those in the container of the weights, and those in none, keep their names, so a
+    safetensors file looks like its `.pth`. Tensors in other containers get their path as a prefix, such as
+    teacher/backbone.conv1.weight. `module.` of a network wrapped for several processes is dropped."""
     if not isinstance(raw, Mapping):
         return {}
     container = next((key for key in CONTAINERS if isinstance(raw.get(key), Mapping)), None)
@@ -63,8 +63,9 @@ def _unnumbered(entries: dict) -> dict:
 
 
 def layout(*needs: str, lacks: tuple = ()):
-    """Makes a reader of one that takes the flat state, and asks it only if each prefix in needs begins a name
-    and none in lacks does. The encoder's prefix comes first; readers.py tells near-misses by reader.needs."""
+    """Turn a function of the flat state into a reader, which is asked only if each prefix in needs begins a
+    name and none in lacks does. The encoder's prefix comes first; readers.py finds near-misses by
+    reader.needs."""
     def made(function):
         @wraps(function)
         def reader(raw):

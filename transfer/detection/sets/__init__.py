@@ -70,7 +70,7 @@ def settings(own: dict[str, Part]) -> dict[str, str]:
 def require_boxes(name: str) -> None:
     """ValueError where a registered set holds no object, or one whose box does not lie in its image.
 
-    A pixel beyond is forgiven. For sets of the user's own: the published ones are used as they are.
+    One pixel beyond is tolerated. This is for the user's own sets; published ones are used as they are.
     """
     try:
         boxes = [(image, BoxMode.convert(item["bbox"], item["bbox_mode"], BoxMode.XYXY_ABS))

@@ -1,8 +1,8 @@
 """Pascal VOC: lists of images, an XML file of boxes for each, AP with eleven points or as an area.
 
-The AP is computed here, because Detectron2's own code leaves the order of equal scores to chance (an unstable
-sort). Figures are percent. What cannot be measured is left out, never NaN: a class without an object in the
-test set. A model that detects nothing scores 0.
+The AP is computed here, because in Detectron2's own code the order of equal scores is arbitrary (an unstable
+sort). Figures are percent. A class without an object in the test set cannot be measured and is left out,
+never NaN. A model that detects nothing scores 0.
 """
 
 import hashlib
@@ -155,7 +155,7 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, eleven_points: 
 
     eleven_points: mean over recall 0, 0.1, ..., 1 of the best precision at or beyond it (VOC 2007), else the
     area under the envelope of the curve (VOC 2010 on). The recall steps are Detectron2's np.arange, whose
-    third, sixth and seventh lie a rounding error above 0.3, 0.6 and 0.7: published figures are made so.
+    third, sixth and seventh are a rounding error above 0.3, 0.6 and 0.7, as in published figures.
     """
     if not len(recall):
         return 0.0
@@ -177,9 +177,10 @@ def overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
 def class_precisions(detections: list, truth: dict, eleven_points: bool) -> list[float] | None:
     """Return AP in percent at each of THRESHOLDS for one class, or None where no object counts.
 
-    detections: [(image, score, box)]; those of equal score keep the order given. truth: {image: (boxes
-    (n, 4), difficult (n,) bool)}. The rules of the VOC devkit: a detection belongs to the object it overlaps
-    most; the first one on an object is right, later ones wrong; on a difficult one it counts neither way.
+    detections: [(image, score, box)]; those of equal score keep the order given. truth: {image: (boxes (n,
+    4), difficult (n,) bool)}. The rules are those of the VOC devkit. A detection belongs to the object it
+    overlaps most. The first one on an object is right, later ones are wrong. On a difficult object it does
+    not count.
     """
     positives = sum(int((~difficult).sum()) for _, difficult in truth.values())
     if positives == 0:
