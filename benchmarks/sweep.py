@@ -29,7 +29,8 @@ def step_of(name, device, images):
     """Return a function that makes a step of all heads."""
     device, config = torch.device(device), CONFIGS[name]
     pictures, labels = batch(images, SIZE, CLASSES)
-    network, heads = freeze(read("random"), device), make_heads(config, 2048, CLASSES, 0, device)
+    backbone = read("random")
+    network, heads = freeze(backbone, device), make_heads(config, backbone.arch.width, CLASSES, 0, device)
     sgd = linear.optimiser_of(heads, config)
     return lambda: linear.train_step(heads, sgd, features_of(network, pictures, device, config.precision),
                                      labels.to(device), images)
