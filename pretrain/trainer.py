@@ -115,6 +115,7 @@ def train(recipe: Recipe, run: Run) -> Outcome:
     ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and when
     too many steps in a row were skipped.
     """
+    run.checkpoint_dir.mkdir(parents=True, exist_ok=True)
     with signals.listening(), signals.deferred(), contextlib.ExitStack() as stack:
         training = prepare(recipe, run, run.checkpoint_dir / "bad_pictures.txt")
         labelled = knn.Labelled(run.knn_data, recipe.image_size) if run.knn_data else None
