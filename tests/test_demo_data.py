@@ -105,10 +105,10 @@ def test_finished_tree_is_kept_and_unfinished_or_other_one_is_replaced(small, tm
 def test_foreign_data_is_refused_and_left_alone(tmp_path):
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco/mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match=r"found coco that this did not write.*name another folder"):
+    with pytest.raises(ValueError, match="found coco from elsewhere.*name another folder"):
         demo_data.write(tmp_path)
-    command = [sys.executable, demo_data.__file__, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tools.demo_data", str(tmp_path)]
+    result = subprocess.run(command, cwd=demo.ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["coco", "mine.txt"]
 
