@@ -1,4 +1,5 @@
 """Links between the repository's texts lead somewhere, and texts cite nothing that a reader cannot open."""
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -64,3 +65,36 @@ def test_what_is_shown_as_a_diff_stands_in_the_code():
             code = (ROOT / line[4:]).read_text().splitlines()
         elif line[1:].strip() != "...":
             assert line[1:].rstrip() in code, line
+
+
+def definition(code, name):
+    """The node of a function, class or Class.method in a file's syntax tree; None without one."""
+    for part in name.split("."):
+        code = code and next((node for node in code.body if getattr(node, "name", None) == part), None)
+    return code
+
+
+def test_the_tour_names_what_is_there_and_how_much_it_is():
+    text = (ROOT / "docs" / "tour.md").read_text()
+    for block in re.split(r"\n(?=\n|#|- |\d+\. )", text):  # a name belongs to the last file in its item
+        code = None
+        for word in re.findall(r"`([^`\s]+)`", block):
+            if re.search(r"/|\.(py|md|yaml)$", word):
+                assert (ROOT / word).exists(), word
+                code = ast.parse((ROOT / word).read_text()) if word.endswith(".py") else None
+            elif word.endswith("()"):
+                assert definition(code, word[:-2]), f"{word} in: {block}"
+    stops = re.findall(r"^\d+\. (`[^(]*\.py`.*?)\((\d+) lines\)", re.sub(r"\n +", " ", text), re.M)
+    stated = sum(int(lines) for _, lines in stops)
+    assert re.findall(r"^Sum: ([\d,]+) lines", text, re.M) == [f"{stated:,}"]
+    found = 0
+    for what, _ in stops:
+        for word in re.findall(r"`[^`]+`|\bdoc\b", what):
+            if word.endswith(".py`"):
+                code = ast.parse((ROOT / word.strip("`")).read_text())
+            elif word == "doc":
+                found += len(ast.get_docstring(code).splitlines())
+            else:
+                node = definition(code, word.strip("`()"))
+                found += node.end_lineno - node.lineno + 1
+    assert abs(found - stated) <= 0.1 * stated, f"the stops have {found} lines, the tour says {stated}"
