@@ -1,4 +1,4 @@
-"""Several processes: what pretraining and transfer share.
+"""What pretraining and transfer share: several processes, and files.
 
 process.py      which process this is, how its errors are printed; without torch
 collectives.py  sums and gathered rows, decisions that all processes make alike

@@ -43,8 +43,8 @@ class LARS(torch.optim.Optimizer):
 
 
 def chunks(parameters):
-    """Yield the parameters in lists of at most CHUNK elements, or of a single parameter. `updates` copies
-    their gradients, so it need not copy all of them at once."""
+    """Yield the parameters in lists of at most CHUNK elements, or of a single parameter. `scaled_updates`
+    copies their gradients, so it need not copy all of them at once."""
     chunk, size = [], 0
     for p in parameters:
         if chunk and size + p.numel() > CHUNK:

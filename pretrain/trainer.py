@@ -30,7 +30,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 @dataclass(frozen=True)
 class Run:
     """What must not change the result beyond rounding: where things are, and how the work is done."""
-    data: Path  # what data.open_source takes
+    data: Path  # what sources.open_source takes
     checkpoint_dir: Path
     command: str = ""  # which started it, for stats.txt
     device: str = "cpu"

@@ -23,7 +23,7 @@ class Feed:
         self.memory_format = torch.channels_last if run.channels_last else torch.contiguous_format
         source = batches.open_source(run.data)
         self.loader = batches.build_loader(source, config, run.workers, world_size(), rank(),
-                                        device.type == "cuda", record)
+                                           device.type == "cuda", record)
         # A generator of its own: iterating must not advance the global one, which checkpoints keep.
         self.loader.generator = torch.Generator().manual_seed(config.seed)
         self.steps = len(self.loader)
