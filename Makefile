@@ -79,7 +79,7 @@ pretrain: setup
 TASK ?= all
 transfer: setup
 	@test -n "$(WEIGHTS)" || { \
-	    echo "error: expected WEIGHTS, a ResNet-50: make transfer WEIGHTS=resnet50.pth" $(FAIL); }
+	    echo "error: expected WEIGHTS, a ResNet: make transfer WEIGHTS=resnet50.pth" $(FAIL); }
 	@$(PY) transfer/run.py --task $(TASK) --weights "$(WEIGHTS)" $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 tables: setup

@@ -34,7 +34,8 @@ from parallel.launch import launch
 from parallel.process import complain, is_main
 from parallel.slurm import adopt_slurm
 from pretrain.methods import METHODS, method_named, recipe as make_recipe
-from pretrain.pictures import batches
+from pretrain.pictures.batches import epoch_batches
+from pretrain.pictures.sources import open_source
 from pretrain.recipe import Recipe, add_flags
 from pretrain.trainer import Run, last_good, train
 from pretrain.upkeep import dryrun
@@ -112,17 +113,8 @@ def prepare(arguments) -> tuple[Recipe, Run, int, bool]:
     processes = int(os.environ.get("WORLD_SIZE", processes))
     if processes < 1:
         raise ValueError(f"--processes expected at least 1, found {processes}; without a GPU: --device cpu")
-    for name, least in (("workers", 0), ("print_freq", 1), ("checkpoint_minutes", 0), ("keep", 1),
-                        ("max_skips", 1)):
-        if args[name] < least:
-            raise ValueError(f"--{name.replace('_', '-')} expected at least {least}, found {args[name]}")
-    if args["channels_last"] is None:
-        args["channels_last"] = args["device"] == "cuda"
     run = Run(**args, command=" ".join(["pretrain/main.py", *arguments]))
-    batches.EpochBatches(len(batches.open_source(run.data)), recipe.batch_size, processes, 0, recipe.seed)
-    if recipe.batch_size % (processes * recipe.accumulate):
-        raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not "
-                         f"divide by {processes} processes times {recipe.accumulate} micro-batches")
+    epoch_batches(open_source(run.data), recipe, processes)
     if not dry:
         try:
             run.checkpoint_dir.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,8 @@ def test_batches_that_cannot_be_dealt_out_are_refused(images, batch, processes, 
 
 
 def loader_of(root, workers, record=None):
-    settings = SimpleNamespace(batch_size=4, seed=5, image_size=32, views="pil", view_recipes=lambda: VIEWS)
+    settings = SimpleNamespace(batch_size=4, seed=5, image_size=32, views="pil", accumulate=1,
+                               view_recipes=lambda: VIEWS)
     return build_loader(open_source(root), settings, workers, processes=1, rank=0, pin_memory=False,
                         record=record)
 

@@ -96,7 +96,8 @@ def write(kind, root, samples):
 
 
 def batches(source, workers=0):
-    settings = SimpleNamespace(batch_size=4, seed=5, image_size=32, views="pil", view_recipes=lambda: VIEWS)
+    settings = SimpleNamespace(batch_size=4, seed=5, image_size=32, views="pil", accumulate=1,
+                               view_recipes=lambda: VIEWS)
     return [torch.stack(list(batch)) for batch in build_loader(source, settings, workers, 1, 0, False)]
 
 

@@ -86,7 +86,7 @@ def test_second_call_does_nothing_until_what_is_installed_changes(machine, tmp_p
 
 @pytest.mark.parametrize("verb, message", [
     ("pretrain", "error: expected DATA, the folder of train/: make pretrain DATA=/data/imagenet"),
-    ("transfer", "error: expected WEIGHTS, a ResNet-50: make transfer WEIGHTS=resnet50.pth"),
+    ("transfer", "error: expected WEIGHTS, a ResNet: make transfer WEIGHTS=resnet50.pth"),
 ])
 def test_verb_without_its_argument(machine, verb, message):
     result = machine(TOY, verb)

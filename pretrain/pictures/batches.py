@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from parallel import signals
 from pretrain.pictures.augment import make_backend
-from pretrain.pictures.sources import open_source  # noqa: F401  for those who build a loader
 
 REPLACEMENTS = 20  # this many unreadable pictures in a row are no accident
 PAUSES = (1.0, 5.0)  # seconds before a failed read is tried again: file servers have bad moments
@@ -132,10 +131,20 @@ def collate(samples):
     return default_collate(list(views)), [one for one in failures if one]
 
 
+def epoch_batches(source, recipe, processes: int, rank: int = 0) -> EpochBatches:
+    """Return the batches of a process. ValueError if the batch cannot be dealt out: to the processes,
+    to their micro-batches, or from so few pictures."""
+    batches = EpochBatches(len(source), recipe.batch_size, processes, rank, recipe.seed)
+    if recipe.batch_size % (processes * recipe.accumulate):
+        raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not "
+                         f"divide by {processes} processes times {recipe.accumulate} micro-batches")
+    return batches
+
+
 def build_loader(source, config, workers, processes, rank, pin_memory, record=None) -> Loader:
     """Return the loader of this process. Set `loader.batch_sampler.epoch` (and `start`) before each epoch;
     `loader.backend` finishes the batches on the device. record: see Loader."""
-    batches = EpochBatches(len(source), config.batch_size, processes, rank, config.seed)
+    batches = epoch_batches(source, config, processes, rank)
     backend = make_backend(config.views, config.image_size, config.view_recipes())
     return Loader(TwoViews(source, backend, config.seed), record, batch_sampler=batches, num_workers=workers,
                   pin_memory=pin_memory, persistent_workers=workers > 0, worker_init_fn=signals.loader_worker)

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from parallel.collectives import is_main, rank, world_size
 from pretrain.pictures import batches
+from pretrain.pictures.sources import open_source
 
 
 class Feed:
@@ -20,8 +21,8 @@ class Feed:
 
     def __init__(self, config, run, device, record=None):
         self.device, self.epochs, self.waited = device, config.epochs, 0.0
-        self.memory_format = torch.channels_last if run.channels_last else torch.contiguous_format
-        source = batches.open_source(run.data)
+        self.memory_format = run.memory_format
+        source = open_source(run.data)
         self.loader = batches.build_loader(source, config, run.workers, world_size(), rank(),
                                            device.type == "cuda", record)
         # A generator of its own: iterating must not advance the global one, which checkpoints keep.
