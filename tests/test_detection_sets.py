@@ -19,6 +19,7 @@ from transfer.detection.protocol import Config, data
 from transfer.detection.sets.contract import Listing
 from transfer.settings import differences
 
+ROOT = Path(__file__).resolve().parent.parent
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml")
 
 
@@ -98,7 +99,8 @@ def test_a_voc_style_set_says_names_and_classes_to_the_config_and_its_hash_to_th
     config = VOC.override(["dataset", declare(place, VOC_STYLE)])
     changed = differences(VOC.resolved(), config.resolved())
     assert {key: used for key, (_, used) in changed.items()} == {
-        "DATASETS.TRAIN": ["mine_train"], "DATASETS.TEST": ["mine_test"], "MODEL.ROI_HEADS.NUM_CLASSES": 3}
+        "DATASETS.TRAIN": ["mine_train"], "DATASETS.TEST": ["mine_test"], "MODEL.ROI_HEADS.NUM_CLASSES": 3,
+        "mine_train.classes": list(toys.CLASSES), "mine_test.classes": list(toys.CLASSES)}
     context = toys.context(tmp_path / "no root", tmp_path)
     found = data(config, context)
     assert found["name"] == "mine_train, mine_test" and found["counts"] == {"train": 5, "test": 3}
@@ -128,6 +130,20 @@ def test_later_pairs_win_and_a_named_set_may_stand_beside_one_s_own(place, tmp_p
     assert config.resolved()["DATASETS.TEST"] == ["other_test"] and config.resolved()["SOLVER.BASE_LR"] == 1
     with pytest.raises(FileNotFoundError, match="BCCD"):
         data(config, toys.context(tmp_path, tmp_path))
+
+
+def test_how_a_set_is_measured_belongs_to_the_record_s_config(place):
+    eleven = VOC_STYLE.replace("test: {", "test: {eleven_points: true, ")
+    area, other = (VOC.override(["dataset", declare(place, text)]).resolved() for text in (VOC_STYLE, eleven))
+    assert differences(area, other) == {"mine_test.eleven_points": [None, True]}
+
+
+def test_the_examples_of_the_documentation_are_declarations(tmp_path):
+    examples = (ROOT / "docs" / "detection.md").read_text().split("```yaml\n")[1:]
+    for kind, text in zip(sets.KINDS, examples, strict=True):
+        parts = sets.declared(declare(tmp_path, text.split("```")[0].replace("\n# ", "\n")))
+        assert list(parts) == ["mine_train", "mine_test"]
+        assert all(isinstance(part, sets.KINDS[kind].Part) for part in parts.values())
 
 
 def test_images_may_be_png_and_lie_in_folders_of_their_own(place, tmp_path):

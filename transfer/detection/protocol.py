@@ -29,8 +29,7 @@ from transfer.settings import TaskConfig, paired
 class Config(TaskConfig):
     """A YAML of detection_configs/ and KEY VALUE pairs on top, (KEY, VALUE, KEY, VALUE, ...).
 
-    own: a data set of the user's own, {name: Part} (sets.declared). The record has its names and, with its
-    data, the hash of what is in it.
+    own: a data set of the user's own, {name: Part} (sets.declared).
     """
 
     yaml: str
@@ -94,10 +93,10 @@ class Config(TaskConfig):
         Where batch norm is joint over the GPUs, so is `batch_norm_images`, the images that it sees at once:
         the batch, or a micro-batch of SOLVER.ACCUMULATE.
         """
-        from transfer.detection import configuration
+        from transfer.detection import configuration, sets
 
         cfg = configuration.build(self.yaml, self.options)
-        values = {"preset": self.yaml}
+        values = {"preset": self.yaml, **sets.stated(self.own)}
         if "Sync" in cfg.MODEL.RESNETS.NORM:
             values["batch_norm_images"] = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
         return {**values, **configuration.flat(cfg, configuration.WITHOUT_EFFECT)}

@@ -93,7 +93,7 @@ class Part:
         require_file(self.names)
         names = [line.split()[0] for line in self.names.read_text().splitlines() if line.strip()]
         if not names:
-            raise ValueError(f"{self.names}: expected image names, found none; unpack the data set again")
+            raise ValueError(f"{self.names}: expected image names, found none; complete the list")
         return names
 
     def _records(self):
