@@ -4,11 +4,13 @@ Seconds on a shared machine vary too much to support a claim. Ratios do not, if 
 on the same inputs, one after the other. Memory is the process's resident high-water mark (on a GPU: the
 allocator's) above what was resident before the call, each time in a fresh process.
 """
+import argparse
 import concurrent.futures
 import contextlib
 import ctypes
 import multiprocessing
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,22 @@ class Ratio:
 
     def __str__(self):
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def options(doc: str, given: list[str] | None, **defaults) -> argparse.Namespace:
+    """A benchmark's flags, one for each default and of its type: --device cpu, --rounds 5."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"(default: {value})")
+    return parser.parse_args(given)
+
+
+def status(missed: list[str], device: torch.device) -> int:
+    """The exit status: 1 with a line where targets were missed on a CPU, for which they are."""
+    if missed and device.type == "cpu":
+        print(f"error: target missed: {', '.join(missed)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def compare(competitors: dict, rounds: int = 7, least_seconds: float = 0.1, synchronise=lambda: None) -> dict:

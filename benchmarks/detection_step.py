@@ -8,7 +8,6 @@ in the same process. Memory is the most that a fresh process allocates, weights 
 default is 2 images, one GPU's share of the paper's 16 on 8. Without a GPU it exits with 2, so `make bench`
 leaves it out.
 """
-import argparse
 import itertools
 import statistics
 import sys
@@ -76,10 +75,7 @@ def peak(yaml, pairs, images):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2, help="images in an iteration (default: 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
-    args = parser.parse_args(arguments)
+    args = common.options(__doc__, arguments, images=2, rounds=5)
     if not torch.cuda.is_available():
         print("error: expected a GPU, found none; run benchmarks/detection_step.py where PyTorch finds one",
               file=sys.stderr)

@@ -7,7 +7,6 @@ ranks), 20 and 200 neighbours. Both find the same neighbours. Memory is what is 
 plain side's grows with the bank; ours is one block of any bank, and the queries. Exits with 1 if ours takes
 more than `BOUND` above the queries.
 """
-import argparse
 import sys
 
 import torch
@@ -61,11 +60,7 @@ def peak(name, images, queries, device):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=40_000, help="training features of this rank")
-    parser.add_argument("--queries", type=int, default=512, help="validation features")
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args(arguments)
+    args = common.options(__doc__, arguments, images=40_000, queries=512, device="cpu")
     device, sizes = torch.device(args.device), (args.images, args.queries)
     mib = {name: common.in_fresh_process(peak, name, *sizes, args.device) / common.MIB
            for name in FORMULATIONS}

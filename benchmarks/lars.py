@@ -5,7 +5,6 @@
 On a GPU the gain comes from a few large kernel launches instead of thousands. On a CPU, which starts work at
 once, it comes from fewer copies of the gradients. There is no target: the step is a small share of training.
 """
-import argparse
 import sys
 
 import torch
@@ -59,10 +58,7 @@ def peak(name, network, device):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds a network (default: 5)")
-    args = parser.parse_args(arguments)
+    args = common.options(__doc__, arguments, device="cpu", rounds=5)
     device = torch.device(args.device)
     print(f"{'network':>26}  {'time':>18}  MiB plain, ours")
     for network in NETWORKS:

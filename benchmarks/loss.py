@@ -6,7 +6,6 @@ Prints one line a shape, the ratios with the spread of single rounds, and exits 
 missed. Targets are for a CPU, where ratios of 8.7, 52, 7.4, 3.4 (time) and 10, 27, 8, 4 (memory) were
 measured.
 """
-import argparse
 import statistics
 import sys
 
@@ -60,10 +59,7 @@ def peak(name, count, width, device):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds a shape (default: 5)")
-    args = parser.parse_args(arguments)
+    args = common.options(__doc__, arguments, device="cpu", rounds=5)
     device, missed = torch.device(args.device), []
     print(f"{'N x D':>12}  {'time':>22}  {'target':>6}  {'memory':>6}  {'target':>6}  MiB plain, ours")
     for (count, width), (least_time, least_memory) in TARGETS.items():
@@ -78,10 +74,7 @@ def main(arguments=None) -> int:
         print(f"{shape:>12}  {time!s:>22}  {least_time:>6}  {memory:>6.1f}  {least_memory:>6}  "
               f"{mib['plain']:.0f}, {mib['ours']:.0f}", flush=True)
         missed += [shape] if time.median < least_time or memory < least_memory else []
-    if missed and device.type == "cpu":
-        print(f"error: below a target: {', '.join(missed)}", file=sys.stderr)
-        return 1
-    return 0
+    return common.status(missed, device)
 
 
 if __name__ == "__main__":

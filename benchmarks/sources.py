@@ -9,7 +9,6 @@ from the page cache; from a file server, add the bytes in the last column. Then 
 with `members` pictures and their labels: seconds against a Python list of tarfile's members, memory, bytes.
 Exits with 1 if the parquet file takes more memory than pyarrow itself and eight of its row groups.
 """
-import argparse
 import random
 import statistics
 import sys
@@ -135,11 +134,7 @@ def show_index(root, members) -> None:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--rows", type=int, default=100, help="pictures in a row group")
-    parser.add_argument("--members", type=int, default=20_000, help="of the index (ImageNet: 1281167)")
-    args = parser.parse_args(arguments)
+    args = common.options(__doc__, arguments, pictures=1000, rows=100, members=20_000)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         within = show_sources(Path(folder), args.pictures, args.rows)

@@ -9,7 +9,6 @@ counts. Where liblinear stops at its 2000 iterations (the highest costs), only o
 below the target. On one core (OMP_NUM_THREADS=1) the plain side takes about a minute, so there are few rounds
 and no warm-up.
 """
-import argparse
 import sys
 
 import numpy as np
@@ -58,9 +57,7 @@ def peak(name):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=1, help="timed rounds (default: 1)")
-    args = parser.parse_args(arguments)
+    args = common.options(__doc__, arguments, rounds=1)
     features, target = problem()
     kernel, found = svm_solver.gram(features), {}
     runs = {"kernel": lambda: svm_solver.gram(features),

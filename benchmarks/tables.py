@@ -6,7 +6,6 @@ A plain json.load of the files checks nothing and makes no table; every reader p
 about two seconds in all. As in a real folder, the records of a task share their config, which is read once;
 metrics, times and checksums differ. Half of the records are classification (2 kB), half detection (8 kB).
 """
-import argparse
 import json
 import sys
 import tempfile
@@ -67,10 +66,7 @@ def peak(name, root):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=10_000, help="number of records (default: 10000)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: 3)")
-    args = parser.parse_args(arguments)
+    args = common.options(__doc__, arguments, records=10_000, rounds=3)
     with tempfile.TemporaryDirectory() as root:
         write_records(root, args.records)
         mib = {name: common.in_fresh_process(peak, name, root) / common.MIB for name in ("plain", "ours")}

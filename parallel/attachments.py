@@ -11,6 +11,7 @@ Each may be missing. The tables' figures come from the record alone. Needs no to
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from parallel.files import write_whole
 
@@ -30,7 +31,7 @@ class Attachments:
         return "epoch" if self.curve and "epoch" in self.curve[0] else "iteration"
 
 
-def attach(folder: Path, name: str, content) -> None:
+def attach(folder: Path, name: str, content: Any) -> None:
     """Write the file of that name into folder, which is made where there is none. ValueError for what is no
     such file's content."""
     if name != "picture.jpg":
@@ -44,7 +45,7 @@ def attach(folder: Path, name: str, content) -> None:
 def read_attachments(folder: Path) -> tuple[Attachments, list[str]]:
     """Return the files of a folder, and a line for each that is damaged or of another form, which is left
     out."""
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     problems = []
     for name, fits in FORMS.items():
         path = folder / name

@@ -1,4 +1,6 @@
 """Batch normalisation over the rows of all processes, exact forward and backward."""
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -55,7 +57,7 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if x.dim() < 2:
             raise ValueError(f"batch normalisation expected (N, C, ...), found {x.dim()} dimensions")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or world_size() == 1:
             return super().forward(x)
         self._check_input_dim(x)
@@ -71,7 +73,8 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 @torch.no_grad()
-def update_running_statistics(layer, mean: torch.Tensor, variance: torch.Tensor, count) -> None:
+def update_running_statistics(layer: Any, mean: torch.Tensor, variance: torch.Tensor,
+                              count: float | torch.Tensor) -> None:
     """Move a batch-norm layer's buffers as torch does: momentum None means the plain average over batches,
     and the running variance is the unbiased one, variance (biased) x count / (count - 1)."""
     if not layer.track_running_stats or layer.running_mean is None:

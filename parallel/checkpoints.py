@@ -6,23 +6,26 @@ the file must be a regular file of that folder, and every checksum of its archiv
 compares none). No code from it is run (weights_only), and each name, shape and type must be what the run
 expects.
 """
+import os
 import stat
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from parallel.files import remove_drafts, replacing
 
 
-def write(state, path) -> None:
+def write(state: dict, path: str | os.PathLike) -> None:
     """Save like torch.save, leaving either the old file or the whole new one whenever it is interrupted."""
     remove_drafts(path)  # each is as large as the file, and a run is alone in its folder
     with replacing(path) as draft, open(draft, "wb") as file:
         torch.save(state, file)
 
 
-def regular(path) -> Path:
+def regular(path: str | os.PathLike) -> Path:
     """Return the path itself. Raises ValueError unless it is a regular file in its folder; a link may point
     to another file of that folder."""
     path = Path(path)
@@ -37,7 +40,7 @@ def regular(path) -> Path:
     return path
 
 
-def read(path, keys) -> dict:
+def read(path: str | os.PathLike, keys: Iterable[str]) -> dict[str, Any]:
     """Return what `write` left at path, on the CPU: a dict with at least these keys. Raises ValueError if it
     is not one."""
     path = regular(path)
@@ -46,7 +49,7 @@ def read(path, keys) -> dict:
             with zipfile.ZipFile(file) as archive:
                 broken = archive.testzip()
             file.seek(0)
-            state = None if broken else torch.load(file, map_location="cpu", weights_only=True)
+            state: Any = None if broken else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes raise almost anything
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise ValueError(f"{path}: cannot be read as a checkpoint ({reason})") from None
@@ -59,7 +62,7 @@ def read(path, keys) -> dict:
     return state
 
 
-def unlike(found, wanted, name: str) -> str:
+def unlike(found: Any, wanted: Any, name: str) -> str:
     """Return the first place where `found` has other names, kinds, shapes or types than `wanted`, in words,
     or "". Both are nested dicts and lists of tensors and plain values, like a state_dict."""
     if isinstance(wanted, torch.Tensor):
@@ -90,7 +93,8 @@ def _form(value) -> str:
     return f"{sparse}{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, ...], fresh=False) -> dict:
+def optimizer_state(found: Any, optimizer: torch.optim.Optimizer, slots: tuple[str, ...],
+                    fresh: bool = False) -> dict:
     """Return what `optimizer` may load of a file's `found`. Raises ValueError if the two do not fit.
 
     slots: the names of the tensors that it keeps for each parameter. fresh: it has not made a step, so it may
@@ -117,7 +121,7 @@ def optimizer_state(found, optimizer: torch.optim.Optimizer, slots: tuple[str, .
     return found
 
 
-def require_like(found, wanted, name: str) -> None:
+def require_like(found: Any, wanted: Any, name: str) -> None:
     """Raise ValueError if `unlike` finds a difference."""
     trouble = unlike(found, wanted, name)
     if trouble:

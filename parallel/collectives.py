@@ -5,6 +5,8 @@ identity, so callers need no special case. Tensors on a CPU travel through gloo 
 through NCCL; both are in the same group, so a run with `--device cpu` works on a GPU machine too.
 """
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -108,48 +110,48 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
 USER_ERRORS = (ValueError, OSError)  # their message is the whole story; any other error is a bug
 
 
-def gather(value) -> list:
+def gather(value: Any) -> list:
     """Return every process's value, by rank. For small things that can be pickled."""
     if world_size() == 1:
         return [value]
-    values = [None] * world_size()
+    values: list = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def agree(function, *args, main_only: bool = False):
+def agree(function: Callable, *args: Any, main_only: bool = False) -> Any:
     """Call function(*args) in every process, or in the main one only; returns its value there, else None.
 
     Where it fails in one with a user's error, that error is raised in all of them (that of the lowest rank),
     so that none goes on into a collective alone. The function itself may use no collective.
     """
-    value = error = None
+    value = story = None
     if not main_only or is_main():
         try:
             value = function(*args)
         except USER_ERRORS as found:
             if world_size() == 1:
                 raise
-            error = isinstance(found, FileNotFoundError), str(found)
-    for story in gather(error):
+            story = isinstance(found, FileNotFoundError), str(found)
+    for story in gather(story):
         if story:
-            error = (FileNotFoundError if story[0] else ValueError)(story[1])
+            error: Any = (FileNotFoundError if story[0] else ValueError)(story[1])
             error.agreed = True  # all processes raise it here: the group may go on after it
             raise error
     return value
 
 
-def of_main(value):
+def of_main(value: Any) -> Any:
     """Return the main process's value, in every process."""
     return gather(value)[0]
 
 
-def require_same(value, difference) -> None:
+def require_same(value: Any, difference: Callable[[Any, Any], str]) -> None:
     """Raise ValueError in every process if one has another value than the main one. difference(mine, main's)
     says in words what differs and what to do."""
     first, *others = gather(value)
     for number, other in enumerate(others, 1):
         if other != first:
-            error = ValueError(f"process {number} of {world_size()}: {difference(other, first)}")
+            error: Any = ValueError(f"process {number} of {world_size()}: {difference(other, first)}")
             error.agreed = True
             raise error

@@ -8,6 +8,8 @@ import secrets
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,7 +34,7 @@ _watch: Watch | None = None  # of the group that this process is in
 
 
 @contextlib.contextmanager
-def joined():
+def joined() -> Iterator[None]:
     """Join the group of processes that torchrun or SLURM started, inside the block. Without one, do nothing.
 
     An error that leaves the block in one process is raised in all of them: a user's error as ValueError, any
@@ -52,7 +54,7 @@ def joined():
     except (Exception, signals.Stopped) as error:
         signals.ignore()  # whoever started the processes may end them as soon as the first has left
         if getattr(error, "agreed", False):
-            error.spoken = rank > 0
+            error.spoken = rank > 0  # type: ignore[union-attr]
             raise
         story = watch.explain(error)
         if story.kind == "failed" and story.finder == rank and story.lost < 0:
@@ -71,7 +73,7 @@ def _place() -> tuple[int, int]:
     if not any(found.values()):
         return 0, 1
     try:
-        rank, size = int(found["RANK"]), int(found["WORLD_SIZE"])
+        rank, size = int(found["RANK"] or ""), int(found["WORLD_SIZE"] or "")
         if 0 <= rank < size and (size == 1 or {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()):
             return rank, size
     except (TypeError, ValueError):
@@ -100,12 +102,12 @@ def _meeting_point(rank, size):
 
 def _alone(message: str) -> ValueError:
     """Return an error from before there is a group, so that no other process prints it."""
-    error = ValueError(message)
+    error: Any = ValueError(message)
     error.spoken = False
     return error
 
 
-def join(store, rank: int, size: int, tell) -> Watch:
+def join(store: dist.Store, rank: int, size: int, tell: Callable[[Story], None]) -> Watch:
     """Form a group of `size` processes that share a store. Returns this process's watch, already started.
     tell: see Watch. Raises ValueError if they do not all arrive within JOIN_SECONDS."""
     global _watch
@@ -168,7 +170,7 @@ def _meet(store, rank, size) -> str:
 def error_of(story: Story, spoken: bool) -> BaseException:
     """Return the story as an exception. spoken: whether another process prints it."""
     if story.kind == "stopped":
-        error = signals.Stopped(story.number)
+        error: Any = signals.Stopped(story.number)
     else:
         kinds = {"refused": ValueError, "missing": FileNotFoundError, "broken": OSError,
                  "failed": WorkerError}
@@ -179,6 +181,7 @@ def error_of(story: Story, spoken: bool) -> BaseException:
 
 def _say_and_leave(story: Story):
     """End a joined process whose main thread cannot end itself."""
+    assert _watch
     if story.kind == "stopped":
         status = signals.farewell(story.number) if _watch.speaks(story) else signals.status(story.number)
     else:

@@ -16,11 +16,17 @@ import shutil
 import subprocess
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parallel import signals
 from parallel.launcher import parameters
+
+if TYPE_CHECKING:
+    from submitit import Job, SlurmExecutor
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE",
          "PREEMPTED", "REVOKED", "FORGOTTEN")
@@ -42,11 +48,12 @@ class State:
     word: str
     status: int = 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.word + (f" with exit status {self.status}" if self.status else "")
 
 
-def run(cells, cluster, folder, name, workers, plan=False) -> int:
+def run(cells: Sequence[Cell], cluster: Namespace, folder: str | os.PathLike, name: str, workers: int,
+        plan: bool = False) -> int:
     """Submit the cells as one job or one array, and wait for them with --wait. Returns the exit status: 1
     where a cell failed.
 
@@ -74,7 +81,8 @@ def run(cells, cluster, folder, name, workers, plan=False) -> int:
     return 1 if failed else 0
 
 
-def make_executor(cluster, folder, name, workers):
+def make_executor(cluster: Namespace, folder: str | os.PathLike, name: str,
+                  workers: int) -> "SlurmExecutor":
     """Return submitit's executor with everything set. Raises ValueError if submitit or SLURM is missing."""
     try:
         from submitit import SlurmExecutor
@@ -89,7 +97,7 @@ def make_executor(cluster, folder, name, workers):
     return executor
 
 
-def script(cells, executor) -> str:
+def script(cells: Sequence[Cell], executor: "SlurmExecutor") -> str:
     """Return the job script as it would be submitted, and what its tasks become."""
     if len(cells) > 1:
         executor.parameters["map_count"] = len(cells)
@@ -99,7 +107,7 @@ def script(cells, executor) -> str:
                             for number, cell in zip(array, cells))
 
 
-def submit(commands, executor) -> list:
+def submit(commands: Iterable[list[str]], executor: "SlurmExecutor") -> "list[Job]":
     """Submit commands as one job or one array -> submitit's jobs. ValueError with sbatch's own message."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.helpers import clean_env, environment_variables
@@ -115,18 +123,23 @@ def submit(commands, executor) -> list:
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def wait(jobs: dict, again, retries: int) -> dict:
+def wait(jobs: "dict[Cell, Job]", again: "Callable[[Cell], Job]",
+         retries: int) -> "dict[Cell, tuple[Job, State]]":
     """Wait for jobs {Cell: submitit's job} and print what becomes of them; again(cell) submits one again.
 
     Returns {Cell: (job, State)} of those that failed. A job gets `retries` further tries, but none if
     somebody cancelled it or the command refused to begin.
     """
-    jobs, failed, said, tries = dict(jobs), {}, {}, collections.Counter()
+    jobs, failed = dict(jobs), {}
+    said: dict[Cell, str] = {}
+    tries: collections.Counter[Cell] = collections.Counter()
     start = time.monotonic()
     while jobs:
         time.sleep(min(30.0, 1 + (time.monotonic() - start) / 20))
         known = states()
-        for cell, job in list(jobs.items()) if known is not None else ():
+        if known is None:
+            continue
+        for cell, job in list(jobs.items()):
             state = known.get(job.job_id, State("FORGOTTEN"))
             line = f"{cell.name}: {state} (job {job.job_id})"
             if said.get(cell) != line:
@@ -166,12 +179,12 @@ def exit_status(code: str) -> int:
     return wait_status >> 8 or (wait_status and 128 + (wait_status & 127))
 
 
-def log_of(job) -> Path:
+def log_of(job: "Job") -> Path:
     """Return the log of a job's first process."""
     return job.task(0).paths.stdout
 
 
-def report(cell, job, state) -> str:
+def report(cell: Cell, job: "Job", state: State) -> str:
     """Return which cell failed, why, and the end of its log."""
     try:
         lines = log_of(job).read_text(errors="replace").splitlines()[-LOG_LINES:]

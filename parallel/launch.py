@@ -9,6 +9,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import torch.distributed as dist
 
@@ -21,7 +23,7 @@ from parallel.watch import Story
 START_GRACE = 2.0  # seconds after the first death, for the others' stories: one of them may be the cause
 
 
-def launch(function, processes: int, *args):
+def launch(function: Callable, processes: int, *args: Any) -> Any:
     """Call function(*args) in every process of a group and return rank 0's value.
 
     - Inside a group, such as that of `groups.joined`, and with processes <= 1: calls it here; other ranks

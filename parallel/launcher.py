@@ -2,21 +2,24 @@
 import argparse
 import os
 import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from parallel.process import is_main
 
-DEFAULTS = {"launcher": None, "partition": None, "account": None, "qos": None, "constraint": None, "nodes": 1,
-            "gpus_per_node": 1, "tasks_per_node": None, "cpus_per_task": None, "time": None,
-            "signal_seconds": 300, "requeue": True, "after": None, "sbatch": [], "wait": False, "retries": 1}
+DEFAULTS: dict[str, Any] = {
+    "launcher": None, "partition": None, "account": None, "qos": None, "constraint": None, "nodes": 1,
+    "gpus_per_node": 1, "tasks_per_node": None, "cpus_per_task": None, "time": None,
+    "signal_seconds": 300, "requeue": True, "after": None, "sbatch": [], "wait": False, "retries": 1}
 
 
 class CommandLine(argparse.ArgumentParser):
     """A parser whose errors are one line, said once for all processes."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help shows the flags\n" if is_main() else "")
 
-    def print_help(self, file=None):
+    def print_help(self, file: Any = None) -> None:
         if is_main():
             super().print_help(file)
 
@@ -54,7 +57,7 @@ def flags() -> argparse.ArgumentParser:
     return parser
 
 
-def whole(least: int):
+def whole(least: int) -> Callable[[str], int]:
     def read(text):
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"expected {least} or more, found {text!r}")
@@ -79,7 +82,7 @@ def minutes(text: str) -> int:
     return -(-(days * 86400 + seconds) // 60)
 
 
-def split(arguments) -> tuple[argparse.Namespace, list[str]]:
+def split(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Split a command line into the flags above, with `tasks` (processes of a job) and `device`, and
     everything else in its order. Raises ValueError if they do not fit. In a step of SLURM, call adopt_slurm
     first."""
@@ -102,7 +105,7 @@ def split(arguments) -> tuple[argparse.Namespace, list[str]]:
     return cluster, rest
 
 
-def parameters(cluster, name: str, workers: int) -> dict:
+def parameters(cluster: argparse.Namespace, name: str, workers: int) -> dict:
     """Return what submitit is asked for. name: of the job; workers: data loading processes of each task."""
     cpus = cluster.cpus_per_task or workers + 1
     more = {"signal": f"USR1@{cluster.signal_seconds}", "requeue" if cluster.requeue else "no-requeue": True}

@@ -38,7 +38,7 @@ def _below(root: Path, name: str) -> list[str]:
             for file in sorted(files) if file.lower().endswith(ENDINGS) and file[0] != "."]
 
 
-def listed(path: Path, labelled: bool = False) -> tuple[list[str], list[int] | None]:
+def listed(path: Path, labelled: bool = False) -> tuple[list[str], list[int]]:
     """Return (paths, labels) of a UTF-8 text with one path a line, followed by blanks or a tab and an integer
     label.
 
@@ -58,6 +58,6 @@ def listed(path: Path, labelled: bool = False) -> tuple[list[str], list[int] | N
         if not re.search(r"\s\d+$", line):
             raise ValueError(f"{path}:{number}: expected `PATH LABEL`, labels from 0, found {line!r}")
     if not all(re.search(r"\s-?\d+$", line) for _, line in rows):
-        return [line for _, line in rows], None
+        return [line for _, line in rows], []
     names, labels = zip(*(line.rsplit(maxsplit=1) for _, line in rows))
     return list(names), [int(label) for label in labels]

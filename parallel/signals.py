@@ -20,6 +20,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from parallel.process import is_main
 
@@ -41,9 +43,10 @@ class Stopped(BaseException):
 class _State:
     """Of this process: the first stop signal and when it came, how deep `listening` and `deferred` are, the
     pipe into which C writes each signal, and what to say at the end."""
-    received, since, listening, deferred = 0, 0.0, 0, 0
+    received: int = 0
+    since, listening, deferred = 0.0, 0, 0
     pipe: tuple[int, int] | None = None
-    farewell = None
+    farewell: Callable[[int], int] | None = None
 
 
 def received() -> int:
@@ -58,9 +61,9 @@ def wish() -> int:
 
     from parallel.collectives import all_reduce_max
 
-    order = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    order: tuple[int, ...] = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     place = torch.tensor([order.index(_State.received)])
-    return int(order[all_reduce_max(place).item()])
+    return int(order[int(all_reduce_max(place))])
 
 
 def status(number: int) -> int:
@@ -82,13 +85,13 @@ def _note(number, frame):
               flush=True)
 
 
-def leave_at_once():
+def leave_at_once() -> NoReturn:
     """End this process as a second Ctrl-C demands. The last checkpoint stays as it is."""
     os._exit(status(signal.SIGINT))
 
 
 @contextlib.contextmanager
-def deferred():
+def deferred() -> Iterator[None]:
     """Note a stop signal inside this block instead of ending the work; the code inside asks for `wish`. May
     be nested."""
     _State.deferred += 1
@@ -99,7 +102,7 @@ def deferred():
 
 
 @contextlib.contextmanager
-def urgent():
+def urgent() -> Iterator[None]:
     """End the work at once on a stop signal inside this block, even within `deferred`; a noted signal ends it
     now."""
     before, _State.deferred = _State.deferred, 0
@@ -112,7 +115,7 @@ def urgent():
 
 
 @contextlib.contextmanager
-def listening(farewell=None):
+def listening(farewell: Callable[[int], int] | None = None) -> Iterator[None]:
     """Heed stop signals inside this block. May be nested.
 
     farewell(number) says where the work stands when a signal ends it, and returns the exit status. parallel's
@@ -139,7 +142,7 @@ def listening(farewell=None):
 
 
 @contextlib.contextmanager
-def held_back():
+def held_back() -> Iterator[None]:
     """Hold back stop signals inside this block, since processes started inside cannot answer them before they
     listen. Scripts do the same with their first line, while they import."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -167,7 +170,7 @@ def ignore() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def loader_worker(_=None) -> None:
+def loader_worker(_: int | None = None) -> None:
     """Prepare a loader's worker (worker_init_fn). Ctrl-C and a job's signals reach workers, too, but only the
     trainer answers them. After SIGTERM it still finishes its step and may need a batch, so workers stay for a
     while."""
@@ -204,7 +207,7 @@ def _in_a_fork():
 os.register_at_fork(after_in_child=_in_a_fork)
 
 
-def part(number: int, where: str) -> int:
+def part(number: int, where: str | Callable[[], str]) -> int:
     """Say in one line what the signal ended, and ask for the job's return. Returns the exit status. where:
     how the work stands, or a function that says so and may take a while."""
     ignore()  # whoever started the processes may end them as soon as the first has left
@@ -219,7 +222,7 @@ def part(number: int, where: str) -> int:
     return status(number)
 
 
-def say(line):
+def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

@@ -48,7 +48,7 @@ def this_job() -> dict[str, str]:
     return job
 
 
-def started_again(before) -> bool:
+def started_again(before: object) -> bool:
     """Return whether this is another start of the job that left this_job() `before`: after `scontrol requeue`
     or a preemption, or if torchrun has restarted its processes, which it does not always count."""
     job = this_job()

@@ -15,8 +15,11 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch.distributed as dist
 
 from parallel import signals
 from parallel.collectives import USER_ERRORS
@@ -60,7 +63,7 @@ class Story:
 
 def position() -> str:
     """Return where the main thread is in the suite's own code, as "file.py:line"."""
-    frame = sys._current_frames().get(threading.main_thread().ident)
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame:
         path = Path(frame.f_code.co_filename)
         place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(".")
@@ -73,11 +76,12 @@ def position() -> str:
 class Watch:
     """The two threads of a process. tell(story) ends this process and does not return."""
 
-    def __init__(self, store, rank: int, size: int, tell):
+    def __init__(self, store: dist.Store, rank: int, size: int, tell: Callable[[Story], None]):
         self.store, self.rank, self.size, self.tell = store.clone(), rank, size, tell
         self.silence, self.parent = silence(), os.getppid()
         self.peers = [other for other in (range(size) if rank == 0 else (0,)) if other != rank]
-        self.heard = {}  # each peer's last sign of life, and when it came
+        # Each peer's last sign of life, and when it came.
+        self.heard: dict[int, tuple[bytes | None, float]] = {}
         self.answered = 0.0  # when the store last answered
         self.connected = True
         self.story: Story | None = None
@@ -85,13 +89,13 @@ class Watch:
         self.ended = threading.Event()
         self.store.set(f"life/{rank}", self.sign(0))
 
-    def start(self):
+    def start(self) -> None:
         """Start both threads. Call it when all processes have given their first sign."""
         self.begin_anew()
         for work in (self.listen, self.decide):
             threading.Thread(target=work, daemon=True).start()
 
-    def begin_anew(self):
+    def begin_anew(self) -> None:
         """Count silence from now on."""
         self.answered = time.monotonic()
         self.heard = dict.fromkeys(self.peers, (None, self.answered))
@@ -101,7 +105,7 @@ class Watch:
 
     # The first thread. It may hang in the store for as long as the network does.
 
-    def listen(self):
+    def listen(self) -> None:
         number = 0
         while not self.ended.wait(BEAT):
             number += 1
@@ -120,8 +124,8 @@ class Watch:
 
     # The second thread
 
-    def decide(self):
-        first, since, awake = 0, None, time.monotonic()  # first stop signal; when one came that cannot wait
+    def decide(self) -> None:
+        first, since, awake = 0, 0.0, time.monotonic()  # of stop signals; since one that is not to wait
         while not self.ended.is_set():
             heard = signals.heard(BEAT / 2)
             if time.monotonic() - awake > ASLEEP:
@@ -159,7 +163,7 @@ class Watch:
                 return self.lost(peer, sign, now - since)
         return None
 
-    def lost(self, peer, sign, seconds) -> Story:
+    def lost(self, peer: int, sign: bytes | None, seconds: float) -> Story:
         _, host, where = (sign or b"\n?\n?").decode().split("\n")
         return Story("failed", f"process {peer} of {self.size} (host {host}) has not answered for "
                      f"{seconds:.0f} s; it was last at {where}; look at that host", self.rank, lost=peer)
@@ -234,5 +238,5 @@ class Watch:
                 return
             time.sleep(BEAT / 10)
 
-    def end(self):
+    def end(self) -> None:
         self.ended.set()

@@ -7,13 +7,15 @@ data set; mixing is an error.
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from results import store, verdicts
-from results.catalogue import SPREADS, TABLES, Column
+from results import verdicts
+from results.catalogue import SPREADS, TABLES, Column, Table
 from results.cells import Cell, Noted, Sheet, backbone_text, changes, figure
 from results.published import published_rows, read_published
+from results.record import Result
 
 # The row of Barlow Twins, and the other name and the format of weights by which a backbone is known as that.
 REFERENCE, SHORT, FORMAT = "Barlow Twins", "bt", "barlowtwins_checkpoint"
@@ -33,8 +35,7 @@ _ORDER = list(dict.fromkeys(column.task for table in TABLES for column in table.
 TASKS = (*_ORDER, *OTHERS)
 
 
-@store.collector_off()
-def build(results, published=None):
+def build(results: Iterable[Result], published: list[dict] | None = None) -> list[Sheet]:
     """Return the sheets of all tables: the papers', verdicts, runs without a published figure, rehearsals.
 
     The order of `results` does not matter. Raises ValueError where a cell would mix versions, configs or data
@@ -55,7 +56,7 @@ def build(results, published=None):
                       "the paper's figures; percent, mean ± sample standard deviation over seeds")]
 
 
-def group_runs(results):
+def group_runs(results: Iterable[Result]) -> list[list[Result]]:
     """Return lists of the runs that differ in nothing but the seed, in a fixed order, by ascending seed."""
     groups = defaultdict(list)
     for result in results:
@@ -64,7 +65,7 @@ def group_runs(results):
     return [sorted(groups[key], key=lambda result: result.seed) for key in sorted(groups)]
 
 
-def average(runs, metric):
+def average(runs: list[Result], metric: str) -> Cell | None:
     """Return the Cell of a metric over runs that differ in nothing but the seed; None where none has it.
 
     Raises ValueError for anything else: a mean over unlike runs says nothing.
@@ -91,7 +92,7 @@ def average(runs, metric):
                 " ".join(sorted(run.place for run in runs)), runs=tuple(runs), low=low, high=high)
 
 
-def fill(table, groups, published):
+def fill(table: Table, groups: list[list[Result]], published: list[dict]) -> Sheet:
     """Return the Sheet of a paper's table: published rows, then a row for each backbone that was measured."""
     theirs, competing = published_rows(table, published)
     ours, older = _measured_rows(table, groups, {_key(row[0]): row for row in theirs})
@@ -111,13 +112,13 @@ def fill(table, groups, published):
                  (rows[:len(theirs)], rows[len(theirs):]), tuple(notes), tuple(facts))
 
 
-def mark_best(rows, competing):
+def mark_best(rows: Sequence[Sequence], competing: Sequence[bool]) -> tuple[tuple, ...]:
     """Return rows with the best and the second best figure of each column marked, by the figure as printed.
 
     rows: lists of text, Cell or None. competing: a bool a row. Ties share a mark. A column with fewer than
     two competing figures stays unmarked.
     """
-    rows = [list(row) for row in rows]
+    marked = [list(row) for row in rows]
     for column in range(max(map(len, rows), default=0)):
         cells = {index: row[column] for index, row in enumerate(rows)
                  if competing[index] and isinstance(row[column], Cell)}
@@ -125,11 +126,11 @@ def mark_best(rows, competing):
         marks = dict(zip(printed, ("best", "second"))) if len(cells) > 1 else {}
         for index, cell in cells.items():
             if round(cell.mean, 1) in marks:
-                rows[index][column] = replace(cell, mark=marks[round(cell.mean, 1)])
-    return tuple(map(tuple, rows))
+                marked[index][column] = replace(cell, mark=marks[round(cell.mean, 1)])
+    return tuple(map(tuple, marked))
 
 
-def verdict_sheet(sheets):
+def verdict_sheet(sheets: Iterable[Sheet]) -> Sheet:
     """Return the Sheet with a row for each measured figure that has a published one.
 
     Where several tables have it, the first row with the backbone's own name counts, else the first table's.
@@ -150,12 +151,12 @@ def verdict_sheet(sheets):
                  (tuple(body),), (verdicts.RULE, KNOWN), tuple((*key, cell) for key, cell in facts.items()))
 
 
-def run_sheet(name, title, groups, note):
+def run_sheet(name: str, title: str, groups: list[list[Result]], note: str) -> Sheet:
     """Return a Sheet with a row for each task, backbone and config; a long list of changes goes below it."""
     body, facts = [], []
     for runs in groups:
         first = runs[0]
-        cells = {metric: average(runs, metric) for metric in _shown(first)}
+        cells = {metric: cell for metric in _shown(first) if (cell := average(runs, metric))}
         version = f" v{first.version}" if first.version > 1 else ""
         figures = ", ".join(f"{metric} {figure(cell)}" for metric, cell in cells.items())
         body.append((first.task + version, backbone_text(first), _data_text(first.data), _changes(first),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import count, product
 from string import ascii_lowercase
 
+from results.record import Result
+
 # How a table marks the verdict on a figure.
 SIGNS = {"reproduced": "≈", "below": "↓", "above": "↑", "inconclusive": "?"}
 
@@ -61,19 +63,19 @@ class Sheet:
     facts: tuple
 
 
-def figure(cell):
+def figure(cell: Cell) -> str:
     """Return a cell as it is printed: one decimal, ± the spread over seeds where there are several."""
     return f"{cell.mean:.1f}" if cell.std is None else f"{cell.mean:.1f} ± {cell.std:.1f}"
 
 
-def backbone_text(result):
+def backbone_text(result: Result) -> str:
     """Return how tables name a backbone: its name, the first digits of its weights' sha256 and, where it is
     no ResNet-50, its architecture."""
     arch = "" if result.arch == "resnet50" else f" {result.arch}"
     return f"{result.backbone['name']} [{result.backbone['sha256'][:8]}]{arch}"
 
 
-def changes(result):
+def changes(result: Result) -> list[str]:
     """Return e.g. ["epochs 1 (100)", "batch_size 32 (256)"]: what was scaled, the value used and the paper's.
 
     Sizes of the data are not among them: tables have a column for those.
@@ -82,7 +84,7 @@ def changes(result):
             if not key.startswith("data.")]
 
 
-def remarks(sheet):
+def remarks(sheet: Sheet) -> dict[str, str]:
     """Return {remark: its mark} over the entries of a sheet, in order: a, b, ... z, aa, ab, ..."""
     noted = [entry.note for section in sheet.body for row in section for entry in row
              if isinstance(entry, (Cell, Noted)) and entry.note]
@@ -90,7 +92,7 @@ def remarks(sheet):
     return dict(zip(dict.fromkeys(noted), marks))
 
 
-def provenance(cell):
+def provenance(cell: Cell) -> dict[str, str]:
     """Return {what: one line of text} of what stands behind a measured figure; {} for a published one."""
     if not cell.runs:
         return {}

@@ -7,6 +7,7 @@
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
@@ -17,19 +18,19 @@ import tabulate
 from results import store, verdicts
 from results.catalogue import SPREADS
 from results.cells import backbone_text
+from results.record import Result
 
-RUNS = Path(__file__).with_name("runs")
 HEADERS = ("Task", "Metric", "Protocol", "Pairs", "A", "B", "A - B", "95% interval", "Seeds needed")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse, compare, print. Returns the exit status; 1 where records had to be left out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("a", metavar="A", help="a backbone's name or the first digits of its sha256")
     parser.add_argument("b", metavar="B", help="the other one")
     parser.add_argument("--difference", type=float, default=0.5, metavar="X",
                         help="points that 'seeds needed' should show (default: 0.5)")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of records (default: results/runs)")
+    parser.add_argument("--runs", type=Path, default=store.RUNS, help="records (default: results/runs)")
     arguments = parser.parse_args(argv)
     try:
         if not 0 < arguments.difference <= 100:
@@ -45,7 +46,7 @@ def main(argv=None):
     return 1 if problems else 0
 
 
-def choose(results, text):
+def choose(results: list[Result], text: str) -> list[Result]:
     """Return the records of one backbone. Raises ValueError where a text fits none, or several.
 
     Weights that are stored under two names are two backbones: their runs may be the same ones.
@@ -60,12 +61,13 @@ def choose(results, text):
     return fitting
 
 
-def report(a, b, difference):
+def report(a: list[Result], b: list[Result], difference: float) -> str:
     """Return the comparison of two backbones' records. Raises ValueError where no two runs pair up."""
     if a[0].backbone["sha256"] == b[0].backbone["sha256"]:
         names = " and ".join(dict.fromkeys(backbone_text(runs[0]) for runs in (a, b)))
         raise ValueError(f"expected two backbones, found the same weights twice ({names}); name another")
-    rows, means = [], {True: defaultdict(list), False: defaultdict(list)}  # by protocol, then by task
+    rows = []
+    means: dict[bool, dict] = {True: defaultdict(list), False: defaultdict(list)}  # by protocol, then by task
     for (task, _, metric), pairs in paired(a, b).items():
         values = [(x.metrics[metric], y.metrics[metric]) for x, y in pairs]
         mean, std = verdicts.mean_std([x - y for x, y in values])
@@ -92,7 +94,7 @@ def report(a, b, difference):
                    f"{between(verdicts.interval(mean, std, len(tasks)))} (the tasks as the sample)")
 
 
-def paired(a, b):
+def paired(a: list[Result], b: list[Result]) -> dict[tuple[str, str, str], list[tuple[Result, Result]]]:
     """Return {(task, config hash, main metric): [(run of a, run of b), ...]}, paired by seed."""
     others = {(run.task, run.config_hash, run.seed): run for run in b}
     pairs = defaultdict(list)
@@ -104,12 +106,12 @@ def paired(a, b):
     return dict(sorted(pairs.items()))
 
 
-def between(interval):
+def between(interval: tuple[float, float] | None) -> str:
     """Return an interval as text, a dash for None."""
     return "-" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
 
 
-def needed(difference, std, known):
+def needed(difference: float, std: float | None, known: float | None) -> str:
     """Return the number of seeds as text, with ~ from the task's known spread over seeds.
 
     The known spread counts unless the pairs' differences spread more than twice as much as it predicts, since

@@ -6,15 +6,18 @@
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from results import store
 
-RUNS = Path(__file__).with_name("runs")
+if TYPE_CHECKING:
+    import pandas
+
 COLUMNS = ("task", "version", "backbone", "arch", "sha256", "seed", "config_hash", "paper_protocol", "data",
            "metric", "value", "seconds", "device", "commit", "dirty", "started")
 
 
-def frame(root=RUNS):
+def frame(root: Path = store.RUNS) -> "pandas.DataFrame":
     """Return one row for each figure of each record under root; value is percent, started a UTC time.
 
     Raises ValueError naming the first record that cannot be trusted: an average over the others would not

@@ -14,6 +14,7 @@ import argparse
 import difflib
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,8 @@ import tabulate
 
 from parallel.files import write_whole
 from results import assembly, render, store
+from results.cells import Sheet
+from results.record import Result
 
 RUNS = ROOT / "results" / "runs"
 OUT = ROOT / "results" / "tables"
@@ -38,7 +41,7 @@ FILTERS = {"task": lambda result: result.task, "backbone": lambda result: result
            "seed": lambda result: str(result.seed), "protocol": _protocol}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse, act, report. Returns the exit status: 0 all well, 1 stale files or bad records, 2 an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is stale")
@@ -56,7 +59,7 @@ def main(argv=None):
         return 2
 
 
-def make(arguments):
+def make(arguments: argparse.Namespace) -> int:
     """Do what the arguments ask for and return the exit status."""
     if arguments.runs and not arguments.runs.is_dir():
         raise FileNotFoundError(f"{arguments.runs}: expected a folder of records, found none; check --runs")
@@ -90,7 +93,7 @@ def make(arguments):
     return 1 if problems or (arguments.check and (stale or orphans)) else 0
 
 
-def wanted(sheets, out, readme):
+def wanted(sheets: list[Sheet], out: Path, readme: Path | None) -> dict[Path, str]:
     """Return {path: the text it should have} for the table files and, where there is one, the README."""
     texts = {Path(out, f"{sheet.name}.{suffix}"): form(sheet)
              for sheet in sheets for suffix, form in render.FORMATS.items()}
@@ -99,7 +102,7 @@ def wanted(sheets, out, readme):
     return texts
 
 
-def fill_blocks(text, sheets, name):
+def fill_blocks(text: str, sheets: Iterable[Sheet], name: str | Path) -> str:
     """Return a document with each table block rewritten.
 
     Raises ValueError, naming the document, for an unknown table and for a marker without its partner.
@@ -118,7 +121,7 @@ def fill_blocks(text, sheets, name):
     return block.sub(rewrite, text)
 
 
-def selected(results, filters):
+def selected(results: list[Result], filters: Iterable[str]) -> list[Result]:
     """Return the records that fit every KEY=VALUE. Raises ValueError for an unknown key or task."""
     tasks = dict.fromkeys([*assembly.TASKS, *(result.task for result in results)])
     for text in filters:
@@ -137,7 +140,7 @@ def _nearest(text, known):
     return f"; the nearest is {close[0]}" if close else ""
 
 
-def listing(results):
+def listing(results: list[Result]) -> str:
     """Return the records as text: place (task, backbone, config and seed), protocol, date, first metrics."""
     rows = [[result.place, _protocol(result), result.started[:10], _first_metrics(result.metrics)]
             for result in results]

@@ -4,9 +4,19 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from parallel.attachments import Attachments
 from results import plots, webpage
 from results.cells import backbone_text
+from results.pretraining import Pretraining
+from results.record import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Groups = list[list[Result]]
+Files = dict[str, Attachments]  # by the places of the records
 
 CLASSES = 30  # at most, in one plot of bars
 
@@ -30,7 +40,7 @@ class Drawing:
     folder: Path | None
     names: list = field(default_factory=list)
 
-    def __call__(self, name, plot, title, text):
+    def __call__(self, name: str, plot: "Figure", title: str, text: str) -> str:
         """Return the html of a plot. name: free text that tells it from the others; text: its caption."""
         name = webpage.slug(name)
         self.names.append(name)
@@ -39,7 +49,7 @@ class Drawing:
         return webpage.figure_of(plots.svg(plot, name, f"{title}: {text}"), f"{title}.", text)
 
 
-def pretraining(run, draw):
+def pretraining(run: Pretraining, draw: Drawing) -> str:
     """Return the html of one pretraining run: commands, curves, the matrix C and its spectrum."""
     parts = []
     known = dict.fromkeys(name for row in run.rows for name in row)
@@ -80,12 +90,9 @@ def _correlation(run, draw):
     ]
 
 
-def curves(groups, files, draw):
-    """Return the html of the tasks' curves. Runs of one task and config share a plot, a line each.
-
-    files: {place of a record: Attachments}.
-    """
-    tasks = defaultdict(list)
+def curves(groups: Groups, files: Files, draw: Drawing) -> str:
+    """Return the html of the tasks' curves. Runs of one task and config share a plot, a line each."""
+    tasks: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for group in groups:
         tasks[group[0].task, group[0].config_hash] += [run for run in group if files[run.place].curve]
     html = ""
@@ -140,7 +147,7 @@ def _results(names, run):
     return [name for name in names if name in (main, f"val_{main}", main.removeprefix("swept_"))]
 
 
-def classes(groups, files, draw):
+def classes(groups: Groups, files: Files, draw: Drawing) -> str:
     """Return the html of figures by class, confusions and pictures: of the first seed, to stay small."""
     html = ""
     for group in groups:

@@ -7,7 +7,16 @@ by their dashes, too. Matplotlib is imported where it is used, since it takes ha
 import io
 import math
 import re
+from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]  # {label: (x, y)}
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
@@ -20,7 +29,7 @@ RC = {"font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsiz
       "svg.fonttype": "none", "legend.frameon": False, "axes.formatter.limits": (-3, 5)}
 
 
-def curves(series, x_label, y_label, log=False):
+def curves(series: Series, x_label: str, y_label: str, log: bool = False) -> "Figure":
     """Return a figure of lines. series: {label: (x, y)}, None or nan in y is a gap. log: of the y axis.
 
     A line of many points is thinned to at most about 200.
@@ -48,7 +57,7 @@ def curves(series, x_label, y_label, log=False):
         return figure
 
 
-def matrix(values, x_label, y_label, bar_label, signed):
+def matrix(values: "ArrayLike", x_label: str, y_label: str, bar_label: str, signed: bool) -> "Figure":
     """Return a picture of a matrix (rows, columns) with its colour bar. signed: from -1 to 1, else from 0."""
     with _style():
         figure, axes = _axes((3.6, 3.1))
@@ -60,7 +69,7 @@ def matrix(values, x_label, y_label, bar_label, signed):
         return figure
 
 
-def confusion(classes, counts):
+def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> "Figure":
     """Return a picture of a confusion matrix, each row divided by its sum; names where they fit."""
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     figure = matrix(shares, "predicted class", "true class", "share of the true class (%)", signed=False)
@@ -72,7 +81,7 @@ def confusion(classes, counts):
     return figure
 
 
-def bars(values, x_label):
+def bars(values: dict[str, float], x_label: str) -> "Figure":
     """Return horizontal bars, the largest first. values: {name: percent}."""
     with _style():
         figure, axes = _axes((3.6, 0.5 + 0.17 * len(values)))
@@ -84,7 +93,7 @@ def bars(values, x_label):
         return figure
 
 
-def svg(figure, name, description):
+def svg(figure: "Figure", name: str, description: str) -> str:
     """Return a figure as inline SVG that follows the page's text colour and scales to its column.
 
     name: unique in the page, since ids are made from it. description: for readers who cannot see the figure.
@@ -96,13 +105,13 @@ def svg(figure, name, description):
     drawing = drawing[drawing.index("<svg"):].replace(INK, "currentColor")
     drawing = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'(?<=<g) id="[^"]*"|font-family: [^;]*; ', "", drawing)
-    view = re.search(r'viewBox="[^"]*"', drawing)[0]
+    view = re.findall(r'viewBox="[^"]*"', drawing)[0]
     head = f'<svg {view} role="img" aria-label="{escape(description)}">'
     drawing = re.sub(r"<svg[^>]*>", lambda _: head, drawing, count=1)
     return re.sub(r"\s+", " ", re.sub(r"(?<=>)\s+(?=<)", "", drawing)).strip()
 
 
-def save(figure, folder, name):
+def save(figure: "Figure", folder: Path, name: str) -> None:
     """Write folder/name.png (200 dots per inch) and folder/name.pdf, on white."""
     folder.mkdir(parents=True, exist_ok=True)
     with _style():

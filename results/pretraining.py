@@ -6,6 +6,7 @@ diagonal, corner and singular_values of the last batch's cross-correlation.
 """
 
 import json
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +23,24 @@ class Pretraining:
     rows: tuple
     correlation: dict
 
-    def series(self, name):
+    def series(self, name: str) -> tuple[list[int], list[float | None]]:
         """Return (steps, values) of a figure, over the rows that have it."""
         rows = [row for row in self.rows if name in row]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
 
-def load(root):
+def load(root: str | os.PathLike) -> tuple[list[Pretraining], list[str]]:
     """Return (runs, problems) of a folder of runs, by name; a line for each run that cannot be read."""
     runs, problems = [], []
     for stats in sorted(Path(root).glob("*/stats.txt")):
         try:
-            runs.append(read(stats.parent))
+            runs.append(read_run(stats.parent))
         except (ValueError, OSError) as error:
             problems.append(str(error))
     return runs, problems
 
 
-def read(folder):
+def read_run(folder: Path) -> Pretraining:
     """Return the Pretraining in a folder. Raises ValueError, naming the file, where it is damaged."""
     path = folder / "stats.txt"
     commands, rows = [], []

@@ -8,12 +8,13 @@ marked best), settings (of pretraining), note (a footnote), source.
 import json
 from pathlib import Path
 
+from results.catalogue import Table
 from results.cells import Cell
 
 PATH = Path(__file__).with_name("published.json")
 
 
-def read_published(path=PATH):
+def read_published(path: Path = PATH) -> list[dict]:
     """Return the published figures, one dict each, in the papers' order. Raises ValueError for a bad one."""
     entries = json.loads(Path(path).read_text(encoding="utf-8"))
     seen = set()
@@ -25,9 +26,9 @@ def read_published(path=PATH):
     return entries
 
 
-def published_rows(table, entries):
+def published_rows(table: Table, entries: list[dict]) -> tuple[list[list], list[bool]]:
     """Return (rows, whether each competes for the marks) of a table's published part, as in the paper."""
-    found = {}
+    found: dict[tuple, dict] = {}
     for place in table.rows:
         for entry in entries:
             if f"{entry['paper']}, {entry['table']}" == place:

@@ -57,7 +57,7 @@ class Result:
     seconds: float
     started: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in _TYPES:
             _check_type(name, getattr(self, name))
         metrics = {name: float(value) if _is_number(value) else value for name, value in self.metrics.items()}
@@ -68,22 +68,22 @@ class Result:
             _check(name, getattr(self, name))
 
     @property
-    def arch(self):
+    def arch(self) -> str:
         """The name of the backbone's architecture, such as resnet18-cifar."""
         return self.backbone.get("arch", "resnet50")
 
     @property
-    def paper_protocol(self):
+    def paper_protocol(self) -> bool:
         """Whether nothing was scaled, so that the record may stand in a paper's table."""
         return not self.scaled
 
     @cached_property
-    def config_hash(self):
+    def config_hash(self) -> str:
         """The 12 hex digits of `config_hash` for this record."""
         return config_hash(self.version, self.config, self.data)
 
     @cached_property
-    def place(self):
+    def place(self) -> str:
         """The path of the record's file below the folder of records; different runs have different ones."""
         name = _UNSAFE.sub("-", self.backbone["name"]).lstrip(".-")[:80] or "backbone"
         folder = f"{name}-{self.backbone['sha256'][:8]}"
@@ -94,7 +94,7 @@ _TYPES = {field.name: field.type for field in fields(Result)}
 _FIELDS = set(_TYPES)
 
 
-def config_hash(version, config, data):
+def config_hash(version: int, config: dict, data: dict) -> str:
     """Return 12 hex digits that name a task version, a config and a data set together.
 
     Two runs share it only where their numbers may be averaged: another data set (name, counts or fingerprint)

@@ -11,7 +11,7 @@ from itertools import groupby
 import tabulate
 
 from results import webpage
-from results.cells import SIGNS, Cell, Noted, figure, provenance, remarks
+from results.cells import SIGNS, Cell, Noted, Sheet, figure, provenance, remarks
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Style:
     legend: str
 
 
-def markdown(sheet):
+def markdown(sheet: Sheet) -> str:
     """Return the table as GitHub Markdown: a title line, a pipe table, a list of notes."""
     style = MARKDOWN
     headers = [_header(f"{column.group} {column.header}".strip(), style) for column in sheet.columns]
@@ -37,14 +37,14 @@ def markdown(sheet):
     return f"**{style.escape(sheet.title)}**\n\n{table}\n" + (f"{notes}\n" if notes else "")
 
 
-def plain(sheet):
+def plain(sheet: Sheet) -> str:
     """Return the table for a terminal; best is *so*, second best is _so_."""
     style = PLAIN
-    headers = [[*column.group.split(), column.header] for column in sheet.columns]  # stacked, to save width
-    height = max(map(len, headers))
-    headers = ["\n".join([""] * (height - len(words)) + words) for words in headers]
+    stacks = [[*column.group.split(), column.header] for column in sheet.columns]  # to save width
+    height = max(map(len, stacks))
+    headers = ["\n".join([""] * (height - len(words)) + words) for words in stacks]
     sections = _texts(sheet, style)
-    rows = []
+    rows: list = []
     for section in sections:
         rows += ([tabulate.SEPARATING_LINE] if rows else []) + section
     widths = [26 if column.align.startswith("p") else None for column in sheet.columns]
@@ -53,7 +53,7 @@ def plain(sheet):
     return f"{sheet.title}\n\n{table}\n" + "".join(f"  {note}\n" for note in _notes(sheet, style))
 
 
-def latex(sheet):
+def latex(sheet: Sheet) -> str:
     """Return the table as a LaTeX float that needs the packages booktabs and graphicx.
 
     What does not fit a column stands across the page, shrunk where it is wider than that.
@@ -77,7 +77,7 @@ def latex(sheet):
             + f"\\bottomrule\n\\end{{tabular}}{fitted}\n{notes}\\end{{{float_name}}}\n")
 
 
-def tidy_csv(sheet):
+def tidy_csv(sheet: Sheet) -> str:
     """Return the figures as CSV, one a line, unrounded, each with its source: a citation or its records."""
     text = io.StringIO()
     writer = csv.DictWriter(text, FACTS, lineterminator="\n")
@@ -94,7 +94,7 @@ def tidy_csv(sheet):
     return text.getvalue()
 
 
-def html(sheet):
+def html(sheet: Sheet) -> str:
     """Return the table as a fragment of HTML, in ASCII; pointing at our figures shows what is behind them."""
     text = webpage.sheet_table(sheet, lambda cell: "")
     return text.encode("ascii", "xmlcharrefreplace").decode()

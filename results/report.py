@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -22,17 +23,19 @@ if not __package__:
 from parallel.attachments import read_attachments
 from parallel.files import write_whole
 from results import assembly, panels, pretraining, store, webpage
-from results.cells import backbone_text
+from results.cells import Cell, Sheet, backbone_text
+from results.plan import duration
+from results.pretraining import Pretraining
+from results.record import Result
 
 PRETRAINING = ROOT / "results" / "pretraining"  # may be missing
 TITLE = "Barlow Twins transfer benchmarks: report"
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse, write the report, print one line. Returns the exit status: 0, 1 for bad records, 2 an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--runs", type=Path, default=ROOT / "results" / "runs",
-                        help="folder of records (default: results/runs)")
+    parser.add_argument("--runs", type=Path, default=store.RUNS, help="records (default: results/runs)")
     parser.add_argument("--pretraining", type=Path, default=PRETRAINING,
                         help="folder of pretraining runs, NAME/stats.txt each "
                              "(default: results/pretraining)")
@@ -46,7 +49,7 @@ def main(argv=None):
         return 2
 
 
-def report(arguments):
+def report(arguments: argparse.Namespace) -> int:
     """Write the report that the arguments ask for and return the exit status."""
     if not arguments.runs.is_dir():
         raise FileNotFoundError(f"{arguments.runs}: expected a folder of records, found none; check --runs")
@@ -70,8 +73,9 @@ def report(arguments):
     return 1 if problems else 0
 
 
-def sections(results, runs, files, problems, draw):
-    """Return (id, heading, html) of each part of the page. files: {place of a record: Attachments}."""
+def sections(results: list[Result], runs: list[Pretraining], files: panels.Files, problems: list[str],
+             draw: panels.Drawing) -> tuple[tuple[str, str, str], ...]:
+    """Return (id, heading, html) of each part of the page."""
     groups, sheets = assembly.group_runs(results), assembly.build(results)
     anchors = {run.place: f"record-{number}" for number, group in enumerate(groups) for run in group}
 
@@ -89,7 +93,7 @@ def sections(results, runs, files, problems, draw):
     )
 
 
-def summary(results, runs, sheets, problems):
+def summary(results: list[Result], runs: list[Pretraining], sheets: list[Sheet], problems: list[str]) -> str:
     """Return what is in the report, the count of each verdict, and what was left out and why."""
     paper = sum(result.paper_protocol for result in results)
     days = sorted(result.started[:10] for result in results)
@@ -110,7 +114,7 @@ def summary(results, runs, sheets, problems):
             + (f"<p>Left out:</p><ul>{listed}</ul>\n" if listed else ""))
 
 
-def tables_part(sheets, link):
+def tables_part(sheets: list[Sheet], link: Callable[[Cell], str]) -> str:
     """Return the tables: verdicts, then those with a figure of ours, then, folded, the published ones."""
     sheets = sorted(sheets, key=lambda sheet: sheet.name != "verdicts")
     ours = [sheet for sheet in sheets if any(cell.origin != "published" for *_, cell in sheet.facts)]
@@ -122,7 +126,7 @@ def tables_part(sheets, link):
     return html
 
 
-def cost(groups):
+def cost(groups: list[list[Result]]) -> str:
     """Return the table of what each task took, by backbone and device."""
     rows = []
     for group in groups:
@@ -133,7 +137,7 @@ def cost(groups):
     return webpage.table("Time of each task", headers, rows) if rows else ""
 
 
-def provenance(group, anchors):
+def provenance(group: list[Result], anchors: dict[str, str]) -> str:
     """Return what stands behind the figures of runs that differ by seed: all that a record says but the
     whole configuration, which is in its file."""
     first = group[0]
@@ -165,14 +169,7 @@ def provenance(group, anchors):
             f"{html}</div></details>\n")
 
 
-def duration(seconds):
-    """Return a time for people: 12 s, 3.4 min, 2.1 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def device(result):
+def device(result: Result) -> str:
     """Return e.g. "cpu x86_64", "2 x cuda NVIDIA H200"."""
     count = result.device.get("count", 1)
     name = f"{result.device.get('type', '')} {result.device.get('name', '')}".strip()

@@ -8,6 +8,7 @@ import argparse
 import shlex
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
@@ -16,18 +17,18 @@ if not __package__:
 from results import store
 from results.cells import backbone_text, changes
 from results.plan import duration
+from results.record import Result
 
-RUNS = Path(__file__).with_name("runs")
 # Flags of transfer/run.py that do not belong to one run from its start; first those that take a value.
 VALUED, BARE = ("--task", "--seed", "--seeds", "--output"), ("--resume", "--rerun")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Print each record asked for. Returns the exit status: 2 for one that is missing or damaged."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("records", nargs="+", metavar="RECORD", help="a record's file or place")
     parser.add_argument("--config", action="store_true", help="show the whole configuration, too")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of records (default: results/runs)")
+    parser.add_argument("--runs", type=Path, default=store.RUNS, help="records (default: results/runs)")
     arguments = parser.parse_args(argv)
     try:
         print("\n\n".join(describe(*find(record, arguments.runs), arguments.config)
@@ -38,7 +39,7 @@ def main(argv=None):
         return 2
 
 
-def find(record, runs):
+def find(record: str, runs: Path) -> tuple[Result, Path]:
     """Return (record, folder of records) of a file's path, or of a record's place under runs."""
     path = Path(runs, record)  # an absolute path stays itself
     if not path.is_file():
@@ -50,7 +51,7 @@ def find(record, runs):
     return store.read_record(path, root), root
 
 
-def describe(result, root, config=False):
+def describe(result: Result, root: Path, config: bool = False) -> str:
     """Return what a record says, a line each, the command first; with `config` the whole configuration."""
     backbone, data, device = result.backbone, result.data, result.device
     counts = ", ".join(f"{split} {count}" for split, count in data["counts"].items())
@@ -81,7 +82,7 @@ def describe(result, root, config=False):
     return head + "\n".join(f"  {name:9} {text}".rstrip() for name, text in lines)
 
 
-def rerun(result):
+def rerun(result: Result) -> str:
     """Return the command that makes a record of this one task and seed again, from the one that made it.
 
     Where torchrun or srun said on how many processes, --num-gpus does."""

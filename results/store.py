@@ -4,25 +4,25 @@ A record appears in one step and whole: it is written beside its place under a h
 Of several processes that save the same run, one succeeds; a killed one leaves at most a hidden file.
 """
 
-import contextlib
-import gc
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from parallel.files import write_whole
-from results.record import from_json, to_json
+from results.record import Result, from_json, to_json
 
+Root = str | os.PathLike[str]
+RUNS = Path(__file__).with_name("runs")
 KEPT = ".files"  # ending of the folder beside a record that holds its curves, per-class figures, picture
 
 
-def path_of(result, root):
+def path_of(result: Result, root: Root) -> Path:
     """Return where a record (or a draft of it) belongs under root."""
     return Path(root, result.place)
 
 
-def save(result, root, rerun=False):
+def save(result: Result, root: Root, rerun: bool = False) -> Path:
     """Store a record and return its path. Refuses (ValueError) to replace one unless `rerun` is set.
 
     What was kept beside the one it replaces goes first: those figures are not this run's.
@@ -39,26 +39,13 @@ def save(result, root, rerun=False):
     return path
 
 
-def find(draft, root):
+def find(draft: Result, root: Root) -> Result | None:
     """Return the stored record of the run that `draft` describes, or None; ValueError if damaged."""
     path = path_of(draft, root)
     return read_record(path, root) if path.exists() else None
 
 
-@contextlib.contextmanager
-def collector_off():
-    """Switch off the search for cycles: records are many objects without cycles, and it takes as long."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
-
-
-@collector_off()
-def load(root):
+def load(root: Root) -> tuple[list[Result], list[str]]:
     """Return (records, problems) of a folder: the valid records in order of path, a line for each other one.
 
     A record that is damaged, edited, of another schema, or not where its content belongs (a copy, a renamed
@@ -66,7 +53,7 @@ def load(root):
     files (see `keep`) hold none either.
     """
     records, problems = [], []
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(os.fspath(root)):
         # Hidden ones are of a `keep` that is under way or was killed.
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(KEPT))
         for name in sorted(files):
@@ -79,12 +66,12 @@ def load(root):
     return records, problems
 
 
-def files_of(result, root):
+def files_of(result: Result, root: Root) -> Path:
     """Return the folder of the small files kept beside a record, which need not exist."""
     return path_of(result, root).with_suffix(KEPT)
 
 
-def keep(result, root, folder):
+def keep(result: Result, root: Root, folder: Root) -> None:
     """Copy the files of `folder` beside the record, in one step and in place of those of an earlier run.
 
     Where `folder` does not exist nothing is kept, and what an earlier run left is removed.
@@ -103,7 +90,7 @@ def keep(result, root, folder):
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def read_record(path, root):
+def read_record(path: Root, root: Root) -> Result:
     """Return the record in a file under root. Raises ValueError for one that cannot be trusted."""
     with open(path, "rb", buffering=0) as file:
         content = file.read()

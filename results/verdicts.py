@@ -16,6 +16,7 @@ backbone with another name gets no verdict: another method's figure would say no
 """
 
 import math
+from collections.abc import Sequence
 
 ALPHA, POWER = 0.05, 0.8
 ROUNDING = 0.05
@@ -34,7 +35,7 @@ RULE = ("reproduced: the means differ by no more than chance explains, 1.96 s sq
 # scipy.special is imported where it is needed: it takes as long as most tables. scipy.stats takes twice that.
 
 
-def mean_std(values):
+def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Return (mean, sample standard deviation) of figures; the latter is None for one."""
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
@@ -42,14 +43,14 @@ def mean_std(values):
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def student(count):
+def student(count: int) -> float:
     """Return the 97.5 % quantile of Student's t for `count` figures, 2 or more."""
     from scipy import special
 
     return float(special.stdtrit(count - 1, 1 - ALPHA / 2))
 
 
-def interval(mean, std, count):
+def interval(mean: float, std: float | None, count: int) -> tuple[float, float] | None:
     """Return (low, high), the 95 % interval of a mean of normal figures; None for one figure."""
     if std is None:
         return None
@@ -57,15 +58,15 @@ def interval(mean, std, count):
     return mean - half, mean + half
 
 
-def bound(std, count, known=None):
+def bound(std: float, count: int, known: float | None = None) -> float:
     """Return by how much a mean of `count` runs may differ from a single one by chance, as the rule says."""
     spread = 1.96 * known if known and std <= 2 * known else student(count) * std
     return spread * math.sqrt(1 / count + 1) + ROUNDING
 
 
-def verdict(mean, std, count, published, known=None):
+def verdict(mean: float, std: float | None, count: int, published: float, known: float | None = None) -> str:
     """Return "reproduced", "below", "above" or "inconclusive". Percent; std is None for one run."""
-    if count == 1:
+    if std is None:
         return "inconclusive"
     difference, chance = mean - published, bound(std, count, known)
     if abs(difference) > chance:
@@ -75,7 +76,7 @@ def verdict(mean, std, count, published, known=None):
     return "reproduced" if chance <= RESOLUTION else "inconclusive"
 
 
-def seeds_needed(difference, std):
+def seeds_needed(difference: float, std: float) -> int | None:
     """Return how many pairs of seeds show a mean difference of that size with power 0.8; None above 1000.
 
     A two-sided paired t test at 0.05, by the noncentral t distribution. std: standard deviation of the

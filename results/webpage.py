@@ -5,10 +5,11 @@ The functions take plain text and escape it; arguments named `html` or `parts` a
 
 import base64
 import re
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from itertools import groupby
 
-from results.cells import SIGNS, Cell, Noted, figure, provenance, remarks
+from results.cells import SIGNS, Cell, Noted, Sheet, figure, provenance, remarks
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; --link: light-dark(#005a8f, #7cc4f0);
@@ -57,7 +58,7 @@ pre { white-space: pre-wrap; background: var(--soft); padding: .5rem; margin: .4
 """.strip()
 
 
-def page(title, sections):
+def page(title: str, sections: Iterable[tuple[str, str, str]]) -> str:
     """Return the document. sections: (id, heading, html) each; those without content are left out."""
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in sections)
@@ -69,7 +70,7 @@ def page(title, sections):
             f"<h1>{escape(title)}</h1>\n<nav>{links}</nav>\n{body}\n</body>\n</html>\n")
 
 
-def table(caption, headers, rows):
+def table(caption: str, headers: Iterable[str], rows: Iterable[Sequence]) -> str:
     """Return a plain table of text; entries that are numbers stand right. rows[i][0] heads its row."""
     head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
     body = "".join(f'<tr><th scope="row">{escape(str(row[0]))}</th>'
@@ -77,13 +78,13 @@ def table(caption, headers, rows):
     return _scrolling(caption, f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>")
 
 
-def facts(pairs):
+def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """Return a list of (name, text or number) pairs."""
     return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(text))}</dd>\n"
                             for name, text in pairs) + "</dl>\n"
 
 
-def sheet_table(sheet, link):
+def sheet_table(sheet: Sheet, link: Callable[[Cell], str]) -> str:
     """Return a results table (cells.Sheet). link(cell) -> the id of what stands behind a figure, or ""."""
     columns, marks = sheet.columns, remarks(sheet)
     groups = [(group, len(list(same))) for group, same in groupby(column.group for column in columns)]
@@ -107,23 +108,23 @@ def sheet_table(sheet, link):
     return _scrolling(sheet.title, f"<thead>\n{head}</thead>\n{body}") + _notes(sheet, marks)
 
 
-def figure_of(picture, title, text):
+def figure_of(picture: str, title: str, text: str) -> str:
     """Return a figure. picture: html of an svg or img. Its caption is the title, then the text."""
     return f"<figure>{picture}<figcaption><b>{escape(title)}</b> {escape(text)}</figcaption></figure>"
 
 
-def figures(parts):
+def figures(parts: Sequence[str]) -> str:
     """Return figures (html each) in as many columns as fit; "" for none."""
     return f'<div class="figures">{"".join(parts)}</div>' if parts else ""
 
 
-def photograph(content, description):
+def photograph(content: bytes, description: str) -> str:
     """Return an img that carries its JPEG with it."""
     data = base64.b64encode(content).decode()
     return f'<img src="data:image/jpeg;base64,{data}" alt="{escape(description)}">'
 
 
-def slug(text):
+def slug(text: str) -> str:
     """Return text as an id and a file's name: letters, digits, - and _."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")
 

@@ -157,7 +157,7 @@ def test_slices_of_unequal_ranks(context, tmp_path, monkeypatch):
         return torch.cat([part[first:first + 2] for part in parts])
 
     monkeypatch.setattr(cache, "all_gather_rows", all_gather)
-    cache.write(tmp_path / "x.npy", parts[0], cache.row_type(2048, "float32"))
+    cache.write_features(tmp_path / "x.npy", parts[0], cache.row_type(2048, "float32"))
     assert np.array_equal(np.load(tmp_path / "x.npy")["features"], rows.numpy())
 
 

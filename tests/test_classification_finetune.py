@@ -54,7 +54,7 @@ def test_two_epochs_equal_a_plain_loop(root, tmp_path, schedule):
     loader = data.loader(crops, batches, context)
     for batches.epoch in range(2):
         network.train()
-        for images, labels, _ in data.read(loader):
+        for images, labels, _ in data.batches_of(loader):
             optimizer.zero_grad()
             logits = head(network(data.normalised(images, torch.device("cpu"), torch.float64)))
             functional.cross_entropy(logits, labels).backward()

@@ -185,7 +185,7 @@ def test_worker_count_changes_nothing(tmp_path):
         loader = data.loader(data.Images(train, 32, augment=True, seed=3), batches,
                              toys.context(tmp_path, tmp_path / "out", workers=workers))
         for batches.epoch in range(2):
-            yield from data.read(loader)
+            yield from data.batches_of(loader)
 
     for plain, parallel in zip(epochs(0), epochs(2), strict=True):
         assert all(torch.equal(one, two) for one, two in zip(plain, parallel))
@@ -199,7 +199,7 @@ def test_unreadable_image_is_named(tmp_path, workers):
     loader = data.loader(data.Images(train, 32, augment=False), data.OrderedBatches(len(train), 4),
                          toys.context(tmp_path, tmp_path / "out", workers=workers))
     with pytest.raises(ValueError, match=f"{path}: unreadable image") as caught:
-        list(data.read(loader))
+        list(data.batches_of(loader))
     assert "\n" not in str(caught.value)
 
 

@@ -53,7 +53,7 @@ def test_head_equals_a_plain_loop(root, tmp_path, config):
     loader = data.loader(crops, batches, context)
     for batches.epoch in range(2):
         plain.train()
-        for images, labels, _ in data.read(loader):
+        for images, labels, _ in data.batches_of(loader):
             with torch.no_grad():
                 pooled = network(data.normalised(images, torch.device("cpu"), torch.float64))
             optimizer.zero_grad()

@@ -107,14 +107,14 @@ def listed(samples, folder):
 def test_sets_of_image_files(tmp_path, name):
     write, classes, folder, expected = READ[name]
     write(tmp_path)
-    sets = small_sets.read(name, tmp_path)
+    sets = small_sets.read_small_set(name, tmp_path)
     assert tuple(listed(one, tmp_path / folder) for one in sets) == expected
     assert {one.classes for one in sets if one} == {classes}
 
 
 def test_caltech101_draws_thirty_of_each_class_to_train(tmp_path):
     caltech101(tmp_path)
-    train, val, test = small_sets.read("caltech101", tmp_path)
+    train, val, test = small_sets.read_small_set("caltech101", tmp_path)
     train, test = (listed(one, tmp_path / "caltech101/101_ObjectCategories") for one in (train, test))
     assert sorted(train + test) == [(f"{name}/image_{number:04d}.jpg", label) for name, count, label in
                                     (("crab", 32, 0), ("lamp", 31, 1)) for number in range(1, count + 1)]
@@ -140,7 +140,7 @@ def test_a_list_cut_short_does_not_shift_the_labels(tmp_path, name, file, line):
     READ[name][0](tmp_path)
     (tmp_path / file).write_text(f"{line}\n")
     with pytest.raises(ValueError, match="expected the 2 classes of .*, found 1; first that only one has: "):
-        small_sets.read(name, tmp_path)
+        small_sets.read_small_set(name, tmp_path)
 
 
 @pytest.mark.parametrize("name, folder, meta, key", [
@@ -157,7 +157,7 @@ def test_cifar_in_its_own_format(tmp_path, monkeypatch, name, folder, meta, key)
         (tmp_path / folder / file).write_bytes(pickle.dumps(batch))
     names = {kind.meta["key"]: ["cat", "dog"]}
     (tmp_path / folder / meta).write_bytes(pickle.dumps(names))
-    train, val, test = small_sets.read(name, tmp_path)
+    train, val, test = small_sets.read_small_set(name, tmp_path)
     assert (len(train), val, len(test)) == (20 if name == "cifar10" else 4, None, 4)
     assert test.labels.tolist() == [0, 1, 1, 0] and test.classes == ("cat", "dog")
     image, label, _ = data.Images(test, 32, augment=False, resize="bicubic")[0, 2]
@@ -170,38 +170,38 @@ def test_flowers_have_102_classes_and_three_official_splits(tmp_path, monkeypatc
     savemat(folder / "imagelabels.mat", {"labels": np.array([1, 2, 1, 2, 102, 2])})
     savemat(folder / "setid.mat", {"trnid": [1, 2], "valid": [3, 4], "tstid": [5, 6]})
     monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda path, md5: True)
-    train, val, test = small_sets.read("flowers102", tmp_path)
+    train, val, test = small_sets.read_small_set("flowers102", tmp_path)
     assert [one.labels.tolist() for one in (train, val, test)] == [[0, 1], [0, 1], [101, 1]]
     assert len(train.classes) == 102
 
 
 def test_folders_of_images_do_as_well(tmp_path):
     root = toys.image_tree(tmp_path / "cifar10")
-    assert [one and len(one) for one in small_sets.read("cifar10", tmp_path)] == [14, None, 8]
+    assert [one and len(one) for one in small_sets.read_small_set("cifar10", tmp_path)] == [14, None, 8]
     (root / "val").rename(root / "test")
-    assert [one and len(one) for one in small_sets.read("cifar10", tmp_path)] == [14, None, 8]
+    assert [one and len(one) for one in small_sets.read_small_set("cifar10", tmp_path)] == [14, None, 8]
     toys.image_tree(tmp_path / "more", val=2)
     (tmp_path / "more/val").rename(root / "val")
-    assert [one and len(one) for one in small_sets.read("cifar10", tmp_path)] == [14, 5, 8]
+    assert [one and len(one) for one in small_sets.read_small_set("cifar10", tmp_path)] == [14, 5, 8]
     (root / "test/boat").rename(root / "boat")
     with pytest.raises(ValueError, match="test: expected the 3 classes of .*train, found 2"):
-        small_sets.read("cifar10", tmp_path)
+        small_sets.read_small_set("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("name", small_sets.SMALL_SETS)
 def test_a_missing_set_says_how_it_is_fetched(tmp_path, name):
     with pytest.raises(FileNotFoundError, match="no such folder, nor .*(fetch it with|put )") as caught:
-        small_sets.read(name, tmp_path)
+        small_sets.read_small_set(name, tmp_path)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_a_damaged_set_and_an_unknown_one(tmp_path):
     (tmp_path / "dtd").mkdir()
     with pytest.raises(ValueError, match="dtd: torchvision cannot read it .*sets.DTD"):
-        small_sets.read("dtd", tmp_path)
+        small_sets.read_small_set("dtd", tmp_path)
     (tmp_path / "SUN397").mkdir()
     (tmp_path / "SUN397/ClassName.txt").write_text("/a/abbey\n")
     with pytest.raises(FileNotFoundError, match="Training_01.txt: no such file"):
-        small_sets.read("sun397", tmp_path)
+        small_sets.read_small_set("sun397", tmp_path)
     with pytest.raises(ValueError, match="dataset: expected one of food101, .*found 'birdsnap'"):
-        small_sets.read("birdsnap", tmp_path)
+        small_sets.read_small_set("birdsnap", tmp_path)

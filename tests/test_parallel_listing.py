@@ -39,7 +39,7 @@ def test_both_wings_see_the_same(root):
 @pytest.mark.parametrize("text, names, labels", [
     ("a.jpg 0\n\n b c.jpg\t12 \n", ["a.jpg", "b c.jpg"], [0, 12]),
     ("a.jpg -1\n", ["a.jpg"], [-1]),
-    ("a 1\nb.jpg\n", ["a 1", "b.jpg"], None),
+    ("a 1\nb.jpg\n", ["a 1", "b.jpg"], []),
 ], ids=["blanks and tabs", "negative", "one without"])
 def test_lists(tmp_path, text, names, labels):
     (tmp_path / "x.txt").write_text(text)

@@ -101,7 +101,8 @@ def archive(path, bird):
 def test_cached_features(tmp_path, canary, form):
     """They are computed anew."""
     form(tmp_path / "features.npy", canary)
-    assert cache.read(tmp_path / "features.npy", range(1), 1, cache.row_type(2048, "float32")) is None
+    kind = cache.row_type(2048, "float32")
+    assert cache.read_features(tmp_path / "features.npy", range(1), 1, kind) is None
 
 
 @pytest.mark.parametrize("form", [objects, archive, pickled, zipped])

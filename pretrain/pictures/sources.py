@@ -86,7 +86,7 @@ class Files:
         if not first.is_file():
             raise FileNotFoundError(f"{path}: its first picture {first} does not exist; paths are relative "
                                     "to the list's folder")
-        return cls(path.parent, names, labels)
+        return cls(path.parent, names, labels or None)
 
     def __len__(self):
         return len(self.names)

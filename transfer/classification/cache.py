@@ -40,7 +40,7 @@ def collect(backbone, sets: list[Samples], pipeline: Pipeline, context, device) 
         for samples in sets:
             rows = part(range(len(samples)))
             path = context.cache and place(context.cache, backbone, samples, pipeline)
-            features = path and read(path, rows, len(samples), kind)
+            features = path and read_features(path, rows, len(samples), kind)
             if features is None:
                 network = network or pooled(freeze(backbone, device, pipeline.precision), pipeline.pooling)
                 images = Images(samples, pipeline.image_size, augment=False, resize=pipeline.resize)
@@ -48,7 +48,7 @@ def collect(backbone, sets: list[Samples], pipeline: Pipeline, context, device) 
                                       f"features of {samples.source}", dimensions)
                 assert_frozen(network, backbone, pipeline.precision)
                 if path:
-                    write(path, features, kind)
+                    write_features(path, features, kind)
             found.append((features, torch.from_numpy(samples.labels[rows.start:rows.stop])))
     return found
 
@@ -65,7 +65,7 @@ def place(folder: Path, backbone, samples: Samples, pipeline: Pipeline) -> Path:
     versions = torch.__version__, torchvision.__version__, PIL.__version__
     digest = hashlib.sha256(json.dumps([backbone.sha256, astuple(pipeline), versions]).encode())
     if samples.pixels is not None:
-        digest.update(np.ascontiguousarray(samples.pixels))
+        digest.update(np.ascontiguousarray(samples.pixels).data)
     else:
         rows = part(range(len(samples)))
         own = np.empty((len(rows), 2), np.int64)
@@ -83,7 +83,7 @@ def row_type(dimensions: int, precision: str) -> np.dtype:
     return np.dtype([("features", kind, (dimensions,)), ("check", "<u4")])
 
 
-def read(path: Path, rows: range, count: int, kind: np.dtype) -> torch.Tensor | None:
+def read_features(path: Path, rows: range, count: int, kind: np.dtype) -> torch.Tensor | None:
     """These rows of a file of `count`; None on every rank where one of them finds none, or a damaged one."""
     features = None
     try:
@@ -105,7 +105,7 @@ def read(path: Path, rows: range, count: int, kind: np.dtype) -> torch.Tensor | 
     return torch.from_numpy(features) if hits == world_size() else None
 
 
-def write(path: Path, own: torch.Tensor, kind: np.dtype) -> None:
+def write_features(path: Path, own: torch.Tensor, kind: np.dtype) -> None:
     """Rank 0 writes the rows of all ranks, in order, in slices: no rank ever holds the whole set.
 
     The file appears whole or not at all; an OSError (a full disk, no permission) becomes a line.

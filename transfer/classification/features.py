@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from transfer.classification.images import RESIZES, Images, OrderedBatches, loader, normalised, part, read
+from transfer.classification.images import (
+    RESIZES,
+    Images,
+    OrderedBatches,
+    batches_of,
+    loader,
+    normalised,
+    part,
+)
 from transfer.classification.journal import bar
 from transfer.weights.architectures import Architecture
 from transfer.weights.backbone import Backbone, build
@@ -58,7 +66,7 @@ def freeze(backbone: Backbone, device: torch.device, precision: str = "float32")
     """Eval-mode network, folded, channels_last: images (n, 3, S, S) -> features (n, width), in that dtype."""
     network = build(backbone).requires_grad_(False).double()
     fold_batch_norm(network)
-    return network.to(dtype_of(precision)).to(device, memory_format=torch.channels_last).eval()
+    return network.to(dtype_of(precision)).to(device).to(memory_format=torch.channels_last).eval()
 
 
 def fold_batch_norm(network: nn.Module) -> None:
@@ -69,7 +77,7 @@ def fold_batch_norm(network: nn.Module) -> None:
     for parent in list(network.modules()):
         children = list(parent.named_children())
         for (name, convolution), (norm_name, norm) in zip(children, children[1:]):
-            if isinstance(norm, nn.BatchNorm2d):
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
                 setattr(parent, name, nn.utils.fuse_conv_bn_eval(convolution, norm))
                 setattr(parent, norm_name, nn.Identity())
 
@@ -107,7 +115,7 @@ def extract(network: nn.Module, images: Images, context, device, precision: str,
     dtype = torch.float64 if precision == "float64" else torch.float32
     features = torch.full((len(own), dimensions), float("nan"), dtype=dtype)
     batches = OrderedBatches(len(images), BATCH_SIZE)
-    for pictures, _, indices in bar(read(loader(images, batches, context)), text, len(batches)):
+    for pictures, _, indices in bar(batches_of(loader(images, batches, context)), text, len(batches)):
         features[indices - own.start] = features_of(network, pictures, device, precision).cpu()
     # In slices: isfinite makes a copy, and the training features of ImageNet are 10.5 GB.
     if not all(torch.isfinite(rows).all() for rows in features.split(4096)):

@@ -137,7 +137,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
                          f"which at image_size {config.image_size} has no variance; choose another")
     with tf32(allowed=False):
         dtype = dtype_of(config.precision)
-        network = build(backbone).to(device, dtype, memory_format=torch.channels_last)
+        network = build(backbone).to(device, dtype).to(memory_format=torch.channels_last)
         if config.sync_batch_norm:
             network = convert_sync_batchnorm(network)
         head = linear_head(len(train.classes), backbone.arch.width, config.initial_std,
@@ -206,12 +206,12 @@ def validate(network: nn.Module, head: nn.Module, val_loader, device):
             torch.distributed.broadcast(buffer, 0)
     network.eval()
     head.eval()
-    correct, truth, predicted = torch.zeros(2, dtype=torch.int64, device=device), [], []
-    for pictures, labels, _ in bar(images.read(val_loader), "validation", len(val_loader)):
+    correct = torch.zeros(2, dtype=torch.int64, device=device)
+    truth, predicted = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+    for pictures, labels, _ in bar(images.batches_of(val_loader), "validation", len(val_loader)):
         logits = head(network(images.normalised(pictures, device, head.weight.dtype)))
         correct += topk_correct(logits, labels.to(device), (1, 5))
         truth.append(labels)
         predicted.append(logits.argmax(1).cpu())
-    none = torch.empty(0, dtype=torch.int64)
-    truth, predicted = torch.cat([none, *truth]), torch.cat([none, *predicted])
-    return percent(correct, len(truth)), truth, predicted
+    answers = torch.cat(truth)
+    return percent(correct, len(answers)), answers, torch.cat(predicted)

@@ -7,6 +7,7 @@ is held out of train, and no head sees it; the head with the best top-1 there af
 result. A sweep's heads therefore learn from fewer images than the protocol's head.
 """
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class Heads(nn.Module):
         return [layer(features) for layer in self.layers]
 
 
-def make_heads(config, width: int, classes: int, seed: int, device) -> Heads:
+def make_heads(config, width: int, classes: int, seed: int, device) -> Any:
     """A head for each pair of `grid`, float64 for that precision, else float32."""
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     heads = Heads(len(grid(config)), width, classes, config.initial_std, config.batch_norm, seed)
@@ -94,7 +95,7 @@ def choose(heads: Heads, losses: list[float], features, labels, device) -> tuple
     for number, layer in enumerate(heads.layers):
         finite = math.isfinite(losses[number]) and all(torch.isfinite(p).all() for p in layer.parameters())
         figures.append(score(heads, number, features, labels, device)[0][0] if finite else None)
-    alive = [number for number, figure in enumerate(figures) if figure is not None]
+    alive = {number: figure for number, figure in enumerate(figures) if figure is not None}
     if not alive:
         raise ValueError("every head of the sweep has diverged; lower sweep_learning_rates")
-    return max(alive, key=figures.__getitem__), figures
+    return max(alive, key=alive.__getitem__), figures

@@ -140,7 +140,7 @@ def part(sequence):
 
 
 def loader(images: Images, batches, context) -> torch.utils.data.DataLoader:
-    """Loader of `batches`; its processes live as long as it does. Iterate it with `read`."""
+    """Loader of `batches`; its processes live as long as it does. Iterate it with `batches_of`."""
     workers = min(context.workers, len(batches))
     return torch.utils.data.DataLoader(images, batch_sampler=batches, num_workers=workers,
                                        collate_fn=functools.partial(_collate, images=images),
@@ -148,7 +148,7 @@ def loader(images: Images, batches, context) -> torch.utils.data.DataLoader:
                                        worker_init_fn=signals.loader_worker)
 
 
-def read(batches):
+def batches_of(batches):
     """Batches of a loader: images (n, 3, S, S) uint8, labels (n, ...), indices (n,); n may be 0 on a rank.
     ValueError that names the file when an image cannot be read."""
     for batch in batches:

@@ -77,7 +77,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     device, journal = local_device(context.device), Journal(context)
     pair = layouts.split_pair(context.data / config.dataset)
     check(config, len(pair[0]), pair[0].source)
-    (bank, bank_labels), (queries, truth) = collect(backbone, pair, config.pipeline, context, device)
+    (bank, bank_labels), (queries, truth) = collect(backbone, list(pair), config.pipeline, context, device)
     queries, truth = all_gather_rows(queries), all_gather_rows(truth)
     classes = pair[0].classes
     with tf32(allowed=False):
@@ -98,7 +98,7 @@ def predict(bank, bank_labels, queries, classes: int, ks, temperatures, device) 
     """
     most = max(ks)
     similarities, own_labels = nearest(bank, bank_labels, queries, most, device)
-    votes = {(k, temperature): [] for temperature in temperatures for k in ks}
+    votes: dict[tuple, list] = {(k, temperature): [] for temperature in temperatures for k in ks}
     for near, labels in zip(similarities.split(QUERIES, 1), own_labels.split(QUERIES, 1)):
         near, places = all_gather_rows(near).topk(most, dim=0)  # (most, chunk), nearest first
         labels = all_gather_rows(labels).gather(0, places)

@@ -31,7 +31,7 @@ def is_draw(split: str) -> bool:
 def draw(train: layouts.Samples, split: str, seed: int) -> np.ndarray:
     """(n,) bool: which images `draw:P%` takes: P % of each class, at least one. ValueError for no percentage.
     """
-    percentage = float(DRAW.fullmatch(split)[1])
+    percentage = float(split.removeprefix("draw:").removesuffix("%"))
     if not 0 < percentage <= 100:
         raise ValueError(f"split: expected draw:P% with P above 0 and at most 100, found {split!r}")
     return layouts.stratified(train.labels, lambda count: max(1, round(count * percentage / 100)), seed)

@@ -46,5 +46,5 @@ def fit(features: torch.Tensor, targets: torch.Tensor, strength: float, start: n
 
 def scores(features: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
     """features (n, d), weights (classes, d + 1) of `fit` -> (n, classes) in the features' dtype."""
-    weights = torch.from_numpy(weights).to(features)
-    return torch.addmm(weights[:, -1], features, weights[:, :-1].T)
+    matrix = torch.from_numpy(weights).to(features)
+    return torch.addmm(matrix[:, -1], features, matrix[:, :-1].T)

@@ -54,12 +54,12 @@ class Config(TaskConfig):
 
 def data(config: Config, context) -> dict:
     """Name, counts, fingerprint of trainval and test; ValueError for a class with too few images."""
-    trainval, test = read(config, context)
+    trainval, test = trainval_test(config, context)
     return {"name": config.dataset, "counts": {"train": len(trainval), "test": len(test)},
             "fingerprint": layouts.fingerprint(trainval, test, also=",".join(trainval.classes))}
 
 
-def read(config: Config, context):
+def trainval_test(config: Config, context):
     """(trainval, test), with enough images of each class for the largest draw."""
     config.pipeline.check()
     if not config.shots or min(config.shots) < 1 or config.draws < 1 or not config.costs \
@@ -79,7 +79,7 @@ def read(config: Config, context):
 def run(backbone, config: Config, context) -> dict[str, float]:
     """mAP, std and best_mAP of each number of positives, percent. The ranks share images, then classes."""
     device, journal = local_device(context.device), Journal(context)
-    trainval, test = read(config, context)
+    trainval, test = trainval_test(config, context)
     pairs = collect_all(backbone, [trainval, test], config.pipeline, context, device)
     (train, labels), (held_out, truth) = [[rows.numpy() for rows in pair] for pair in pairs]
     train, held_out = (normalised(rows, config.norm_epsilon) for rows in (train, held_out))
@@ -124,7 +124,8 @@ def precisions(features, kernel, labels, test, truth, rows, settings) -> np.ndar
 
 def report(table, classes, config: Config, context, journal) -> dict[str, float]:
     """The metrics, of means over classes; the costs go to the log, the classes' APs to the record's files."""
-    metrics, spread, best, kept = {}, {}, {}, {name: {} for name in classes}
+    metrics, spread, best = {}, {}, {}
+    kept: dict[str, dict] = {name: {} for name in classes}
     for place, shots in enumerate(config.shots):
         chosen, ideal = table[:, place].mean((1, 2)).argmax(1)
         scores = table[1, place].mean(1)  # (draws, costs)

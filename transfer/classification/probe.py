@@ -21,7 +21,7 @@ from transfer.classification.features import Pipeline
 from transfer.classification.images import part
 from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.metrics import average_precision, confusion, mean_per_class
-from transfer.classification.small_sets import SMALL_SETS, read
+from transfer.classification.small_sets import SMALL_SETS, read_small_set
 from transfer.precision import tf32
 from transfer.settings import TaskConfig
 
@@ -50,10 +50,10 @@ class Config(TaskConfig):
 
 
 def data(config: Config, context) -> dict:
-    """Name, counts and fingerprint; train counts the validation images, too. Errors as of small_sets.read and
+    """Name, counts and fingerprint; train counts the validation images, too. Errors as of read_small_set and
     held_out_rows."""
     check(config)
-    train, val, test = read(config.dataset, context.data)
+    train, val, test = read_small_set(config.dataset, context.data)
     held_out_rows(train, val, config, context.seed)
     sets = [one for one in (train, val, test) if one is not None]
     counts = {"train": sum(len(one) for one in sets[:-1]), "test": len(test)}
@@ -75,7 +75,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     """The set's metrics in percent, see above. The ranks share the images, then the strengths."""
     check(config)
     device, journal = local_device(context.device), Journal(context)
-    train, val, test = read(config.dataset, context.data)
+    train, val, test = read_small_set(config.dataset, context.data)
     sets = [one for one in (train, val, test) if one is not None]
     gathered = collect_all(backbone, sets, config.pipeline, context, device)
     features = torch.cat([rows for rows, _ in gathered[:-1]]).to(device)

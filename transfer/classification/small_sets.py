@@ -28,7 +28,7 @@ class SmallSet:
     fetch: str
 
 
-def read(name: str, root: Path) -> tuple[Samples, Samples | None, Samples]:
+def read_small_set(name: str, root: Path) -> tuple[Samples, Samples | None, Samples]:
     """(train, val or None, test), all of the same classes. ValueError for an unknown name or a damaged set,
     FileNotFoundError for a missing one or missing images."""
     if name not in SMALL_SETS:

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import os
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,7 +95,8 @@ class Checkpoint:
                  columns=("loss", "top1", "top5"), **recipe):
         """batches: images.TrainBatches. losses: how many each rank sums up in an epoch. columns: of each
         epoch's row in the history. recipe: what else belongs to the run's identity."""
-        self.batches, self.progress = batches, {"step": 0, "loss_sums": torch.zeros(0, losses).double()}
+        self.batches = batches
+        self.progress: dict[str, Any] = {"step": 0, "loss_sums": torch.zeros(0, losses).double()}
         self.path, self.resume = context.out / "checkpoint.pth", context.resume
         self.modules, self.optimizer, self.config = modules, optimizer, config
         self.row = dict.fromkeys(columns, 0.0)
@@ -130,7 +132,7 @@ class Checkpoint:
         elif is_main():
             loss_sum += sums.sum(0).to(loss_sum.device)
         self.progress = {"step": 0, "loss_sums": sums[:0]}
-        shown = bar(images.read(loader), f"epoch {self.batches.epoch + 1}", len(self.batches),
+        shown = bar(images.batches_of(loader), f"epoch {self.batches.epoch + 1}", len(self.batches),
                     self.batches.start)
         for step, batch in enumerate(shown, self.batches.start):
             yield step, batch
