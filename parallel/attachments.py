@@ -3,7 +3,7 @@
     curve.json      a list of rows {"epoch" or "iteration": n, name: number or null, ...}
     per_class.json  {class: {metric: percent or null}}
     confusion.json  {"classes": [...], "matrix": [[...]]}, a row for each true class
-    sweep.json      a list of rows {name of a setting or figure: number or bool}, one for each head
+    sweep.json      a list of rows {setting or figure: number, bool or null}, one for each head
     picture.jpg     e.g. detections, drawn
 
 Each may be missing. The tables' figures come from the record alone. Needs no torch.
@@ -99,9 +99,8 @@ def _is_confusion(value):
 
 
 def _is_sweep(rows):
-    return isinstance(rows, list) and all(
-        isinstance(row, dict) and all(isinstance(value, (int, float)) for value in row.values())
-        for row in rows)
+    return isinstance(rows, list) and all(isinstance(row, dict) and all(
+        value is None or isinstance(value, (int, float)) for value in row.values()) for row in rows)
 
 
 FORMS = {"curve.json": _is_curve, "per_class.json": _is_per_class, "confusion.json": _is_confusion,

@@ -79,7 +79,7 @@ def folder(tmp_path_factory):
     curve = [{"iteration": step, "total_loss": 4 / (1 + step), "lr": 0.1,
               **({"AP": step / 9} if step % 3 else {})} for step in range(30)]
     per_class = {f"class {number}": {"AP": number} for number in range(50)} | {"<i>": {"AP": float("nan")}}
-    keep(scaled, runs, curve=curve, per_class=per_class,
+    keep(scaled, runs, curve=curve, per_class=per_class, sweep=[{"learning_rate": 0.1, "top1": None}],
          confusion={"classes": ["<u>cat", "dog"], "matrix": [[3, 1], [0, 4]]}, picture=photograph.getvalue())
     run = root / "pretraining" / "toy"
     run.mkdir(parents=True)
@@ -206,7 +206,8 @@ def test_plots_for_papers(folder, text):
     ("per_class", {"cat": {"AP": -1}}, "per_class.json"),
     ("confusion", {"classes": ["a"], "matrix": [[1, 2]]}, "confusion.json"),
     ("confusion", {"classes": 2, "matrix": [[1, 2]]}, "confusion.json"),
-], ids=["torn", "words", "flat", "above 100", "below 0", "not square", "no list"])
+    ("sweep", [{"learning_rate": "high"}], "sweep.json"),
+], ids=["torn", "words", "flat", "above 100", "below 0", "not square", "no list", "no rate"])
 def test_damaged_kept_files_are_named_and_left_out(tmp_path, capsys, name, content, left):
     result = toy()
     store.save(result, tmp_path / "runs")
