@@ -10,11 +10,19 @@ Batch norm inside the network has the statistics of a micro-batch (of all proces
 difference from the whole batch at once.
 """
 import contextlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
+Tensors = tuple[torch.Tensor, ...]
+Extra = TypeVar("Extra")
+LossOf = Callable[[Tensors], tuple[torch.Tensor, Extra]]
+Autocast = Callable[[], contextlib.AbstractContextManager]  # makes the context for the network
 
-def plain_backward(model, inputs, loss_of, autocast):
+
+def plain_backward(model: torch.nn.Module, inputs: Tensors, loss_of: LossOf[Extra],
+                   autocast: Autocast) -> tuple[Extra, Tensors]:
     """Compute the gradients of the loss of the whole batch at once. Arguments and result are as below."""
     with autocast():
         outputs = model(*inputs)
@@ -23,14 +31,14 @@ def plain_backward(model, inputs, loss_of, autocast):
     return extra, tuple(z.detach() for z in outputs)
 
 
-def accumulated_backward(network, model, inputs, count, loss_of, autocast):
+def accumulated_backward(network: torch.nn.Module, model: torch.nn.Module, inputs: Tensors, count: int,
+                         loss_of: LossOf[Extra], autocast: Autocast) -> tuple[Extra, Tensors]:
     """Add the gradients of the joint loss to the parameters.
 
     network, model: the bare network, and the same one wrapped for several processes (or not).
-    inputs: tensors of n rows each, of this process; they are cut into `count` micro-batches.
+    inputs: n rows each, of this process; they are cut into `count` micro-batches.
     loss_of(outputs) -> (what to differentiate, anything else): called once with all n rows of each output.
-    autocast: a function that returns the context for the network.
-    Returns the second of loss_of's values, and the outputs, tensors (n, ...).
+    Returns the second of loss_of's values, and the outputs (n, ...).
     """
     parts = list(zip(*(tensor.tensor_split(count) for tensor in inputs)))
     with torch.no_grad(), autocast():
@@ -41,11 +49,12 @@ def accumulated_backward(network, model, inputs, count, loss_of, autocast):
     buffers = list(network.buffers())
     once = [buffer.clone() for buffer in buffers]  # loss_of moved those of the embeddings
     sizes = [len(part[0]) for part in parts]
-    gradients = list(zip(*(z.grad.split(sizes) for z in outputs)))
+    gradients = list(zip(*(z.grad.split(sizes) for z in outputs)))  # type: ignore[union-attr]
     for number, (part, gradient) in enumerate(zip(parts, gradients)):
         last = number == len(parts) - 1
         # Processes exchange gradients once, in the last micro-batch's backward.
-        quiet = contextlib.nullcontext() if last or model is network else model.no_sync()
+        quiet = (contextlib.nullcontext() if last or model is network
+                 else model.no_sync())  # type: ignore[operator]
         with quiet:
             with autocast():
                 pieces = model(*part)

@@ -33,7 +33,7 @@ from parallel.groups import WorkerError, joined
 from parallel.launch import launch
 from parallel.process import complain, is_main
 from parallel.slurm import adopt_slurm
-from pretrain.methods import METHODS, method_named, recipe as make_recipe
+from pretrain.methods import METHODS, Method, method_named, recipe as make_recipe
 from pretrain.pictures.batches import epoch_batches
 from pretrain.pictures.sources import open_source
 from pretrain.recipe import Recipe, add_flags
@@ -41,7 +41,7 @@ from pretrain.trainer import Run, last_good, train
 from pretrain.upkeep import dryrun
 
 
-def parse(arguments):
+def parse(arguments: list[str]) -> argparse.Namespace:
     parser = launcher.CommandLine(description=__doc__.splitlines()[0], allow_abbrev=False,
                                   parents=[launcher.flags()])
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of train/<class>/<picture> or of "
@@ -88,17 +88,17 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def method_of(arguments):
-    """The method that --method names; it decides which other flags there are. ValueError for an unknown
-    one."""
+def method_of(arguments: list[str]) -> type[Method]:
+    """Return the method that --method names; it decides which other flags there are. Raises ValueError for an
+    unknown one."""
     parser = launcher.CommandLine(add_help=False, allow_abbrev=False)
     parser.add_argument("--method", default=Recipe.method)
     return method_named(parser.parse_known_args(arguments)[0].method)
 
 
-def prepare(arguments) -> tuple[Recipe, Run, int, bool]:
-    """Command line -> recipe, run, number of processes, whether only to measure. What can be known to be
-    wrong is refused here, before processes start."""
+def prepare(arguments: list[str]) -> tuple[Recipe, Run, int, bool]:
+    """Return recipe, run, number of processes, and whether only to measure. Refuses what can be known to be
+    wrong, before processes start."""
     args = vars(parse(arguments))
     settings = {one.name for one in dataclasses.fields(method_of(arguments).Recipe)}
     given = {name: args.pop(name) for name in settings & set(args)}
@@ -124,9 +124,9 @@ def prepare(arguments) -> tuple[Recipe, Run, int, bool]:
     return recipe, run, processes, dry
 
 
-def main(arguments=None) -> int:
-    """Exit status: 0 when the last epoch is done, 2 for an error, 75 after SIGTERM and SIGUSR1, 130 after
-    Ctrl-C."""
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit status: 0 when the last epoch is done, 2 for an error, 75 after SIGTERM and SIGUSR1,
+    130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     standing = Standing()
     adopt_slurm()  # before anything is said
@@ -140,7 +140,7 @@ def main(arguments=None) -> int:
                 else standing.farewell(stop.number)
 
 
-def work(arguments, standing) -> int:
+def work(arguments: list[str], standing: "Standing") -> int:
     cluster, own = launcher.split(arguments)
     if cluster.launcher:
         return submit(cluster, own)
@@ -160,8 +160,8 @@ def work(arguments, standing) -> int:
     return 0
 
 
-def submit(cluster, arguments) -> int:
-    """--launcher slurm: the same command as a job. What can be known to be wrong is refused here."""
+def submit(cluster: argparse.Namespace, arguments: list[str]) -> int:
+    """Submit the same command as a job (--launcher slurm). What can be known to be wrong is refused here."""
     plan = "--plan" in arguments
     own = ["--device", cluster.device, *(word for word in arguments if word != "--plan")]
     _, run, _, _ = prepare([*own, "--processes", str(cluster.tasks), *(["--dry-run"] if plan else [])])
@@ -177,8 +177,8 @@ class Standing:
 
     def farewell(self, number: int) -> int:
         """See signals.part."""
-        return signals.part(number, lambda: f"{last_good(self.run)}; the same command goes on from there"
-                            if self.run else "")
+        return signals.part(number, lambda:  # type: ignore[arg-type]  # part takes both
+                            f"{last_good(self.run)}; the same command goes on from there" if self.run else "")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """The optimisers, their two parameter groups, and the learning rate as a function of the step."""
 import math
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
+from torch.optim.optimizer import ParamsT
+
+from pretrain.recipe import Recipe
 
 CHUNK = 2 ** 22  # elements; on a GPU each chunk takes a few kernel launches
 
@@ -18,17 +23,19 @@ class LARS(torch.optim.Optimizer):
     clip_lr, except that solo-learn has |g| + weight_decay |p| in place of |d|.
     """
 
-    def __init__(self, parameters, lr=0.0, weight_decay=0.0, momentum=0.9, eta=0.001, clip=False):
+    def __init__(self, parameters: ParamsT, lr: float = 0.0, weight_decay: float = 0.0,
+                 momentum: float = 0.9, eta: float = 0.001, clip: bool = False):
         super().__init__(parameters, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta,
                                           clip=clip, weight_decay_filter=True, lars_adaptation_filter=True))
 
     @torch.no_grad()
-    def step(self):
+    def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameters in chunks([p for p in group["params"] if p.grad is not None]):
                 self.move(parameters, group)
 
-    def move(self, parameters, group):
+    def move(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """Update some of a group's parameters, all of them with gradients."""
         for p in parameters:
             if "mu" not in self.state[p]:
                 self.state[p]["mu"] = torch.zeros_like(p)
@@ -38,14 +45,15 @@ class LARS(torch.optim.Optimizer):
                                                            group["lr"] if group["clip"] else None)
         momenta = [self.state[p]["mu"] for p in plain + scaled]
         torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, updates)
+        torch._foreach_add_(momenta, updates)  # type: ignore[arg-type]
         torch._foreach_add_(plain + scaled, momenta, alpha=-group["lr"])
 
 
-def chunks(parameters):
+def chunks(parameters: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Yield the parameters in lists of at most CHUNK elements, or of a single parameter. `scaled_updates`
     copies their gradients, so it need not copy all of them at once."""
-    chunk, size = [], 0
+    chunk: list[torch.Tensor] = []
+    size = 0
     for p in parameters:
         if chunk and size + p.numel() > CHUNK:
             yield chunk
@@ -56,12 +64,14 @@ def chunks(parameters):
         yield chunk
 
 
-def scaled_updates(parameters, weight_decay, eta, clip_at=None):
+def scaled_updates(parameters: list[torch.Tensor], weight_decay: float, eta: float,
+                   clip_at: float | None = None) -> list[torch.Tensor]:
     """Return (gradient + weight decay) x trust ratio for each parameter. The gradients are not changed.
     clip_at: the learning rate, if the ratio is clipped."""
     if not parameters:
         return []
-    updates = list(torch._foreach_add([p.grad for p in parameters], parameters, alpha=weight_decay))
+    gradients = [p.grad for p in parameters]
+    updates = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))  # type: ignore[arg-type]
     weight_norms = torch.stack(list(torch._foreach_norm(parameters)))
     update_norms = torch.stack(list(torch._foreach_norm(updates)))
     ratios = eta * weight_norms / update_norms
@@ -72,7 +82,7 @@ def scaled_updates(parameters, weight_decay, eta, clip_at=None):
     return updates
 
 
-def parameter_groups(model: torch.nn.Module) -> list[dict]:
+def parameter_groups(model: torch.nn.Module) -> list[dict[str, list[torch.nn.Parameter]]]:
     """Return two groups: weights, and one-dimensional parameters (biases and batch norm), each in the model's
     order. Parameters without gradients are left out."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -80,7 +90,7 @@ def parameter_groups(model: torch.nn.Module) -> list[dict]:
             {"params": [p for p in parameters if p.ndim == 1]}]
 
 
-def build_optimizer(recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Return the recipe's optimiser for the model's parameters, in the two groups of `parameter_groups`."""
     groups = parameter_groups(model)
     if recipe.optimizer == "adam":
@@ -107,7 +117,7 @@ def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_ep
     return cosine + 0.001 * (1 - cosine)
 
 
-def learning_rates(recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
+def learning_rates(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
     """Return the rates of the two groups. The base rates belong to 256 images a step."""
     factor = learning_rate_factor(step, steps_per_epoch, recipe.epochs, recipe.warmup_epochs, recipe.schedule)
     factor *= recipe.batch_size / 256

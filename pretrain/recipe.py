@@ -11,7 +11,9 @@ preset `paper` has the other value.
 """
 import argparse
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pretrain.pictures.augment import ViewRecipe
 
@@ -21,8 +23,11 @@ VIEW_BACKENDS = ("pil", "fast", "device")
 OPTIMIZERS = ("lars", "adam")
 SCHEDULES = ("cosine", "constant")
 
+Value = bool | int | float | str | tuple[float, float]  # of a setting
+Kind = TypeVar("Kind", bound=Value)
 
-def setting(default, help: str, parse=None):
+
+def setting(default: Kind, help: str, parse: Callable[[str], Value] | None = None) -> Kind:
     """Return a field of a recipe. parse: from the command line's text; the type of the default if not
     given."""
     return field(default=default, metadata={"help": help, "parse": parse or type(default)})
@@ -53,7 +58,8 @@ switch.__name__ = "yes or no"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe. Fields are the command line's flags with underscores. ValueError for impossible values."""
+    """One recipe. Fields are the command line's flags with underscores. Raises ValueError for impossible
+    values."""
     method: str = setting("barlow_twins", "what is trained: the name of a method in pretrain/methods")
     epochs: int = setting(1000, "epochs in all (paper 2.2)")
     batch_size: int = setting(2048, "images per step over all processes (paper 2.2)")
@@ -99,7 +105,7 @@ class Recipe:
                              "given, fp16 on a GPU (code line 132) and fp32 on a CPU")
     seed: int = setting(0, "of initial weights, order and views")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "image_size", "accumulate"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         require(self.batch_size >= 2, self, "batch_size", "at least 2, since the loss compares images")
@@ -128,7 +134,7 @@ class Recipe:
         require(reference == "actual" or isinstance(reference, int) and reference >= 1, self,
                 "reference_world_size", "actual or a number of processes from 1 on")
 
-    def view_recipes(self) -> tuple[ViewRecipe, ViewRecipe]:
+    def view_recipes(self) -> tuple[ViewRecipe, ...]:
         """Return what is drawn for each view."""
         return tuple(ViewRecipe(blur=blur, solarise=solarise, scale=self.crop_scale, grey=self.grey,
                                 saturation=self.saturation)
@@ -150,17 +156,17 @@ def require(condition: bool, recipe: Recipe, name: str, wanted: str) -> None:
 # solo/utils/lars.py. Three things are not adopted: its rate falls to 0 (ours to 1/1000 of the peak), its
 # pictures are normalised with CIFAR's mean and deviation (ours with ImageNet's), and each of its ranks has
 # its own statistics in the loss. The biases in its projector come before a batch norm and so change nothing.
-SOLO_LEARN = {
+SOLO_LEARN: dict[str, Value] = {
     "arch": "resnet18", "projector": "2048-2048-2048",  # proj_hidden_dim, proj_output_dim
     "batch_size": 256,  # cifar 256; imagenet-100 128 on each of two GPUs
     "learning_rate_weights": 0.3, "learning_rate_biases": 0.3,  # optimizer.lr, one for all parameters
     "weight_decay": 1e-4, "trust_coefficient": 0.02, "clip_ratio": True,  # optimizer: eta, clip_lr
     "reference_world_size": 1,  # the exact gradient
 }
-CIFAR = SOLO_LEARN | {"epochs": 1000, "image_size": 32, "stem": "cifar"}
+CIFAR: dict[str, Value] = SOLO_LEARN | {"epochs": 1000, "image_size": 32, "stem": "cifar"}
 
 
-def add_flags(parser, kind: type[Recipe]) -> None:
+def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type[Recipe]) -> None:
     """Add a flag for each setting. Those not given on the command line are absent from the parsed
     arguments."""
     shared = {one.name: one.metadata for one in dataclasses.fields(Recipe)}
@@ -171,7 +177,7 @@ def add_flags(parser, kind: type[Recipe]) -> None:
                             help=f"{metadata['help']} (default: {show(one.default)})")
 
 
-def show(value) -> str:
+def show(value: object) -> str:
     """Return a setting as it is written on the command line."""
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -5,6 +5,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -13,7 +14,7 @@ from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, rank, world_size
 from pretrain import methods
-from pretrain.accumulate import accumulated_backward, plain_backward
+from pretrain.accumulate import Tensors, accumulated_backward, plain_backward
 from pretrain.optim import build_optimizer, learning_rates
 from pretrain.pictures.feed import Feed
 from pretrain.recipe import Recipe
@@ -86,8 +87,8 @@ class Training:
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
-    def parts(self) -> dict:
-        """What a checkpoint holds."""
+    def parts(self) -> checkpoint.Parts:
+        """Return what a checkpoint holds."""
         return {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler,
                 "guard": self.guard, "feed": self.feed}
 
@@ -102,7 +103,7 @@ class Training:
 
 
 def prepare(recipe: Recipe, run: Run, record: Path | None = None) -> Training:
-    """Data, network and optimiser at the start of a run. record: see Feed."""
+    """Return data, network and optimiser at the start of a run. record: see Feed."""
     device = local_device(run.device)
     torch.backends.cudnn.benchmark = True
     feed = Feed(recipe, run, device, record)
@@ -110,10 +111,10 @@ def prepare(recipe: Recipe, run: Run, record: Path | None = None) -> Training:
     network = methods.build(recipe).to(device)
     if run.memory_format == torch.channels_last:
         network.to(memory_format=torch.channels_last)
-    network = convert_sync_batchnorm(network)
+    network = cast(methods.Method, convert_sync_batchnorm(network))
     if run.compile:
         network.compile()
-    model = network
+    model: torch.nn.Module = network
     if world_size() > 1:
         model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
                                         gradient_as_bucket_view=True)
@@ -125,8 +126,8 @@ def prepare(recipe: Recipe, run: Run, record: Path | None = None) -> Training:
 def train(recipe: Recipe, run: Run) -> Outcome:
     """Train from the start or from run.checkpoint, to the last epoch or until a stop signal.
 
-    ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and when
-    too many steps in a row were skipped.
+    Raises ValueError or FileNotFoundError, one line, for data, checkpoints and settings that do not fit, and
+    when too many steps in a row were skipped.
     """
     run.checkpoint_dir.mkdir(parents=True, exist_ok=True)
     with signals.listening(), signals.deferred(), contextlib.ExitStack() as stack:
@@ -148,9 +149,9 @@ def train(recipe: Recipe, run: Run) -> Outcome:
     return Outcome([run.checkpoint, folder / f"{recipe.arch}.pth", folder / "stats.txt"])
 
 
-def train_epoch(training, epoch, start, labelled) -> int:
-    """Steps `start` to the last of an epoch, and the checkpoints on the way. Returns the signal that ended it
-    before its time, or 0."""
+def train_epoch(training: Training, epoch: int, start: int, labelled: knn.Labelled | None) -> int:
+    """Take the steps from `start` to the end of an epoch, with the checkpoints on the way. Returns the signal
+    that ended it before its time, or 0."""
     run, steps = training.run, training.feed.steps
     training.model.train()
     meter = Meter(training)
@@ -177,7 +178,7 @@ def train_epoch(training, epoch, start, labelled) -> int:
     return 0
 
 
-def judge(training, labelled, epoch, step) -> None:
+def judge(training: Training, labelled: knn.Labelled, epoch: int, step: int) -> None:
     """Log the online kNN accuracy. Every process calls it."""
     accuracy = labelled.accuracy(training.network, training.device)
     if training.logbook:
@@ -192,12 +193,12 @@ class Seen:
     norms: list[float]
     rates: tuple[float, float]
     figures: dict[str, torch.Tensor]
-    outputs: tuple[torch.Tensor, ...]
+    outputs: Tensors
     skipped: str
 
 
-def train_step(training, step, views) -> Seen:
-    """One update. views: this process's, each (n, 3, H, W)."""
+def train_step(training: Training, step: int, views: Tensors) -> Seen:
+    """Update the network once. views: this process's, each (n, 3, H, W)."""
     optimizer, scaler, guard = training.optimizer, training.scaler, training.guard
     rates = learning_rates(training.recipe, step, training.feed.steps)
     for group, rate in zip(optimizer.param_groups, rates):
@@ -221,12 +222,14 @@ def train_step(training, step, views) -> Seen:
     return Seen(loss, norms, rates, figures, outputs, skipped)
 
 
-def backward(training, step, views):
-    """Gradients of the scaled loss. Returns the loss itself, the method's figures, and its outputs."""
+def backward(training: Training, step: int,
+             views: Tensors) -> tuple[torch.Tensor, dict[str, torch.Tensor], Tensors]:
+    """Compute the gradients of the scaled loss. Returns the loss itself, the method's figures, and its
+    outputs."""
     recipe, network = training.recipe, training.network
     factor = recipe.loss_scale * gradient_factor(recipe.reference_world_size, world_size())
 
-    def autocast():
+    def autocast() -> contextlib.AbstractContextManager:
         dtype = AUTOCAST.get(recipe.precision)
         return torch.autocast(training.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
@@ -234,7 +237,7 @@ def backward(training, step, views):
     with torch.no_grad(), autocast():
         targets = network.targets(*inputs)
 
-    def loss_of(outputs):
+    def loss_of(outputs: Tensors) -> tuple[torch.Tensor, tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         loss, figures = network.loss(outputs, targets, step)
         return training.scaler.scale(loss * factor), (loss.detach(), figures)
 
@@ -247,23 +250,23 @@ def backward(training, step, views):
 
 
 def gradient_factor(reference_world_size: int | str, processes: int) -> float:
-    """What to multiply the loss with before backward.
+    """Return what to multiply the loss with before backward.
 
     Each process has its own rows' gradient of the joint loss and DDP takes the mean, so DDP's result is the
     exact gradient / processes. We want the exact gradient / reference, whatever the number of processes.
     """
-    return 1.0 if reference_world_size == "actual" else processes / reference_world_size
+    return 1.0 if reference_world_size == "actual" else processes / int(reference_world_size)
 
 
 def draw_of(seed: int, step: int, process: int) -> torch.Generator:
-    """The random numbers of one step of one process, the same after a resume."""
+    """Return the random numbers of one step of one process, the same after a resume."""
     digest = hashlib.sha256(f"{seed} {step} {process}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def wishes(training) -> tuple[int, bool]:
-    """The stop signal that any process got (0: none), and whether a checkpoint is due by the clock; the same
-    answer in every process."""
+def wishes(training: Training) -> tuple[int, bool]:
+    """Return the stop signal that any process got (0: none), and whether a checkpoint is due by the clock;
+    the same answer in every process."""
     minutes = training.run.checkpoint_minutes
     due = is_main() and minutes > 0 and time.monotonic() - training.saved_at >= 60 * minutes
     due, replaced = all_reduce_sum(torch.tensor([due, training.feed.loader.replaced])).tolist()
@@ -274,23 +277,26 @@ def wishes(training) -> tuple[int, bool]:
 class Meter:
     """Figures of one line of stats.txt, and speed since the line before it."""
 
-    def __init__(self, training):
+    def __init__(self, training: Training):
         self.training = training
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         self.since, self.steps, self.training.feed.waited = time.perf_counter(), 0, 0.0
 
-    def count(self):
+    def count(self) -> None:
         self.steps += 1
 
-    def figures(self, seen) -> dict:
+    def figures(self, seen: Seen) -> dict[str, float | str]:
+        """Return the figures of a step's line, and begin the next one."""
         training = self.training
+        assert training.logbook  # only the process that has one asks
         recipe, seconds = training.recipe, max(time.perf_counter() - self.since, 1e-9)
         speed = dict(images_per_second=round(self.steps * recipe.batch_size / seconds, 2),
                      data_wait_share=round(min(1.0, training.feed.waited / seconds), 4))
-        figures = dict(lr_weights=seen.rates[0], lr_biases=seen.rates[1], loss=seen.loss,
-                       time=training.logbook.seconds())
+        figures: dict[str, float | str] = dict(
+            lr_weights=seen.rates[0], lr_biases=seen.rates[1], loss=seen.loss,
+            time=training.logbook.seconds())
         figures |= {name: value.item() for name, value in seen.figures.items()}
         figures |= embedding_health(seen.outputs[0])
         figures |= dict(gradient_norm_weights=seen.norms[0], gradient_norm_biases=seen.norms[1]) | speed
@@ -306,7 +312,7 @@ class Meter:
         return figures
 
 
-def last_good(run) -> str:
+def last_good(run: Run) -> str:
     """Return where the run could continue, in words."""
     position = checkpoint.standing(run.checkpoint)
     if position:

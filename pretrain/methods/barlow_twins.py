@@ -5,12 +5,13 @@ vturrisi/solo-learn at 9187ea3; mix-bt = wgcban/mix-bt at e2c6af0.
 """
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from pretrain import backbones
 from pretrain.methods.correlation import Objective, correlation_loss
 from pretrain.methods.method import Method
-from pretrain.recipe import CIFAR, SOLO_LEARN, Recipe, require, setting
+from pretrain.recipe import CIFAR, SOLO_LEARN, Recipe, Value, require, setting
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class BarlowTwinsRecipe(Recipe):
     """The shared recipe, whose defaults are Barlow Twins', and the weight of the redundancy term."""
     lambd: float = setting(0.0051, "weight of the off-diagonal terms (code line 39; the paper says 5e-3)")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.lambd >= 0, self, "lambd", "at least 0")
 
@@ -46,7 +47,7 @@ class BarlowTwins(Method):
     """
 
     Recipe = BarlowTwinsRecipe
-    PRESETS = {
+    PRESETS: dict[str, dict[str, Value]] = {
         "code": {},
         "paper": {"weight_decay": 1.5e-6, "lambd": 5e-3},  # section 2.2
         "ablation300": {"epochs": 300},  # paper section 4: all ablations
@@ -54,20 +55,23 @@ class BarlowTwins(Method):
         "cifar10": SMALL,
         "stl10": MIX_BT_SMALL,
         "tiny-imagenet": MIX_BT_SMALL,
-    } | {f"batch{size}": {"epochs": 300, "batch_size": size, "learning_rate_weights": rate,
-                          "learning_rate_biases": round(0.024 * rate, 6)}
-         for size, rate in SEARCHED_RATES.items()}
+        **{f"batch{size}": {"epochs": 300, "batch_size": size, "learning_rate_weights": rate,
+                            "learning_rate_biases": round(0.024 * rate, 6)}
+           for size, rate in SEARCHED_RATES.items()},
+    }
 
     def __init__(self, recipe: BarlowTwinsRecipe):
         super().__init__()
         self.objective = Objective(recipe.lambd)
         self.backbone, self.width = backbones.build_backbone(recipe.arch, recipe.stem)
         self.projector = backbones.build_projector(self.width, recipe.projector)
-        self.bn = nn.BatchNorm1d(self.projector[-1].out_features, affine=False)
+        self.bn = nn.BatchNorm1d(self.projector[-1].out_features, affine=False)  # type: ignore[arg-type]
 
-    def forward(self, y1, y2):
+    def forward(self, y1: torch.Tensor, y2: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.projector(self.backbone(y1)), self.projector(self.backbone(y2))
 
-    def loss(self, outputs, targets, step):
-        loss, seen = correlation_loss(*outputs, self.objective, running=self.bn)
+    def loss(self, outputs: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...],
+             step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        z1, z2 = outputs
+        loss, seen = correlation_loss(z1, z2, self.objective, running=self.bn)
         return loss, seen.health()

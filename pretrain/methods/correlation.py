@@ -45,8 +45,10 @@ class Objective:
     eps: float = 1e-5  # added to the variance
     correction: int = 0  # the variance divides by N less this; C divides by N always
 
-    def __call__(self, diagonal, square, total):
-        """diagonal (D,) of C, |C|_F^2 and sum_ij C_ij -> the loss's two parts, float64 scalars."""
+    def __call__(self, diagonal: torch.Tensor, square: torch.Tensor,
+                 total: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss's two parts, float64 scalars. diagonal: of C, (D,); square: |C|_F^2; total: sum_ij
+        C_ij, needed unless t is 0."""
         diagonal, t, width = diagonal.double(), self.off_diagonal, len(diagonal)
         off_diagonal = square - diagonal.square().sum()
         if t:
@@ -64,8 +66,8 @@ class Correlation:
     redundancy: torch.Tensor
 
     def health(self) -> dict[str, torch.Tensor]:
-        """The loss's two parts per dimension, and how near C is to the identity: mean of its diagonal (1 is
-        the aim) and root mean square off the diagonal (0.0 for one dimension). float64 scalars."""
+        """Return the loss's two parts per dimension, and how near C is to the identity: mean of its diagonal
+        (1 is the aim) and root mean square off the diagonal (0.0 for one dimension). float64 scalars."""
         diagonal = self.diagonal.double()
         width = len(diagonal)
         off_diagonal = (self.square - diagonal.square().sum()).clamp(min=0)  # nan stays nan
@@ -84,15 +86,20 @@ class Normalised:
     inverse_deviation: torch.Tensor
 
 
+# diagonal (D,) of C, |C|_F^2, sum_ij C_ij (0.0 where t is 0), both views, their gradients (n, D) if asked
+Computed = tuple[torch.Tensor, torch.Tensor, torch.Tensor | float, tuple[Normalised, Normalised],
+                 list[torch.Tensor] | None]
+
+
 def choose_form(count: int, width: int) -> str:
-    """The cheaper exact form for a joint batch `count` and embeddings `width`: 8 N^2 D operations for the
-    Gram form against 6 N D^2."""
+    """Return the cheaper exact form for a joint batch `count` and embeddings `width`: 8 N^2 D operations for
+    the Gram form against 6 N D^2."""
     return "gram" if 4 * count < 3 * width else "direct"
 
 
 def correlation_loss(z1: torch.Tensor, z2: torch.Tensor, objective: Objective, form: str = "auto",
                      running: torch.nn.BatchNorm1d | None = None) -> tuple[torch.Tensor, Correlation]:
-    """The loss of the joint batch of all processes, a scalar, and what it learnt about C on the way.
+    """Return the loss of the joint batch of all processes, a scalar, and what it learnt about C on the way.
 
     z1, z2: (n, D) embeddings of this process's two views before their batch norm, which is done inside with
         the statistics of the joint batch. n may differ between processes.
@@ -101,7 +108,7 @@ def correlation_loss(z1: torch.Tensor, z2: torch.Tensor, objective: Objective, f
 
     Computed in float32 also under autocast and for 16-bit embeddings, in float64 for float64. The gradient
     with respect to z is this process's rows of the joint loss's gradient; there is no second derivative.
-    ValueError for shapes that do not fit and a joint batch below 2.
+    Raises ValueError for shapes that do not fit and a joint batch below 2.
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, found {form!r}")
@@ -124,12 +131,13 @@ def correlation_loss(z1: torch.Tensor, z2: torch.Tensor, objective: Objective, f
 
 
 def working_type(z: torch.Tensor) -> torch.dtype:
-    """float64 stays; everything else is computed in float32, 16-bit embeddings too."""
+    """Return the type that z is computed in: float64 for float64, else float32, also for 16 bits."""
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
-def normalise(z, count, objective=Objective(0.0), joint=True) -> Normalised:
-    """z (n, D) -> batch-normalised rows. joint: z holds this process's rows of `count`, else all of them."""
+def normalise(z: torch.Tensor, count: int, objective: Objective = Objective(0.0),
+              joint: bool = True) -> Normalised:
+    """Batch-normalise z (n, D). joint: z holds this process's rows of `count`, else all of them."""
     total = all_reduce_sum if joint else (lambda tensor: tensor)
     z = z.detach().to(working_type(z))
     mean = total(z.sum(0)) / count
@@ -162,7 +170,8 @@ class _Correlation(torch.autograd.Function):
         return *(grad * g for g in ctx.saved_tensors), None, None
 
 
-def gram(z1, z2, objective, needs_gradient):
+def gram(z1: torch.Tensor, z2: torch.Tensor, objective: Objective, needs_gradient: bool) -> Computed:
+    """Compute the Gram form, see above."""
     lambd, t = objective.lambd, objective.off_diagonal
     counts = row_counts(len(z1))
     count, start = sum(counts), sum(counts[:rank()]) if len(counts) > 1 else 0
@@ -199,8 +208,8 @@ def gram(z1, z2, objective, needs_gradient):
     return diagonal, square, total, (a, b), gradients
 
 
-def products(rows, own):
-    """rows[own] rows' (n, N) of rows (N, D). Of all rows it is symmetric: strip by strip, each pair once."""
+def products(rows: torch.Tensor, own: slice) -> torch.Tensor:
+    """Return rows[own] rows' (n, N) of rows (N, D). If square it is symmetric: by strips, each pair once."""
     count = len(rows)
     if len(rows[own]) < count:
         return rows[own] @ rows.T
@@ -212,7 +221,8 @@ def products(rows, own):
     return k
 
 
-def direct(z1, z2, objective, needs_gradient):
+def direct(z1: torch.Tensor, z2: torch.Tensor, objective: Objective, needs_gradient: bool) -> Computed:
+    """Compute the direct form, see above."""
     lambd, t = objective.lambd, objective.off_diagonal
     count = sum(row_counts(len(z1)))
     a, b = normalise(z1, count, objective), normalise(z2, count, objective)
@@ -245,14 +255,15 @@ def direct(z1, z2, objective, needs_gradient):
     return diagonal, square, total, (a, b), gradients
 
 
-def reference(z1, z2, objective):
-    """The plain formulation, differentiated by autograd: slow, large, easy to check. For tests."""
+def reference(z1: torch.Tensor, z2: torch.Tensor, objective: Objective) -> tuple[torch.Tensor, ...]:
+    """Compute the plain formulation, differentiated by autograd: slow, large, easy to check. For tests."""
     z1, z2 = (gather_rows(z.to(working_type(z))) for z in (z1, z2))
     deviations = [(z.var(0, correction=objective.correction) + objective.eps).sqrt() for z in (z1, z2)]
     a, b = ((z - z.mean(0)) / deviation for z, deviation in zip((z1, z2), deviations))
     c = a.T @ b / len(a)
     off_diagonal = (c - objective.off_diagonal) * (1 - torch.eye(len(c), dtype=c.dtype, device=c.device))
-    parts = (c.diagonal() - 1).square().sum(), objective.lambd * off_diagonal.square().sum()
+    invariance = (c.diagonal() - 1).square().sum()
+    redundancy = objective.lambd * off_diagonal.square().sum()
     statistics = [value for z in (z1.detach(), z2.detach()) for value in (z.mean(0), z.var(0, correction=0))]
-    return (sum(parts), c.diagonal().detach(), c.detach().double().square().sum(),
-            *(part.detach().double() for part in parts), *statistics)
+    return (invariance + redundancy, c.diagonal().detach(), c.detach().double().square().sum(),
+            invariance.detach().double(), redundancy.detach().double(), *statistics)

@@ -39,7 +39,7 @@ class HSICRecipe(Recipe):
     solarise: tuple[float, float] = (0.0, 0.0)
     lambd: float = setting(1 / 128, "weight of the off-diagonal terms (README: 1 / width of the embedding)")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.lambd >= 0, self, "lambd", "at least 0")
 
@@ -65,22 +65,24 @@ class HSIC(Method):
         super().__init__()
         self.objective = Objective(recipe.lambd, off_diagonal=-1.0, eps=0.0, correction=1)
         resnet, self.width = backbones.build_backbone(recipe.arch, recipe.stem)
-        layers = [(name, one) for name, one in resnet.named_children() if not isinstance(one, nn.Identity)]
-        self.names, layers = zip(*layers)  # torchvision's names of f's children
-        self.f = nn.Sequential(*layers, nn.Flatten())
+        layers = {name: one for name, one in resnet.named_children() if not isinstance(one, nn.Identity)}
+        self.names = tuple(layers)  # torchvision's names of f's children
+        self.f = nn.Sequential(*layers.values(), nn.Flatten())
         self.g = backbones.build_projector(self.width, recipe.projector, bias=True)
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> nn.Module:  # type: ignore[override]  # f is its name in the state dict
         return self.f
 
     def torchvision_state(self) -> dict[str, torch.Tensor]:
         parts = ((*name.split(".", 1), value) for name, value in self.f.state_dict().items())
         return {f"{self.names[int(number)]}.{rest}": value for number, rest, value in parts}
 
-    def forward(self, y1, y2):
+    def forward(self, y1: torch.Tensor, y2: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(functional.normalize(self.g(self.f(y)), dim=1) for y in (y1, y2))
 
-    def loss(self, outputs, targets, step):
-        loss, seen = correlation_loss(*outputs, self.objective)
+    def loss(self, outputs: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...],
+             step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        z1, z2 = outputs
+        loss, seen = correlation_loss(z1, z2, self.objective)
         return loss, seen.health()

@@ -1,8 +1,10 @@
 """The contract of a method: all that the trainer asks of it."""
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, Value
 
 
 class Method(nn.Module):
@@ -25,31 +27,28 @@ class Method(nn.Module):
     """
 
     Recipe = Recipe  # the shared recipe with the method's own numbers
-    PRESETS: dict[str, dict] = {"code": {}}  # name -> what it changes; `code` is the published program
+    PRESETS: dict[str, dict[str, Value]] = {"code": {}}  # name -> changes; `code` is the published program
 
     backbone: nn.Module  # images (n, 3, H, W) -> features (n, width)
     width: int
+    forward: Callable[..., tuple[torch.Tensor, ...]]  # inputs -> outputs (n, ...), first those of two views
 
     def inputs(self, views: tuple[torch.Tensor, ...], draw: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """What `forward` takes, n rows each; `draw` is of (seed, step, rank)."""
+        """Return what `forward` takes, n rows each; `draw` is of (seed, step, rank)."""
         return views
 
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Outputs (n, ...), the embeddings of the first two views first."""
-        raise NotImplementedError
-
     def targets(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the loss compares the outputs with and no gradient flows to."""
+        """Return what the loss compares the outputs with and no gradient flows to."""
         return ()
 
     def loss(self, outputs: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...],
              step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The scalar loss of the joint batch, and figures for the log: scalars without gradients."""
+        """Return the scalar loss of the joint batch, and figures for the log: scalars without gradients."""
         raise NotImplementedError
 
     def after_step(self, step: int) -> None:
-        """What follows an update: averages, queues."""
+        """Do what follows an update: averages, queues."""
 
     def torchvision_state(self) -> dict[str, torch.Tensor]:
-        """The backbone's weights under torchvision's names, without fc."""
+        """Return the backbone's weights under torchvision's names, without fc."""
         return self.backbone.state_dict()

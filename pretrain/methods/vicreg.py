@@ -19,7 +19,7 @@ from parallel.collectives import gather_rows
 from pretrain import backbones
 from pretrain.methods.correlation import working_type
 from pretrain.methods.method import Method
-from pretrain.recipe import CIFAR, SOLO_LEARN, Recipe, require, setting
+from pretrain.recipe import CIFAR, SOLO_LEARN, Recipe, Value, require, setting
 
 EPS = 1e-4  # added to the variance (code)
 
@@ -34,14 +34,14 @@ class VICRegRecipe(Recipe):
     std_coeff: float = setting(25.0, "weight of the variance term, the mean of both views'")
     cov_coeff: float = setting(1.0, "weight of the covariance term, the sum of both views'")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("sim_coeff", "std_coeff", "cov_coeff"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
 
 
 # solo-learn's weights, which follow the paper where both views' variance terms are added, and its views.
-OWN = {"std_coeff": 50.0, "crop_scale": (0.2, 1.0), "solarise": (0.1, 0.1)}
+OWN: dict[str, Value] = {"std_coeff": 50.0, "crop_scale": (0.2, 1.0), "solarise": (0.1, 0.1)}
 
 
 class VICReg(Method):
@@ -64,20 +64,22 @@ class VICReg(Method):
         self.backbone, self.width = backbones.build_backbone(recipe.arch, recipe.stem)
         self.projector = backbones.build_projector(self.width, recipe.projector, hidden_bias=True)
 
-    def forward(self, y1, y2):
+    def forward(self, y1: torch.Tensor, y2: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.projector(self.backbone(y1)), self.projector(self.backbone(y2))
 
-    def loss(self, outputs, targets, step):
+    def loss(self, outputs: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...],
+             step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         terms = vicreg_terms(*outputs)
-        loss = sum(weight * term for weight, term in zip(self.coefficients, terms.values()))
-        return loss, {name: term.detach() for name, term in terms.items()}
+        invariance, variance, covariance = (weight * term for weight, term
+                                            in zip(self.coefficients, terms.values()))
+        return invariance + variance + covariance, {name: term.detach() for name, term in terms.items()}
 
 
 def vicreg_terms(z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The three terms of the joint batch of all processes, scalars, unweighted.
+    """Return the three terms of the joint batch of all processes, scalars, unweighted.
 
     z1, z2: (n, D) embeddings of this process's two views; n may differ between processes. float32 also under
-    autocast and for 16-bit embeddings, float64 for float64. ValueError for a joint batch below 2.
+    autocast and for 16-bit embeddings, float64 for float64. Raises ValueError for a joint batch below 2.
 
     The covariance term needs |Cov|_F^2 less the squared diagonal, and |X'X|_F = |XX'|_F: the smaller of the
     two products is computed.
@@ -87,7 +89,7 @@ def vicreg_terms(z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
         count, width = views[0].shape
         if count < 2:
             raise ValueError(f"the loss expected at least 2 images in the batch, found {count}")
-        variance_term = covariance_term = 0
+        variance_term = covariance_term = views[0].new_zeros(())
         for x in views:
             x = x - x.mean(0)
             variances = torch.linalg.vecdot(x, x, dim=0) / (count - 1)
@@ -97,5 +99,5 @@ def vicreg_terms(z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
             off_diagonal = square - variances.double().square().sum()
             covariance_term = covariance_term + off_diagonal.to(x.dtype) / width
             variance_term = variance_term + functional.relu(1 - (variances + EPS).sqrt()).mean() / 2
-        return {"loss_invariance": functional.mse_loss(*views), "loss_variance": variance_term,
+        return {"loss_invariance": functional.mse_loss(views[0], views[1]), "loss_variance": variance_term,
                 "loss_covariance": covariance_term}

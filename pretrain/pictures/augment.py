@@ -7,19 +7,17 @@ pil     the official operations of Pillow, the reference (views_pil.py)
 fast    the same on a CPU with tensors, about four times faster (views_fast.py)
 device  crop in the worker, the rest on the accelerator, one batch at a time (views_device.py)
 
-A backend has
-    decode(data) -> its own RGB picture, from an encoded file's bytes or a uint8 array (H, W, 3); ValueError
-        with the reason if that fails
-    views(picture, seed, epoch, index) -> tuple of tensors, which the default collate stacks
-    finish(batch, device) -> the stacked tensors as two views (n, 3, size, size) float32, normalised, there
 RGB always means Pillow's convert("RGB"), also for 16 bits, CMYK and palettes. Transparency is dropped, and
 EXIF's rotation is not applied.
 """
 import importlib
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from parallel.pixels import MEAN, STD
@@ -61,18 +59,18 @@ def sample(recipe: ViewRecipe, width: int, height: int, draw: random.Random) -> 
     probability does not affect the other operations."""
     box = sample_box(recipe, width, height, draw)
     flip = draw.random() < recipe.flip
-    jitter = [(name, draw.uniform(1 - reach, 1 + reach)) for name, reach in (
+    operations = [(name, draw.uniform(1 - reach, 1 + reach)) for name, reach in (
         ("brightness", recipe.brightness), ("contrast", recipe.contrast), ("saturation", recipe.saturation))]
-    jitter.append(("hue", draw.uniform(-recipe.hue, recipe.hue)))
-    draw.shuffle(jitter)
-    jitter = tuple(jitter) if draw.random() < recipe.jitter else ()
+    operations.append(("hue", draw.uniform(-recipe.hue, recipe.hue)))
+    draw.shuffle(operations)
+    jitter = tuple(operations) if draw.random() < recipe.jitter else ()
     grey = draw.random() < recipe.grey
     radius = draw.uniform(*recipe.blur_radius)
     blur = radius if draw.random() < recipe.blur else None
     return ViewParameters(box, flip, jitter, grey, blur, draw.random() < recipe.solarise)
 
 
-def sample_box(recipe, width, height, draw):
+def sample_box(recipe: ViewRecipe, width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
     """Try ten times to draw a box of random area and aspect, then take the largest central one, like
     torchvision's RandomResizedCrop."""
     found = None
@@ -92,23 +90,41 @@ def sample_box(recipe, width, height, draw):
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def draws(views, width: int, height: int, seed: int, epoch: int, index: int) -> list[ViewParameters]:
+def draws(views: tuple[ViewRecipe, ...], width: int, height: int, seed: int, epoch: int,
+          index: int) -> list[ViewParameters]:
     """Return what is done to a width x height picture in this epoch, one entry for each view."""
     draw = random.Random(f"{seed} {epoch} {index}")  # Python hashes the text, the same everywhere
     return [sample(recipe, width, height, draw) for recipe in views]
 
 
-def normalise(levels):
+def normalise(levels: torch.Tensor) -> torch.Tensor:
     """Convert (n, 3, H, W) levels 0-255, uint8 or float32, to float32 with ImageNet's statistics, like
     ToTensor and Normalize."""
     mean, std = (torch.tensor(values, device=levels.device).view(3, 1, 1) for values in (MEAN, STD))
     return levels.float().div(255).sub_(mean).div_(std)
 
 
+Picture = TypeVar("Picture")
+
+
+class Backend(Protocol[Picture]):
+    """What makes the views, from RGB pictures in a form of its own."""
+
+    def decode(self, data: bytes | np.ndarray) -> Picture:
+        """Return the picture of an encoded file's bytes or of a uint8 array (H, W, 3). Raises ValueError with
+        the reason if that fails."""
+
+    def views(self, picture: Picture, seed: int, epoch: int, index: int) -> tuple[torch.Tensor, ...]:
+        """Return tensors, which the default collate stacks."""
+
+    def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
+        """Return the stacked tensors as two views (n, 3, size, size) float32, normalised, on the device."""
+
+
 BACKENDS = {"pil": "PillowViews", "fast": "FastViews", "device": "DeviceViews"}
 
 
-def make_backend(name: str, size: int, views=VIEWS):
+def make_backend(name: str, size: int, views: tuple[ViewRecipe, ...] = VIEWS) -> Backend:
     """Return the backend `name` for views of size x size pixels. Raises ValueError for an unknown name."""
     if name not in BACKENDS:
         raise ValueError(f"--views expected one of {', '.join(BACKENDS)}, found {name!r}")

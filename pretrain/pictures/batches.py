@@ -6,31 +6,39 @@ damaged picture is counted and named.
 """
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from parallel import signals
-from pretrain.pictures.augment import make_backend
+from pretrain.pictures.augment import Backend, make_backend
+from pretrain.pictures.sources import Source
+from pretrain.recipe import Recipe
 
 REPLACEMENTS = 20  # this many unreadable pictures in a row are no accident
 PAUSES = (1.0, 5.0)  # seconds before a failed read is tried again: file servers have bad moments
 
+Failures = list[tuple[str, str]]  # (name, reason) of pictures that were unusable
+Sample = tuple[tuple[torch.Tensor, ...], Failures]
+
 
 class TwoViews(Dataset):
-    """Item (epoch, index) -> what backend.views returns, and [(name, reason)] of pictures that were
-    unusable."""
+    """Item (epoch, index) -> what backend.views returns, and the failures on the way."""
 
-    def __init__(self, source, backend, seed):
+    def __init__(self, source: Source, backend: Backend, seed: int):
         self.source, self.backend, self.seed = source, backend, seed
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, index = item
-        failures, chosen = [], index
+        failures: Failures = []
+        chosen = index
         draw = random.Random(f"{self.seed} {epoch} {index} replacement")
         while len(failures) < REPLACEMENTS:
             try:
@@ -44,7 +52,7 @@ class TwoViews(Dataset):
         raise ValueError(f"{name}: {why}; none of {REPLACEMENTS - 1} other pictures could be used instead; "
                          "repair the data")
 
-    def read(self, index):
+    def read(self, index: int) -> bytes | np.ndarray:
         for pause in PAUSES:
             try:
                 return self.source.read(index)
@@ -55,7 +63,7 @@ class TwoViews(Dataset):
         return self.source.read(index)
 
 
-def reason(error) -> str:
+def reason(error: Exception) -> str:
     """Return an error's message as one line, without the path that OSError repeats."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0]
@@ -72,7 +80,7 @@ class EpochBatches(Sampler):
     a whole epoch.
     """
 
-    def __init__(self, images, batch_size, processes, rank, seed):
+    def __init__(self, images: int, batch_size: int, processes: int, rank: int, seed: int):
         if batch_size % processes:
             raise ValueError(f"--batch-size {batch_size} does not divide by {processes} processes; "
                              f"choose a multiple of {processes}")
@@ -82,10 +90,10 @@ class EpochBatches(Sampler):
         self.images, self.batch_size, self.processes = images, batch_size, processes
         self.rank, self.seed, self.epoch, self.start = rank, seed, 0, 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.images // self.batch_size
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.images, generator=generator)
         for step in range(self.start, len(self)):
@@ -102,12 +110,15 @@ class Loader(DataLoader):
     record          the file that gets one line for each of them, over all processes and restarts; or None
     """
 
-    def __init__(self, views: TwoViews, record=None, **options):
+    batch_sampler: EpochBatches
+
+    def __init__(self, views: TwoViews, record: Path | None = None, **options: Any):
         super().__init__(views, collate_fn=collate, **options)
         self.backend, self.record = views.backend, None if record is None else Path(record)
-        self.replaced, self.bad_pictures = 0, {}
+        self.replaced = 0
+        self.bad_pictures: dict[str, str] = {}
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:  # type: ignore[override]
         for batch, failures in super().__iter__():
             self.replaced += len(failures)
             for name, why in (one for sample in failures for one in sample):
@@ -116,7 +127,8 @@ class Loader(DataLoader):
                     self.note(name, why)
             yield batch
 
-    def note(self, name, why):
+    def note(self, name: str, why: str) -> None:
+        """Add a line to the record, unless it already names the picture."""
         if self.record is None:
             return
         with open(self.record, "a+", encoding="utf-8", errors="surrogateescape") as file:
@@ -125,14 +137,14 @@ class Loader(DataLoader):
                 file.write(f"{name}\t{why}\n")
 
 
-def collate(samples):
-    """Turn [(views, failures)] into the batch of views and the failures of the samples that had any."""
+def collate(samples: list[Sample]) -> tuple[list[torch.Tensor], list[Failures]]:
+    """Return the batch of views and the failures of the samples that had any."""
     views, failures = zip(*samples)
     return default_collate(list(views)), [one for one in failures if one]
 
 
-def epoch_batches(source, recipe, processes: int, rank: int = 0) -> EpochBatches:
-    """Return the batches of a process. ValueError if the batch cannot be dealt out: to the processes,
+def epoch_batches(source: Source, recipe: Recipe, processes: int, rank: int = 0) -> EpochBatches:
+    """Return the batches of a process. Raises ValueError if the batch cannot be dealt out: to the processes,
     to their micro-batches, or from so few pictures."""
     batches = EpochBatches(len(source), recipe.batch_size, processes, rank, recipe.seed)
     if recipe.batch_size % (processes * recipe.accumulate):
@@ -141,7 +153,8 @@ def epoch_batches(source, recipe, processes: int, rank: int = 0) -> EpochBatches
     return batches
 
 
-def build_loader(source, config, workers, processes, rank, pin_memory, record=None) -> Loader:
+def build_loader(source: Source, config: Recipe, workers: int, processes: int, rank: int, pin_memory: bool,
+                 record: Path | None = None) -> Loader:
     """Return the loader of this process. Set `loader.batch_sampler.epoch` (and `start`) before each epoch;
     `loader.backend` finishes the batches on the device. record: see Loader."""
     batches = epoch_batches(source, config, processes, rank)
@@ -151,5 +164,5 @@ def build_loader(source, config, workers, processes, rank, pin_memory, record=No
 
 
 def one_line(error: ValueError) -> ValueError:
-    """A worker's error comes wrapped in its traceback; its last line is what we said."""
+    """Return a worker's error without the traceback it comes wrapped in: its last line is what we said."""
     return ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: "))

@@ -8,6 +8,7 @@ saturation to 8 bits, and where it crosses red. The blur differs by Pillow's rou
 """
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,34 +19,37 @@ REACH = 2  # pixels to each side in one pass; enough for radii up to 2.2
 BLOCK = 16  # pixels that a block of `blur` computes at once: the fastest of 16, 28 and 32 at 224 pixels
 
 
-def grey(x):
+Factor = float | torch.Tensor
+
+
+def grey(x: torch.Tensor) -> torch.Tensor:
     """Return the lightness (n, 1, H, W) of RGB pictures."""
     light = x[:, :1] * LIGHTNESS[0]
     light.add_(x[:, 1:2], alpha=LIGHTNESS[1]).add_(x[:, 2:], alpha=LIGHTNESS[2])
     return light.add_(0.5).floor_()
 
 
-def brightness(x, factor):
+def brightness(x: torch.Tensor, factor: Factor) -> torch.Tensor:
     return x.mul_(factor).clamp_(max=255).floor_()
 
 
-def contrast(x, factor):
+def contrast(x: torch.Tensor, factor: Factor) -> torch.Tensor:
     """Move levels away from the picture's mean lightness, which is a whole level."""
     mean = grey(x).mean((1, 2, 3)).add_(0.5).floor_()
     return blend(x, mean.view(-1, 1, 1, 1) if len(x) > 1 else mean[0], factor)  # a scalar is faster
 
 
-def saturation(x, factor):
+def saturation(x: torch.Tensor, factor: Factor) -> torch.Tensor:
     return blend(x, grey(x), factor)
 
 
-def blend(x, base, factor):
+def blend(x: torch.Tensor, base: torch.Tensor, factor: Factor) -> torch.Tensor:
     """Return base + factor (x - base), clipped to 0-255: Pillow's Image.blend."""
     x.sub_(base).mul_(factor).add_(base)
     return (x.clamp_(0, 255) if torch.is_tensor(factor) or factor > 1 else x).floor_()
 
 
-def hue(x, steps):
+def hue(x: torch.Tensor, steps: Factor) -> torch.Tensor:
     """Turn the hue of RGB pictures by `steps` (whole, -42 to 42) of Pillow's steps, 256 to the circle.
 
     This is Pillow's conversion through 8-bit HSV, without its branches. Hue counts from red, positive towards
@@ -69,15 +73,17 @@ def hue(x, steps):
     return torch.addcmul(base.unsqueeze(1), x, chroma.unsqueeze(1), out=x).round_()  # there are no halves
 
 
-def solarise(x):
+def solarise(x: torch.Tensor) -> torch.Tensor:
     """Invert levels from 128 on."""
     return x.sub_(127.5).abs_().neg_().add_(127.5)
 
 
-JITTER = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+JITTER: dict[str, Callable[[torch.Tensor, Factor], torch.Tensor]] = {
+    "brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue,
+}
 
 
-def jitter_factor(name, factor):
+def jitter_factor(name: str, factor: float) -> float:
     """Return what an operation of JITTER takes: the drawn factor; for hue, Pillow's whole steps."""
     return int(factor * 255) if name == "hue" else factor
 
@@ -94,7 +100,7 @@ def box_weights(radius: float) -> tuple[float, float, float]:
 
 
 @functools.cache
-def shift_products(length, device=None):
+def shift_products(length: int, device: torch.device | None = None) -> torch.Tensor:
     """Return (27, length, length): the products of three of the matrices that map a line to itself, to the
     sum of its shifts by one pixel to both sides, and by two pixels, with border pixels repeated."""
     line = torch.arange(length)
@@ -104,7 +110,7 @@ def shift_products(length, device=None):
     return (pairs[:, :, None] @ shifts).view(27, length, length).to(device)
 
 
-def blur_matrices(weights, length):
+def blur_matrices(weights: torch.Tensor, length: int) -> torch.Tensor:
     """Convert weights (n, 3) of `box_weights` to (n, length, length): the three passes along a line, with
     border pixels repeated in each pass, as in Pillow."""
     products = torch.einsum("na,nb,nc->nabc", weights, weights, weights).flatten(1)
@@ -112,7 +118,7 @@ def blur_matrices(weights, length):
 
 
 @functools.cache
-def block_products(margin):
+def block_products(margin: int) -> torch.Tensor:
     """Return (27, 3, BLOCK, BLOCK + 2 margin): the blocks of `shift_products` along the diagonal (the first,
     any other, the last). What lies outside the picture has weight 0."""
     length = 3 * BLOCK
@@ -122,7 +128,7 @@ def block_products(margin):
                              (length * width, BLOCK * width + BLOCK, width, 1)).contiguous()
 
 
-def blur(x, weights):
+def blur(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Apply Pillow's GaussianBlur. weights (n, 3) of `box_weights`, on x's device."""
     height, width = x.shape[-2:]
     rows = blur_matrices(weights, height).unsqueeze(1)
@@ -130,7 +136,7 @@ def blur(x, weights):
     return torch.matmul(torch.matmul(rows, x), columns.transpose(-1, -2)).add_(0.5).floor_()
 
 
-def blur_one(x, weights):
+def blur_one(x: torch.Tensor, weights: tuple[float, float, float]) -> torch.Tensor:
     """Apply `blur` to one square picture on a CPU, in place and five times faster at 224 pixels: only the
     blocks near the matrix's diagonal are not zero, and all but the first and the last are equal. numpy takes
     two thirds of torch's time for products of such small matrices."""

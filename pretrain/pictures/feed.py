@@ -1,6 +1,9 @@
 """From the data loader's batches to views on the device. The next batch is on its way while one is used."""
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -8,18 +11,22 @@ from tqdm import tqdm
 from parallel.collectives import is_main, rank, world_size
 from pretrain.pictures import batches
 from pretrain.pictures.sources import open_source
+from pretrain.recipe import Recipe
+
+if TYPE_CHECKING:  # it imports this module
+    from pretrain.trainer import Run
 
 
 class Feed:
     """The batches of this process.
 
-    record: the file that lists unusable pictures, or None.
+    record: the file that lists unusable pictures.
     steps: per epoch. identity: what the data set is, for checkpoints. waited: seconds spent waiting for the
     loader since it was last set to 0. replaced: samples made from another picture than their own, over the
     whole run and all processes, as far as `note_replaced` was told.
     """
 
-    def __init__(self, config, run, device, record=None):
+    def __init__(self, config: Recipe, run: "Run", device: torch.device, record: Path | None = None):
         self.device, self.epochs, self.waited = device, config.epochs, 0.0
         self.memory_format = run.memory_format
         source = open_source(run.data)
@@ -41,7 +48,7 @@ class Feed:
     def load_state_dict(self, state: dict) -> None:
         self.replaced = self.before = state["replaced"]
 
-    def batches(self, epoch, start):
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yield views (y1, y2), each (n, 3, S, S) float32 on the device, for the steps from `start` to the
         end of the epoch."""
         self.loader.batch_sampler.epoch, self.loader.batch_sampler.start = epoch, start
@@ -63,11 +70,11 @@ class Feed:
         if upcoming:
             yield upcoming
 
-    def finish(self, batch):
+    def finish(self, batch: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         return tuple(view.contiguous(memory_format=self.memory_format)
                      for view in self.loader.backend.finish(batch, self.device))
 
-    def from_loader(self, epoch, start):
+    def from_loader(self, epoch: int, start: int) -> Iterator[list[torch.Tensor]]:
         """Yield the loader's batches, with a progress bar on a terminal."""
         bar = tqdm(total=self.steps, initial=start, desc=f"epoch {epoch + 1}/{self.epochs}",
                    disable=not (is_main() and sys.stderr.isatty()))

@@ -6,12 +6,18 @@ so reading one picture means reading its whole group: 100 pictures in the files 
 own bytes.
 """
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pretrain.pictures.packed import Strings, first_line, pick, sha256
+from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow import parquet
 
 LARGEST_GROUP = 2 ** 27  # bytes of pictures; reading takes eight times as much (benchmarks/sources.py)
 
@@ -24,7 +30,7 @@ class Parquet:
     helps reading in order and sets of a single group.
     """
 
-    def __init__(self, paths):
+    def __init__(self, paths: Sequence[Path]):
         try:
             import pyarrow  # noqa: F401
         except ImportError:
@@ -36,18 +42,18 @@ class Parquet:
             raise ValueError(f"{paths[0]}: expected pictures, found no rows")
         self.files, self.ends = Strings(paths), np.cumsum(rows)
         self.groups = [np.cumsum(groups) for groups, _ in contents]  # ends of the row groups, by file
-        labels = [labels for _, labels in contents]
-        self.classes = None if any(one is None for one in labels) else np.concatenate(labels)
+        labels = [labels for _, labels in contents if labels is not None]
+        self.classes = np.concatenate(labels) if len(labels) == len(contents) else None
         self.fingerprint = sha256([(Path(path).name, os.path.getsize(path)) for path in paths], self.ends)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         file, row = segment(self.ends, index)
         return f"{self.files[file]}[{row}]"
 
-    def read(self, index):
+    def read(self, index: int) -> bytes:
         file, row = segment(self.ends, index)
         group, row = segment(self.groups[file], row)
         data = pictures_of(self.files[file], group)[row].as_py()
@@ -55,17 +61,17 @@ class Parquet:
             raise ValueError("the cell is empty")
         return data
 
-    def labels(self, index):
+    def labels(self, index: Index) -> Labels:
         return pick(self.classes, index)
 
 
-def segment(ends, index):
+def segment(ends: np.ndarray, index: int) -> tuple[int, int]:
     """Return where an index falls: (number of the segment, position within it). ends: of all segments."""
     number = int(np.searchsorted(ends, index, side="right"))
     return number, index - int(ends[number - 1] if number else 0)
 
 
-def content_of(path) -> tuple[list[int], np.ndarray | None]:
+def content_of(path: str) -> tuple[list[int], np.ndarray | None]:
     """Return the number of rows of each row group of a file, and the labels (rows,) if there are any. Raises
     ValueError for a file that is not parquet, has no pictures, or has row groups too large to read for one
     picture."""
@@ -92,20 +98,20 @@ def content_of(path) -> tuple[list[int], np.ndarray | None]:
         raise ValueError(f"{path}: expected row groups of at most {LARGEST_GROUP >> 20} MiB of pictures, "
                          f"since each picture is read with its group, found {max(sizes) >> 20} MiB; write it "
                          "again with row_group_size=100, or as shards by tools/write_shards.py")
-    whole = labels is not None and not labels.null_count
-    return [group.num_rows for group in groups], labels.to_numpy() if whole else None
+    return ([group.num_rows for group in groups],
+            None if labels is None or labels.null_count else labels.to_numpy())
 
 
 @lru_cache(maxsize=128)
-def opened(path):
+def opened(path: str) -> "parquet.ParquetFile":
     """Open a file. It is read by position, so workers may share one that was open before they were forked."""
     from pyarrow import parquet
     return parquet.ParquetFile(path)
 
 
 @lru_cache(maxsize=1)
-def pictures_of(path, group):
-    """Return the pictures of a row group, a pyarrow.ChunkedArray of bytes."""
+def pictures_of(path: str, group: int) -> "pyarrow.ChunkedArray":
+    """Return the pictures of a row group, as bytes."""
     import pyarrow
     from pyarrow import compute
     file = opened(path)

@@ -5,18 +5,21 @@ The webdataset package reads shards from front to back, one shard per worker, an
 order depends on the number of workers. The format is plain tar, which the standard library reads.
 """
 import fcntl
+import io
 import os
 import re
 import tarfile
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from parallel.files import replacing
 from parallel.listing import ENDINGS
-from pretrain.pictures.packed import Strings, first_line, pick, sha256
+from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
 
 INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_index
 
@@ -28,7 +31,7 @@ class Shards:
 
     PICTURES = {extension[1:] for extension in ENDINGS}
 
-    def __init__(self, paths):
+    def __init__(self, paths: Sequence[Path]):
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise FileNotFoundError(f"{missing[0]}: no such shard ({len(missing)} of {len(paths)} are "
@@ -42,13 +45,13 @@ class Shards:
         shards = [(Path(path).name, os.path.getsize(path)) for path in paths]
         self.fingerprint = sha256(shards, self.offset, self.size, self.keys.buffer)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.shard)
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return f"{self.paths[self.shard[index]]}:{self.keys[index]}"
 
-    def read(self, index):
+    def read(self, index: int) -> bytes:
         size = int(self.size[index])
         # pread keeps no position, so workers may share a file that was open before they were forked.
         data = os.pread(opened(self.paths[self.shard[index]]).fileno(), size, int(self.offset[index]))
@@ -56,12 +59,12 @@ class Shards:
             raise ValueError(f"the shard ends after {len(data)} of {size} bytes")
         return data
 
-    def labels(self, index):
+    def labels(self, index: Index) -> Labels:
         return pick(self.classes, index)
 
 
 @lru_cache(maxsize=128)
-def opened(path):
+def opened(path: str) -> io.FileIO:
     return open(path, "rb", buffering=0)
 
 
@@ -79,7 +82,7 @@ def expand(path: Path) -> list[Path]:
         path.with_name(f"{path.name[:found.start()]}{number:0{len(first)}}{path.name[found.end():]}"))]
 
 
-def shard_index(paths) -> dict:
+def shard_index(paths: list[Path]) -> dict[str, np.ndarray]:
     """Return shard, offset and size (N,) of each picture, its name packed as in Strings (buffer, ends), and
     labels (N,) or (0,). One of several processes makes the index; the others wait for its file."""
     key = sha256(*((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
@@ -100,12 +103,12 @@ def shard_index(paths) -> dict:
                     return ready
                 index = index or {"key": np.array(key), **index_of(paths)}
                 with replacing(file) as draft:
-                    np.savez(draft, **index)
+                    np.savez(draft, **index)  # type: ignore[arg-type]
                 return index
     return index or index_of(paths)
 
 
-def stored(file, key) -> dict | None:
+def stored(file: Path, key: str) -> dict[str, np.ndarray] | None:
     """Return what an index file holds, if it is whole and describes the shards as they are now."""
     try:
         with np.load(file, allow_pickle=False) as cached:
@@ -115,7 +118,7 @@ def stored(file, key) -> dict | None:
     return index if index.keys() == {"key", *INDEX} else None
 
 
-def index_of(paths) -> dict:
+def index_of(paths: list[Path]) -> dict[str, np.ndarray]:
     """Build the index from the shards' headers. Each shard is converted to arrays at once: as Python objects
     a million samples take 0.5 GB."""
     parts = []
@@ -133,27 +136,27 @@ def index_of(paths) -> dict:
     return index
 
 
-def samples_of(path) -> list[tuple]:
+def samples_of(path: Path) -> list[tuple[str, int, int, int | None]]:
     """Return (name of the picture, offset, size, label or None) of each sample in a tar file, in its
     order."""
-    samples = {}
+    samples: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(path, "r:") as archive:
             while member := archive.next():
-                archive.members.clear()  # tarfile would keep them all
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
                 # webdataset's rule. Other names (hidden files, no extension) belong to no sample.
-                parts = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", member.name)
+                parts = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", name := member.name)
                 if member.isfile() and parts:
                     sample = samples.setdefault(parts[1], {"label": None, "pictures": []})
                     if parts[2].lower() in Shards.PICTURES:
                         sample["pictures"].append((member.name, member.offset_data, member.size))
-                    elif parts[2] == "cls":
-                        sample["label"] = int(archive.extractfile(member).read())
+                    elif parts[2] == "cls" and (file := archive.extractfile(member)):
+                        sample["label"] = int(file.read())
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as a tar file ({first_line(error)}); copy it again, "
                          "uncompressed") from None
     except ValueError as error:
-        raise ValueError(f"{path}: expected an integer in {member.name} ({first_line(error)})") from None
+        raise ValueError(f"{path}: expected an integer in {name} ({first_line(error)})") from None
     for key, sample in samples.items():
         if len(sample["pictures"]) != 1:
             raise ValueError(f"{path}: expected one picture in sample {key}, found "

@@ -1,9 +1,12 @@
 """The views in two parts. The worker decodes, crops and resizes; the accelerator does the rest for a whole
 batch, each sample with its own parameters and, in the jitter, its own order."""
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import torch
 
 from pretrain.pictures import colour
-from pretrain.pictures.augment import VIEWS, ViewParameters, draws, normalise
+from pretrain.pictures.augment import VIEWS, ViewParameters, ViewRecipe, draws, normalise
 from pretrain.pictures.views_fast import crop, decode
 
 OPERATIONS = tuple(colour.JITTER)
@@ -23,14 +26,14 @@ def pack(parameters: ViewParameters) -> list[float]:
     return [*names, *factors, parameters.flip, parameters.grey, parameters.solarise, *weights]
 
 
-def finish_views(x, rows):
+def finish_views(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Do the rest of the work on crops x (n, 3, S, S), float32 levels, in place; rows (n, 14) of `pack`.
 
     The rows stay on the CPU, so no GPU waits while the samples for an operation are looked up.
     """
     moved = rows.to(x.device, non_blocking=True)
 
-    def change(chosen, operation):
+    def change(chosen: torch.Tensor, operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         """Apply operation(pictures, their rows) to the chosen samples only."""
         members = chosen.nonzero()[:, 0].to(x.device, non_blocking=True)
         if len(members):
@@ -50,26 +53,26 @@ def finish_views(x, rows):
 class DeviceViews:
     """views: two crops (size, size, 3) uint8 and what is left to do, (2, 14) float32."""
 
-    def __init__(self, size: int, views=VIEWS):
+    def __init__(self, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
         self.size, self.recipes = size, views
 
-    def decode(self, data):
+    def decode(self, data: bytes | np.ndarray) -> torch.Tensor:
         return decode(data)
 
-    def views(self, picture, seed, epoch, index):
+    def views(self, picture: torch.Tensor, seed: int, epoch: int, index: int) -> tuple[torch.Tensor, ...]:
         height, width = picture.shape[1:]
         drawn = draws(self.recipes, width, height, seed, epoch, index)
         with torch.inference_mode():
             crops = [crop(picture, one, self.size) for one in drawn]
             return *crops, torch.tensor([pack(one) for one in drawn], dtype=torch.float32)
 
-    def finish(self, batch, device):
+    def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
         *crops, rows = batch
         with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
             return tuple(normalise(finish_views(planes(view.to(device, non_blocking=True)), rows[:, number]))
                          for number, view in enumerate(crops))
 
 
-def planes(crops):
+def planes(crops: torch.Tensor) -> torch.Tensor:
     """Convert (n, S, S, 3) uint8 to (n, 3, S, S) float32."""
     return crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)

@@ -2,28 +2,29 @@
 picture's colour operations in float32 (colour.py). The levels are Pillow's except in the resize, the blur and
 a few pixels of hue; tests/test_pretrain_views.py reports the differences.
 """
+from collections.abc import Sequence
+
 import numpy as np
 import simplejpeg
 import torch
 
 from pretrain.pictures import colour
-from pretrain.pictures.augment import VIEWS, ViewParameters, draws, normalise
+from pretrain.pictures.augment import VIEWS, ViewParameters, ViewRecipe, draws, normalise
 from pretrain.pictures.views_pil import checked, open_rgb
 
 
-def decode(data) -> torch.Tensor:
+def decode(data: bytes | np.ndarray) -> torch.Tensor:
     """Return (3, H, W) uint8, the pixels of Pillow's convert("RGB"). Anything but a sound grey or RGB JPEG
     file goes to Pillow, whose message then says what is wrong with it."""
     if isinstance(data, np.ndarray):
         pixels = np.array(checked(data))
     else:
-        pixels = decode_jpeg(data)
-        if pixels is None:
-            pixels = np.array(open_rgb(data))
+        found = decode_jpeg(data)
+        pixels = np.array(open_rgb(data)) if found is None else found
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def decode_jpeg(data: bytes):
+def decode_jpeg(data: bytes) -> np.ndarray | None:
     """Return (H, W, 3) uint8, or None if data is not a grey or RGB JPEG file without any fault."""
     if data[:2] != b"\xff\xd8":
         return None
@@ -35,7 +36,7 @@ def decode_jpeg(data: bytes):
     return None
 
 
-def crop(picture, parameters: ViewParameters, size: int):
+def crop(picture: torch.Tensor, parameters: ViewParameters, size: int) -> torch.Tensor:
     """Do the first step of a view; returns (size, size, 3) uint8."""
     left, top, width, height = parameters.box
     box = picture[None, :, top:top + height, left:left + width]
@@ -45,7 +46,7 @@ def crop(picture, parameters: ViewParameters, size: int):
     return view[0].permute(1, 2, 0).contiguous()
 
 
-def finish_view(view, parameters: ViewParameters):
+def finish_view(view: torch.Tensor, parameters: ViewParameters) -> torch.Tensor:
     """Do the other steps of a cropped view: (size, size, 3) -> (3, size, size), both uint8."""
     size = len(view)
     pixels = view.numpy()[:, ::-1] if parameters.flip else view.numpy()
@@ -66,17 +67,17 @@ def finish_view(view, parameters: ViewParameters):
 class FastViews:
     """views: two (3, size, size) uint8."""
 
-    def __init__(self, size: int, views=VIEWS):
+    def __init__(self, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
         self.size, self.recipes = size, views
 
-    def decode(self, data):
+    def decode(self, data: bytes | np.ndarray) -> torch.Tensor:
         return decode(data)
 
-    def views(self, picture, seed, epoch, index):
+    def views(self, picture: torch.Tensor, seed: int, epoch: int, index: int) -> tuple[torch.Tensor, ...]:
         height, width = picture.shape[1:]
         with torch.inference_mode():
             return tuple(finish_view(crop(picture, one, self.size), one)
                          for one in draws(self.recipes, width, height, seed, epoch, index))
 
-    def finish(self, batch, device):
+    def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
         return tuple(normalise(view.to(device, non_blocking=True)) for view in batch)

@@ -1,18 +1,19 @@
 """The views by the official Pillow operations: the reference for the other backends."""
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional
 
-from pretrain.pictures.augment import VIEWS, ViewParameters, draws, normalise
+from pretrain.pictures.augment import VIEWS, ViewParameters, ViewRecipe, draws, normalise
 
 ADJUST = {"brightness": functional.adjust_brightness, "contrast": functional.adjust_contrast,
           "saturation": functional.adjust_saturation, "hue": functional.adjust_hue}
 
 
-def open_rgb(data) -> Image.Image:
+def open_rgb(data: bytes | np.ndarray) -> Image.Image:
     """Return an RGB picture from an encoded file's bytes or an array (H, W, 3) uint8. Raises ValueError with
     the reason."""
     if isinstance(data, np.ndarray):
@@ -54,16 +55,16 @@ def apply(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Im
 class PillowViews:
     """views: two (3, size, size) uint8."""
 
-    def __init__(self, size: int, views=VIEWS):
+    def __init__(self, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
         self.size, self.recipes = size, views
 
-    def decode(self, data) -> Image.Image:
+    def decode(self, data: bytes | np.ndarray) -> Image.Image:
         return open_rgb(data)
 
-    def views(self, picture, seed, epoch, index):
+    def views(self, picture: Image.Image, seed: int, epoch: int, index: int) -> tuple[torch.Tensor, ...]:
         pictures = [apply(picture, one, self.size)
                     for one in draws(self.recipes, *picture.size, seed, epoch, index)]
         return tuple(torch.from_numpy(np.array(one)).permute(2, 0, 1).contiguous() for one in pictures)
 
-    def finish(self, batch, device):
+    def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
         return tuple(normalise(view.to(device, non_blocking=True)) for view in batch)

@@ -9,16 +9,21 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from parallel import checkpoints
 from parallel.collectives import agree, all_gather_rows, is_main, rank, require_same, world_size
+from pretrain.methods.method import Method
 from pretrain.optim import slots
+from pretrain.recipe import Recipe
 
 OFFICIAL = {"epoch", "model", "optimizer"}  # main.py of facebookresearch/barlowtwins, lines 148-150
 OURS = {"epoch", "step", "sampler", "model", "optimizer", "scaler", "guard", "feed", "rng", "config", "data",
         "processes"}
+
+Parts = dict[str, Any]  # the network as `model`, and optimizer, scaler, guard, feed: all have a state_dict
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,13 @@ class Position:
     start: int = 0
     step: int = 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.epoch} finished epochs and {self.start} steps"
 
 
-def save(path, keep: int, position: Position, parts: dict, config, data: dict) -> None:
+def save(path: Path, keep: int, position: Position, parts: Parts, config: Recipe, data: dict) -> None:
     """Save a checkpoint. Every process calls it; the main one writes.
 
-    parts: the network as `model`, and whatever else has a state_dict (optimizer, scaler, guard, feed).
     data: what the data set is, in JSON values; a resume compares it.
     The keys epoch (finished ones), model (names start with module.) and optimizer are the official ones. rng
     has one row for each process.
@@ -45,8 +49,8 @@ def save(path, keep: int, position: Position, parts: dict, config, data: dict) -
         rng["cuda"] = all_gather_rows(torch.cuda.get_rng_state()[None])
     if not is_main():
         return
-    state = {"epoch": position.epoch, "step": position.step,
-             "sampler": {"epoch": position.epoch, "start": position.start}}
+    state: dict[str, Any] = {"epoch": position.epoch, "step": position.step,
+                             "sampler": {"epoch": position.epoch, "start": position.start}}
     state |= {name: part.state_dict() for name, part in parts.items()}
     state["model"] = {"module." + name: value for name, value in state["model"].items()}
     state |= {"rng": rng, "config": dataclasses.asdict(config), "data": data, "processes": world_size()}
@@ -75,7 +79,7 @@ def earlier(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.stem}-{'[0-9]' * 9}{path.suffix}"), reverse=True)
 
 
-def load_model(network, state: dict) -> None:
+def load_model(network: Method, state: dict) -> None:
     """Load the `model` entry of a checkpoint, ours or the method's own code's, into the method's network."""
     network.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
 
@@ -104,7 +108,7 @@ def position_of(state: dict, steps: int) -> Position:
     return Position(state["epoch"], state["sampler"]["start"], state["step"])
 
 
-def resume(path, parts: dict, config, data: dict) -> Position:
+def resume(path: Path, parts: Parts, config: Recipe, data: dict) -> Position:
     """Restore a run from its checkpoint, if there is one, and return where it stands. Every process calls it.
 
     Nothing is changed until everything is known to fit. A checkpoint of the official code gives the network,
@@ -136,7 +140,7 @@ def resume(path, parts: dict, config, data: dict) -> Position:
     return position
 
 
-def fitting(path: Path, parts: dict, config, data: dict) -> dict | None:
+def fitting(path: Path, parts: Parts, config: Recipe, data: dict) -> dict | None:
     """Return the checkpoint at path, known to be this run's, or None if there is none."""
     if not os.path.lexists(path):
         if earlier(path):
@@ -157,7 +161,7 @@ def fitting(path: Path, parts: dict, config, data: dict) -> dict | None:
     return state
 
 
-def require_same_run(path, state: dict, config, data: dict) -> None:
+def require_same_run(path: Path, state: dict, config: Recipe, data: dict) -> None:
     """Raise ValueError for another recipe or data set. A setting that did not exist yet has its default;
     before there were methods, every run was Barlow Twins."""
     if not all(isinstance(state[name], dict) for name in ("config", "data")):
@@ -174,7 +178,7 @@ def require_same_run(path, state: dict, config, data: dict) -> None:
                          "with --reference-world-size actual their number is part of the recipe; use as many")
 
 
-def require_fitting_parts(state: dict, parts: dict, config) -> None:
+def require_fitting_parts(state: dict, parts: Parts, config: Recipe) -> None:
     """Raise ValueError unless every part of the run can be loaded and the file stands within the run."""
     wrapped = {"module." + name: value for name, value in parts["model"].state_dict().items()}
     checkpoints.require_like(state["model"], wrapped, "model")
@@ -193,7 +197,7 @@ def require_fitting_parts(state: dict, parts: dict, config) -> None:
         require_random_states(state["rng"], state["processes"])
 
 
-def require_random_states(rng, processes: int) -> None:
+def require_random_states(rng: Any, processes: int) -> None:
     """Raise ValueError unless `rng` has a state for each of the processes that torch accepts."""
     wanted = {"cpu": torch.get_rng_state().expand(max(processes, 1), -1)}
     if isinstance(rng, dict) and "cuda" in rng:
@@ -219,7 +223,7 @@ def advice(path: Path) -> str:
     return "no good one is beside it; move it away to start anew"
 
 
-def standing(path) -> Position | None:
+def standing(path: Path) -> Position | None:
     """Return where the checkpoint stands, or None if none can be read."""
     try:
         return position_of(read(Path(path)), 0)
@@ -227,6 +231,6 @@ def standing(path) -> Position | None:
         return None
 
 
-def export_backbone(path, network) -> None:
+def export_backbone(path: Path, network: Method) -> None:
     """Write the backbone's state dict under torchvision's names, without fc: the official resnet50.pth."""
     checkpoints.write(network.torchvision_state(), path)

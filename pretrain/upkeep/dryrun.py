@@ -8,13 +8,13 @@ import time
 import torch
 
 from parallel.collectives import is_main, world_size
-from pretrain.recipe import show
-from pretrain.trainer import prepare, train_step
+from pretrain.recipe import Recipe, show
+from pretrain.trainer import Run, Training, prepare, train_step
 
 WARM, MEASURED = 2, 5  # steps
 
 
-def report(config, run) -> list[str]:
+def report(config: Recipe, run: Run) -> list[str]:
     """Measure a few steps and return the lines of memory and time. Every process calls it; process 0 first
     prints recipe, rates, network and data. The steps train, in memory only. The estimate holds for this
     machine as busy as it is now; it excludes checkpoints and kNN."""
@@ -47,7 +47,7 @@ def report(config, run) -> list[str]:
             f"{config.epochs}"]
 
 
-def known(config, run, training) -> list[str]:
+def known(config: Recipe, run: Run, training: Training) -> list[str]:
     """Return the lines that need no measurement, and one that says what is measured now."""
     weights, biases = config.peak_rates()
     parameters = sum(p.numel() for p in training.network.parameters())

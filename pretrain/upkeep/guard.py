@@ -13,7 +13,7 @@ class Guard:
     spike_factor: a loss above this many times its running mean is a spike; 0: no loss is.
     """
 
-    def __init__(self, network, spike_factor: float):
+    def __init__(self, network: torch.nn.Module, spike_factor: float):
         self.spike_factor = spike_factor
         self.buffers = list(network.buffers())
         self.before = [buffer.clone() for buffer in self.buffers]
@@ -56,7 +56,7 @@ class Guard:
             setattr(self, name, value)
 
 
-def gradient_norms(optimizer) -> list[torch.Tensor]:
+def gradient_norms(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """Return the Euclidean norm of the gradients of each parameter group, scalars on the device."""
     norms = []
     for group in optimizer.param_groups:
@@ -65,14 +65,14 @@ def gradient_norms(optimizer) -> list[torch.Tensor]:
     return norms
 
 
-def not_finite(network) -> list[str]:
+def not_finite(network: torch.nn.Module) -> list[str]:
     """Return the names of the parameters that hold a value which is not finite."""
     named = list(network.named_parameters())
     finite = torch.stack(list(torch._foreach_norm([value for _, value in named]))).isfinite().tolist()
     return [name for (name, _), good in zip(named, finite) if not good]
 
 
-def diagnosis(network, outputs) -> str:
+def diagnosis(network: torch.nn.Module, outputs: tuple[torch.Tensor, ...]) -> str:
     """Return where the trouble is, in words. outputs (n, D) each: this process's, of the skipped step."""
     bad = not_finite(network)
     if bad:

@@ -1,5 +1,6 @@
 """The health of a run in numbers, from what a step computes anyway. Called only when a line is printed."""
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def singular_values(z: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def save_correlation(path, step: int, z1: torch.Tensor, z2: torch.Tensor) -> None:
+def save_correlation(path: Path, step: int, z1: torch.Tensor, z2: torch.Tensor) -> None:
     """Write what a picture of C, the cross-correlation of two views, needs. It shows what any method does to
     its embeddings. Every process calls it, the main one writes. No random numbers are drawn.
 
@@ -57,5 +58,6 @@ def save_correlation(path, step: int, z1: torch.Tensor, z2: torch.Tensor) -> Non
     if not is_main() or not (corner.isfinite().all() and z1.isfinite().all()):
         return
     arrays = dict(diagonal=diagonal, corner=corner, singular_values=singular_values(z1.float()).flip(0))
+    values = {name: value.float().cpu().numpy() for name, value in arrays.items()}
     with replacing(path) as draft, open(draft, "wb") as file:
-        np.savez(file, step=step, **{name: value.float().cpu().numpy() for name, value in arrays.items()})
+        np.savez(file, step=step, **values)  # type: ignore[arg-type]

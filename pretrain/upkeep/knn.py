@@ -4,14 +4,16 @@ This is a quick look at a run on a small labelled set. The number for a table is
 As there, 20 neighbours vote with weight exp(similarity / 0.07) on l2-normalised features.
 """
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.nn import functional
 from torchvision import transforms
 
 from parallel.collectives import all_gather_rows, rank, world_size
+from pretrain.methods.method import Method
 from pretrain.pictures.augment import MEAN, STD, make_backend
-from pretrain.pictures.sources import open_source
+from pretrain.pictures.sources import Source, open_source
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 BATCH = 128
@@ -36,7 +38,7 @@ class Labelled:
                                         transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
     @torch.no_grad()
-    def accuracy(self, network, device) -> float:
+    def accuracy(self, network: Method, device: torch.device) -> float:
         """Return the percentage of pictures whose neighbours vote for their class. Every process calls it.
         The network keeps its mode, and no random number is drawn."""
         mode = network.training
@@ -45,24 +47,27 @@ class Labelled:
         network.train(mode)
         return vote(*known, *asked, alone=len(self.sources) == 1)
 
-    def features(self, network, device, source):
+    def features(self, network: Method, device: torch.device,
+                 source: Source) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pictures, width) normalised features and (pictures,) labels, both on the CPU."""
         own = range(rank(), len(source), world_size())
         features = [torch.zeros(0, network.width)]
         for first in range(0, len(own), BATCH):
             images = torch.stack([self.picture(source, index) for index in own[first:first + BATCH]])
             features.append(functional.normalize(network.backbone(images.to(device)).float(), dim=1).cpu())
-        labels = torch.tensor([int(source.labels(index)) for index in own], dtype=torch.int64)
+        # There are labels: __init__ refuses a source without.
+        labels = torch.tensor([int(cast(int, source.labels(index))) for index in own], dtype=torch.int64)
         return all_gather_rows(torch.cat(features)), all_gather_rows(labels)
 
-    def picture(self, source, index):
+    def picture(self, source: Source, index: int) -> torch.Tensor:
         try:
             return self.look(self.decode(source.read(index)))
         except (OSError, ValueError) as error:
             raise ValueError(f"--knn-data: {source.name(index)}: {error}; repair or remove it") from None
 
 
-def vote(known, classes, asked, answers, alone=False) -> float:
+def vote(known: torch.Tensor, classes: torch.Tensor, asked: torch.Tensor, answers: torch.Tensor,
+         alone: bool = False) -> float:
     """Return the percentage of right answers. known (K, F), classes (K,), asked (N, F), answers (N,). alone:
     the pictures asked are the known ones, and none may vote for itself."""
     right = 0
@@ -73,5 +78,5 @@ def vote(known, classes, asked, answers, alone=False) -> float:
         nearest, index = similarity.topk(min(NEIGHBOURS, len(known) - alone))
         votes = torch.zeros(len(similarity), int(classes.max()) + 1)
         votes.scatter_add_(1, classes[index], (nearest / TEMPERATURE).exp())
-        right += (votes.argmax(1) == answers[first:first + 1024]).sum().item()
+        right += int((votes.argmax(1) == answers[first:first + 1024]).sum())
     return 100 * right / len(asked)

@@ -6,8 +6,14 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from parallel.files import write_whole
+
+if TYPE_CHECKING:
+    import wandb
+
+    from pretrain.trainer import Run  # it imports this module
 
 
 class Logbook:
@@ -18,7 +24,7 @@ class Logbook:
     Only the main process has a logbook. Raises ValueError if --wandb finds no wandb.
     """
 
-    def __init__(self, run, first: int):
+    def __init__(self, run: "Run", first: int):
         self.start = time.time()
         self.lock = alone_in(run.checkpoint_dir)
         self.writer, self.wandb = None, None
@@ -49,12 +55,13 @@ class Logbook:
         if self.wandb:
             self.wandb.log(numbers | {"epoch": values["epoch"]}, step=values["step"])
 
-    def emit(self, line):
+    def emit(self, line: str) -> None:
+        """Write a line to the file and, unless there is a progress bar, to the output."""
         self.file.write(line + "\n")
         if not sys.stderr.isatty():
             print(line, flush=True)
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
         self.lock.close()
         if self.writer:
@@ -63,7 +70,7 @@ class Logbook:
             self.wandb.finish()
 
 
-def alone_in(folder: Path):
+def alone_in(folder: Path) -> TextIO:
     """Return an open file whose lock says that a run is at work in this folder. The kernel drops the lock
     with the process. Raises ValueError if another run has it. On a file system without locks nothing is
     checked."""
@@ -100,7 +107,7 @@ def belongs(line: str, first: int) -> bool:
     return isinstance(step, int) and step < first
 
 
-def open_wandb(run):
+def open_wandb(run: "Run") -> "wandb.sdk.wandb_run.Run":
     """Open a run of Weights & Biases, which a resumed run continues."""
     try:
         import wandb
