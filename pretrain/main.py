@@ -177,7 +177,7 @@ class Standing:
 
     def farewell(self, number: int) -> int:
         """See signals.part."""
-        return signals.part(number, lambda:  # type: ignore[arg-type]  # part takes both
+        return signals.part(number, lambda:
                             f"{last_good(self.run)}; the same command goes on from there" if self.run else "")
 
 

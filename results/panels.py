@@ -53,9 +53,9 @@ def pretraining(run: Pretraining, draw: Drawing) -> str:
     """Return the html of one pretraining run: commands, curves, the matrix C and its spectrum."""
     parts = []
     known = dict.fromkeys(name for row in run.rows for name in row)
-    for title, label, names in PRETRAINING:
-        if names == ("loss_",):
-            names = [name for name in known if name.startswith("loss_") and name != "loss_factor"]
+    parts_of_loss = tuple(name for name in known if name.startswith("loss_") and name != "loss_factor")
+    for title, label, wanted in PRETRAINING:
+        names = parts_of_loss if wanted == ("loss_",) else wanted
         series = {name: run.series(name) for name in names}
         series = {name: line for name, line in series.items() if any(y is not None for y in line[1])}
         if series:

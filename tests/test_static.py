@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TYPED = [path for package in ("parallel", "results") for path in sorted((ROOT / package).glob("*.py"))]
+TYPED = [path for package in ("parallel", "pretrain", "results")
+         for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("command", [("ruff", "check", "."), ("mypy",)], ids=lambda command: command[0])
@@ -28,7 +29,7 @@ def unhinted(tree):
         elif isinstance(node, ast.FunctionDef) and node.name[0] != "_":
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs,
                          *filter(None, (node.args.vararg, node.args.kwarg))]
-            if node.returns is None or any(one.annotation is None for one in arguments if one.arg != "self"):
+            if node.returns is None or any(one.annotation is None for one in arguments if one.arg not in ("self", "cls")):
                 yield node.name
 
 

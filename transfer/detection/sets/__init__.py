@@ -71,7 +71,8 @@ def stated(own: dict[str, Part]) -> dict[str, object]:
     """Return {"<name>.<key>": JSON value} of what a declaration says besides where its files are, such as the
     classes; defaults are left out. It may change the figures, so it belongs to a record's config."""
     values = {f"{name}.{field.name}": getattr(part, field.name) for name, part in own.items()
-              for field in dataclasses.fields(part) if getattr(part, field.name) != field.default}
+              for field in dataclasses.fields(part)  # type: ignore[arg-type]  # a Protocol
+              if getattr(part, field.name) != field.default}
     return {key: list(value) if isinstance(value, tuple) else value
             for key, value in values.items() if not isinstance(value, Path)}
 
