@@ -29,7 +29,8 @@ def unhinted(tree):
         elif isinstance(node, ast.FunctionDef) and node.name[0] != "_":
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs,
                          *filter(None, (node.args.vararg, node.args.kwarg))]
-            if node.returns is None or any(one.annotation is None for one in arguments if one.arg not in ("self", "cls")):
+            bare = [one for one in arguments if one.annotation is None and one.arg not in ("self", "cls")]
+            if node.returns is None or bare:
                 yield node.name
 
 
