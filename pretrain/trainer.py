@@ -158,7 +158,8 @@ def train_epoch(training: Training, epoch: int, start: int, labelled: knn.Labell
     for done, views in enumerate(training.feed.batches(epoch, start), start=start + 1):
         step = epoch * steps + done - 1
         seen = train_step(training, step, views)
-        number, due = wishes(training)
+        number, due, replaced = between_steps(training)
+        training.feed.note_replaced(replaced)
         meter.count()
         if training.logbook and (step % run.print_freq == 0 or seen.skipped):
             training.logbook.write(dict(epoch=epoch, step=step) | meter.figures(seen))
@@ -264,14 +265,14 @@ def draw_of(seed: int, step: int, process: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def wishes(training: Training) -> tuple[int, bool]:
-    """Return the stop signal that any process got (0: none), and whether a checkpoint is due by the clock;
-    the same answer in every process."""
+def between_steps(training: Training) -> tuple[int, bool, int]:
+    """Return what the processes tell each other after a step, the same in every one: the stop signal that any
+    of them got (0: none), whether a checkpoint is due by the clock, and how many samples of this start were
+    made from another picture than their own."""
     minutes = training.run.checkpoint_minutes
     due = is_main() and minutes > 0 and time.monotonic() - training.saved_at >= 60 * minutes
     due, replaced = all_reduce_sum(torch.tensor([due, training.feed.loader.replaced])).tolist()
-    training.feed.note_replaced(replaced)
-    return signals.wish(), bool(due)
+    return signals.wish(), bool(due), replaced
 
 
 class Meter:
