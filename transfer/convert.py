@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _convert(options) -> Report:
+def _convert(options: argparse.Namespace) -> Report:
     if options.output.exists() and not options.force:
         raise ValueError(f"{options.output}: exists already; pass --force to replace it")
     require_ending(options.output, options.to)

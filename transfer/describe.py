@@ -15,8 +15,11 @@ if not __package__:
 import argparse
 import textwrap
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 from tabulate import tabulate
+from torch import Tensor
 
 from transfer.weights import inspection
 from transfer.weights.architectures import STEMS, Architecture, nearest
@@ -48,10 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if reason is None else 2
 
 
-def _found(raw, sha256: str, options) -> tuple[
+def _found(raw: object, sha256: str, options: argparse.Namespace) -> tuple[
         Contents | None, str | None, dict, Architecture | None, Exception | None]:
     """What a reader recognised, the encoder's name, its entries (or the nearest), its architecture, and why
     `read` would refuse the file."""
+    chosen: Any  # a name wherever there are contents
     contents = chosen = arch = None
     try:
         contents = recognised(raw, sha256, options.format)
@@ -67,15 +71,16 @@ def _found(raw, sha256: str, options) -> tuple[
     return None, None, {} if prefix is None else under(flat(raw), prefix), None, reason
 
 
-def _lines(path, raw, sha256: str, contents: Contents | None, chosen: str | None, state: dict,
-           arch: Architecture | None) -> list[str]:
+def _lines(path: str | Path, raw: object, sha256: str, contents: Contents | None, chosen: str | None,
+           state: dict, arch: Architecture | None) -> list[str]:
     rows = _origin(path, raw, sha256, contents, chosen) + _health(raw, state, arch)
     lines = [line for label, text in rows for line in textwrap.wrap(
         text, 110, initial_indent=label.ljust(INDENT), subsequent_indent=" " * INDENT)]
     return lines + _stages(state) + _signs(state)
 
 
-def _origin(path, raw, sha256: str, contents: Contents | None, chosen: str | None) -> list[tuple[str, str]]:
+def _origin(path: str | Path, raw: object, sha256: str, contents: Contents | None,
+            chosen: str | None) -> list[tuple[str, str]]:
     notes = inspection.notes(raw, path)
     if contents:
         names = ", ".join(f"{name} (described)" if name == chosen and len(contents.encoders) > 1 else name
@@ -104,7 +109,7 @@ def _origin(path, raw, sha256: str, contents: Contents | None, chosen: str | Non
     return rows
 
 
-def _health(raw, state: dict, arch: Architecture | None) -> list[tuple[str, str]]:
+def _health(raw: object, state: dict, arch: Architecture | None) -> list[tuple[str, str]]:
     near = arch or nearest(state)
     fit = sum(name in state and tuple(state[name].shape) == shape for name, shape in near.expected.items())
     network = arch.name if arch else near.model + (" with a 3 x 3 stem" if len(near.stems) > 1 else "")
@@ -141,7 +146,7 @@ def _signs(state: dict) -> list[str]:
     return ["", f"untrained?   {verdict}", *tabulate(rows, tablefmt="plain").splitlines()]
 
 
-def _dtypes(tensors) -> str:
+def _dtypes(tensors: Iterable[Tensor]) -> str:
     counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
     return ", ".join(f"{count} {dtype}" for dtype, count in counts.most_common()) or "none"
 

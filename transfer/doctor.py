@@ -16,10 +16,10 @@ from tabulate import tabulate
 
 from transfer import workspace
 from transfer.settings import Conditions, data_root, differences
-from transfer.tasks import TASKS
+from transfer.tasks import TASKS, Task
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Print three short tables: machine, packages, tasks. Exit status 1 if a task's data is not complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="data root (default: $DETECTRON2_DATASETS, else datasets/)")
@@ -37,7 +37,7 @@ def main(argv=None):
     return 0 if ready else 1
 
 
-def inspect(task, conditions):
+def inspect(task: Task, conditions: Conditions) -> tuple[str, str]:
     """Return ("yes" or "no", what was found) for one task's data under conditions.data."""
     try:
         data = task.protocol.data(task.config, conditions)

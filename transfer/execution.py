@@ -79,7 +79,8 @@ def drafted(request: Request, backbone: Backbone) -> tuple[TaskConfig, Condition
     return config, conditions, make_draft(request, backbone, config, conditions)
 
 
-def claimed(task, conditions, draft, out, resume, rerun, eval_only=False) -> Context:
+def claimed(task: Task, conditions: Conditions, draft: Result, out: Path, resume: bool, rerun: bool,
+            eval_only: bool = False) -> Context:
     """Make the output folder this run's, and return its context."""
     continues = of_main(agree(workspace.claim, out, identity(draft), resume, rerun, task.config.resolved(),
                               main_only=True))
@@ -88,7 +89,7 @@ def claimed(task, conditions, draft, out, resume, rerun, eval_only=False) -> Con
     return Context(**vars(conditions), out=out, resume=continues, eval_only=eval_only)
 
 
-def keep(draft, metrics, seconds, request, out) -> Result:
+def keep(draft: Result, metrics: dict[str, float], seconds: float, request: Request, out: Path) -> Result:
     """Store the record of a run and the files that it leaves."""
     result = dataclasses.replace(draft, metrics=metrics, seconds=seconds)
     say(f"  record {store.save(result, request.results, rerun=request.rerun)}")
@@ -96,7 +97,8 @@ def keep(draft, metrics, seconds, request, out) -> Result:
     return result
 
 
-def evaluate_again(task, backbone, config, conditions, draft, out) -> Result:
+def evaluate_again(task: Task, backbone: Backbone, config: TaskConfig, conditions: Conditions, draft: Result,
+                   out: Path) -> Result:
     """Say the figures of a detection run's newest checkpoint, proven to be this run's; store nothing."""
     if not task.detects:
         raise ValueError(f"--eval-only is for detection; {task.name} evaluates within its run")
@@ -107,7 +109,7 @@ def evaluate_again(task, backbone, config, conditions, draft, out) -> Result:
     return dataclasses.replace(draft, metrics=of_main(metrics))
 
 
-def require_checkpoint(out):
+def require_checkpoint(out: Path) -> None:
     """ValueError where a folder holds no checkpoint of a detection run."""
     if not (out / "last_checkpoint").is_file():
         raise ValueError(f"{out}: expected the checkpoint of a detection run, found none; "

@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 if not __package__:
@@ -26,7 +27,7 @@ from parallel.process import complain, is_main, last
 from parallel.slurm import adopt_slurm
 from transfer import tasks
 from transfer.request import RUNS, Request, require_number
-from transfer.settings import differences
+from transfer.settings import TaskConfig, differences
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,7 +135,8 @@ def work(arguments: argparse.Namespace, words: list[str]) -> int:
     return 0
 
 
-def show_config(arguments: argparse.Namespace, words: list[str], configured) -> int:
+def show_config(arguments: argparse.Namespace, words: list[str],
+                configured: Callable[[Request], TaskConfig]) -> int:
     """Print the config that KEY VALUE pairs give, with the default's where it differs."""
     requests = requested(arguments, words) if arguments.task else {}
     if len(requests) != 1:
@@ -166,7 +168,7 @@ def requested(arguments: argparse.Namespace, words: list[str]) -> dict[str, list
     fields = {field.name for field in dataclasses.fields(Request)}
     given = {name: value for name, value in vars(arguments).items() if name in fields}
 
-    def request(task, seed):
+    def request(task: tasks.Task, seed: int) -> Request:
         output = arguments.output
         if output and (suite or arguments.seeds is not None):
             output = Path(output, f"{task.name}-s{seed}")

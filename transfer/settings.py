@@ -3,10 +3,13 @@
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from transfer.weights.backbone import Backbone
 
 Own = TypeVar("Own", bound="TaskConfig")
 
@@ -46,7 +49,7 @@ class TaskConfig:
         values = dataclasses.asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
-    def fitted(self: Own, backbone) -> Own:
+    def fitted(self: Own, backbone: "Backbone") -> Own:
         """Return this config as it is for a Backbone, whose architecture decides some settings of detection.
         Raises ValueError where the two do not go together."""
         return self
@@ -102,7 +105,7 @@ def paired(words: Sequence[str]) -> list[tuple[str, str]]:
     return list(zip(words[::2], words[1::2]))
 
 
-def nearest(word: str, known) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """Return "did you mean ...?" with the known names nearest to word, or the whole list if none is near."""
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(matches)}?" if matches else f"known are {', '.join(sorted(known))}"
@@ -114,7 +117,7 @@ def differences(paper: Mapping, used: Mapping) -> dict[str, list]:
     return {key: [paper.get(key), used.get(key)] for key in keys if paper.get(key) != used.get(key)}
 
 
-def _parse(key, text, default):
+def _parse(key: str, text: str, default: Any) -> Any:
     kind = type(default)
     try:
         if kind is bool:

@@ -64,7 +64,7 @@ BOXES = tuple("""
     TEST.PRECISE_BN.NUM_ITER 2""".split())
 
 
-def _probe(name, dataset, metrics, train, test):
+def _probe(name: str, dataset: str, metrics: tuple[str, ...], train: int, test: int) -> Task:
     """A logistic probe on one of the small sets; counts of Kornblith et al., table 1 (Caltech101: without
     its background class)."""
     return Task(name=name, module=PROBE, default=lambda probe: probe.Config(dataset=dataset),
@@ -73,7 +73,7 @@ def _probe(name, dataset, metrics, train, test):
                 smoke=(*SMALL, "strengths", "5", "max_iterations", "50"))
 
 
-def _detector(name, yaml, paper, metrics, train, test):
+def _detector(name: str, yaml: str, paper: str, metrics: tuple[str, ...], train: int, test: int) -> Task:
     """A detector that is fine-tuned as a YAML of detection_configs/ says."""
     return Task(name=name, module=DETECTION, default=lambda detection: detection.Config(yaml),
                 metrics=metrics, paper=paper, counts={"train": train, "test": test}, version=1, smoke=BOXES)

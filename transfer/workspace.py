@@ -7,7 +7,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +24,8 @@ PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "scikit-lea
             "faster-coco-eval")
 
 
-def claim(out, identity, resume, rerun, usual=None):
+def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
+          usual: Mapping[str, Any] | None = None) -> bool:
     """Make `out` this run's folder: new, continued (resume) or emptied (rerun); never somebody else's.
 
     identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job
@@ -52,13 +55,13 @@ def claim(out, identity, resume, rerun, usual=None):
     return continues
 
 
-def another(found, wanted):
+def another(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return "another config (epochs 2, here 3)" for where the identity of a run is not the wanted one."""
     other = [_difference(key, found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]]
     return f"another {', '.join(other)}"
 
 
-def _difference(key, found, wanted):
+def _difference(key: str, found: object, wanted: object) -> str:
     """Return the key's name; for a dict, with up to three of the keys in it that differ and both values."""
     if not isinstance(wanted, dict) or not isinstance(found, dict):
         return key
@@ -66,7 +69,7 @@ def _difference(key, found, wanted):
     return f"{key} ({', '.join(f'{name} {before}, here {now}' for name, (before, now) in pairs)})"
 
 
-def require_records(folder):
+def require_records(folder: Path) -> None:
     """Raise ValueError if `folder` cannot be read: its records would count as missing."""
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
         found = "one without permission" if folder.is_dir() else "a file"
@@ -74,7 +77,7 @@ def require_records(folder):
                          "--results")
 
 
-def require_writable(folder):
+def require_writable(folder: Path) -> None:
     """Make a folder of records and write into it: a run of days must not end because it cannot be stored."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,7 @@ def require_writable(folder):
                          "choose another --results") from None
 
 
-def _read_mark(mark):
+def _read_mark(mark: Path) -> dict[str, Any]:
     """Return what run.json says of its folder. Raises ValueError where there is none, or it is damaged."""
     if not os.path.lexists(mark):
         raise ValueError(f"{mark.parent}: expected an empty folder or our own run; choose another --output")
@@ -98,9 +101,9 @@ def _read_mark(mark):
                          "choose another --output") from None
 
 
-def code_version():
+def code_version() -> dict[str, Any]:
     """Return {"commit", "dirty"} of the suite's checkout; empty and False outside a git checkout."""
-    def git(*words):
+    def git(*words: str) -> str:
         answer = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
@@ -111,7 +114,7 @@ def code_version():
         return {"commit": "", "dirty": False}
 
 
-def packages():
+def packages() -> dict[str, str]:
     """Return {package: version} of what can influence a number; what is not installed is left out."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -122,7 +125,7 @@ def packages():
     return found
 
 
-def describe_device(device, count):
+def describe_device(device: str, count: int) -> dict[str, str | int]:
     """Return {"type", "name", "count"} of what a run on `count` processes computes on."""
     name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     return {"type": device, "name": name, "count": count}

@@ -4,6 +4,7 @@ How far two stages are apart is the largest absolute difference over the root me
 activation. With red and blue swapped they must be far apart: so the comparison can tell the channels' order.
 """
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,8 @@ def compare(backbone: Backbone, model: nn.Module) -> tuple[dict[str, float], dic
     ValueError for the first stage that is further apart than LIMIT, or swapped nearer than SWAPPED_LIMIT.
     """
     network = build(backbone)
-    trunk = getattr(model.backbone, "bottom_up", model.backbone)  # of an FPN, of a C4
-    head = trunk.res5 if hasattr(trunk, "res5") else model.roi_heads.res5
+    trunk: Any = getattr(model.backbone, "bottom_up", model.backbone)  # of an FPN, of a C4
+    head: Any = trunk.res5 if hasattr(trunk, "res5") else model.roi_heads.res5  # type: ignore[union-attr]
     # Copies on the CPU: a GPU may round its convolutions to TF32, and the model's mode must not change.
     trunk, head = copy.deepcopy(trunk).cpu().eval(), copy.deepcopy(head).cpu().eval()
     largest = dict.fromkeys(STAGES, 0.0)
@@ -57,7 +58,7 @@ def _photograph(height: int, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def _torchvision_stages(network: nn.Module, photograph: Tensor) -> dict[str, Tensor]:
+def _torchvision_stages(network: Any, photograph: Tensor) -> dict[str, Tensor]:
     """Outputs of layer1 to layer4 under the stages' names; torchvision's own normalisation of 0-1 pixels."""
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     x = ((photograph / 255 - mean) / deviation).unsqueeze(0)
@@ -69,7 +70,7 @@ def _torchvision_stages(network: nn.Module, photograph: Tensor) -> dict[str, Ten
 
 
 @torch.no_grad()
-def _detectron2_stages(model, trunk: nn.Module, head: nn.Module, photograph: Tensor) -> dict[str, Tensor]:
+def _detectron2_stages(model: Any, trunk: Any, head: nn.Module, photograph: Tensor) -> dict[str, Tensor]:
     """The same stages of the detector, given the photograph as its data loader would, in its INPUT.FORMAT."""
     if model.input_format not in ("RGB", "BGR"):
         raise ValueError(f"expected INPUT.FORMAT RGB, found {model.input_format}; set it to RGB")

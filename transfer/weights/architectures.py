@@ -10,6 +10,7 @@ tensors, so which of them a network has must be said.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 import torchvision
@@ -98,7 +99,7 @@ class Architecture:
 
 
 @cache
-def _outline(model: str) -> nn.Module:
+def _outline(model: str) -> Any:
     """The network without values, on the meta device."""
     with torch.device("meta"):
         return torchvision.models.get_model(model, weights=None)

@@ -23,6 +23,7 @@ import copyreg
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -84,7 +85,7 @@ def require_ending(path: Path, layout: str) -> None:
                          f" found {path.suffix or 'no ending'}; name the output so")
 
 
-def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
+def write(tensors: dict[str, Tensor], notes: dict, path: str | Path, layout: str) -> None:
     """Write the file, whole or not at all. The same content gives the same bytes. An older file is replaced.
 
     tensors  name -> contiguous CPU tensor;  notes: the metadata
@@ -106,7 +107,7 @@ def write(tensors: dict[str, Tensor], notes: dict, path, layout: str) -> None:
             torch.save(dict(tensors), file)
 
 
-def write_detectron2(backbone: Backbone, path) -> None:
+def write_detectron2(backbone: Backbone, path: str | Path) -> None:
     """`write` of a backbone for Detectron2."""
     write(tensors_of(backbone, "detectron2"), metadata(backbone), path, "detectron2")
 
@@ -119,9 +120,10 @@ class _Pickler(pickle.Pickler):
         numpy.ndarray, (array.shape, array.dtype.str, bytearray(array.tobytes())))
 
 
-def read_written(path) -> tuple[dict[str, Tensor], dict | None, str]:
+def read_written(path: str | Path) -> tuple[dict[str, Tensor], dict | None, str]:
     """Tensors, metadata (None for a plain state dict) and sha256 of a file that `write` wrote. No code of the
     file is run. ValueError for any other file."""
+    raw: Any
     raw, sha256 = load(path)
     if Path(path).suffix == ".safetensors":
         with safe_open(path, "pt") as file:

@@ -10,7 +10,9 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy
 import safetensors.torch
@@ -22,13 +24,13 @@ NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}  # arrays of th
 
 class Inert:
     """Stands in for a harmless object that no reader needs, and forgets its contents."""
-    def __new__(cls, *arguments, **named):
+    def __new__(cls, *arguments: object, **named: object) -> "Inert":
         return object.__new__(cls)
 
-    def __init__(self, *arguments, **named):
+    def __init__(self, *arguments: object, **named: object) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -83,7 +85,7 @@ def _dictionary(*_):
     return {}
 
 
-HARMLESS = {
+HARMLESS: dict[str, Callable[..., Any]] = {
     "argparse.Namespace": Inert,                     # DINO, timm, torchvision's references keep their flags
     "pathlib.PosixPath": Inert, "pathlib._local.PosixPath": Inert, "pathlib.WindowsPath": Inert,
     "collections.defaultdict": _dictionary, "builtins.dict": _dictionary, "builtins.list": Inert,
@@ -115,14 +117,14 @@ PICKLED = HARMLESS | {"collections.OrderedDict": dict, "_codecs.encode": _bytes,
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         wanted = f"{module.replace('__builtin__', 'builtins')}.{name}"
         if wanted not in PICKLED:
             raise pickle.UnpicklingError(f"GLOBAL {wanted}")
         return PICKLED[wanted]
 
 
-def load(path) -> tuple[object, str]:
+def load(path: str | Path) -> tuple[object, str]:
     """What the file holds (arrays as tensors) and its sha256, from one open file, so they agree even if it is
     replaced meanwhile. FileNotFoundError, or ValueError with one line, for a file that cannot be read."""
     path = Path(path)
@@ -145,7 +147,7 @@ def load(path) -> tuple[object, str]:
             raise ValueError(f"{path}: {_why_unreadable(error)}") from None
 
 
-def _refuse_damaged_archive(file) -> None:
+def _refuse_damaged_archive(file: BinaryIO) -> None:
     """torch.load ignores the checksums of its zip archives: a flipped bit in a weight would pass (tested)."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
@@ -154,7 +156,7 @@ def _refuse_damaged_archive(file) -> None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
 
 
-def _content(file, size: int):
+def _content(file: BinaryIO, size: int) -> object:
     """Read by the first bytes; a name's ending is not trusted."""
     head = file.read(512)
     file.seek(0)
@@ -176,7 +178,7 @@ class _Packed(ValueError):
     """The file is a package around the checkpoint."""
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """The value with its arrays as tensors."""
     if isinstance(value, _Array):
         return getattr(value, "tensor", None)

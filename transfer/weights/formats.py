@@ -6,20 +6,21 @@ uses. It drops what it knows to be no backbone (fc, heads); readers.py checks th
 repository and a path in it, whose code gave the names. docs/weights.md has the table.
 """
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
-from torch import tensor
+from torch import Tensor, tensor
 
 from transfer.weights.architectures import ALL_NAMES
 from transfer.weights.naming import detectron2_names
-from transfer.weights.states import encoders, flat, has, layout, under
+from transfer.weights.states import Encoders, encoders, flat, has, layout, under
 
 HEADS = ("bn.", "classifier.", "predictor.", "prototypes.", "queue", "projection_head.", "neck.", "head.",
          "momentum_backbone.", "momentum_encoder.")  # a file with one of these is of another method
 
 
 @layout(lacks=("prototypes.", "projection_head.", "state_dict_ema/"))
-def from_torchvision(state):
+def from_torchvision(state: dict[str, Tensor]) -> Encoders | None:
     """A bare ResNet with or without fc, in whatever container: torchvision's own (pytorch/vision
     torchvision/models/resnet.py), timm's, and the backbones that most methods publish, such as resnet50.pth
     of Barlow Twins. Of references/classification/train.py, which tests its average where it has one, too."""
@@ -29,35 +30,35 @@ def from_torchvision(state):
 
 
 @layout("layer1.", "state_dict_ema/")
-def from_timm(state):
+def from_timm(state: dict[str, Tensor]) -> Encoders | None:
     """timm's training checkpoint with a moving average of the weights (huggingface/pytorch-image-models
     timm/utils/checkpoint_saver.py; its validate.py reads state_dict unless given --use-ema)."""
     return encoders(state, model="", ema="state_dict_ema/")
 
 
 @layout("backbone.", "projector.", "bn.running_mean", lacks=("classifier.", "predictor."))
-def from_barlowtwins_checkpoint(state):
+def from_barlowtwins_checkpoint(state: dict[str, Tensor]) -> Encoders | None:
     """checkpoint.pth of Barlow Twins, {epoch, model, optimizer}: backbone, projector and bn, the loss's own
     batch norm (facebookresearch/barlowtwins main.py:144-149, 186-205); also that of this suite."""
     return encoders(state, backbone="backbone.")
 
 
 @layout("backbone.", "projector.0.bias", lacks=HEADS)
-def from_vicreg_checkpoint(state):
+def from_vicreg_checkpoint(state: dict[str, Tensor]) -> Encoders | None:
     """model.pth of VICReg, {epoch, model, optimizer}: no bn, and its projector's hidden layers have biases
     (facebookresearch/vicreg main_vicreg.py:157-162, 184-233)."""
     return encoders(state, backbone="backbone.")
 
 
 @layout("backbone.", "projector.0.weight", lacks=("projector.0.bias", *HEADS))
-def from_mixbt_checkpoint(state):
+def from_mixbt_checkpoint(state: dict[str, Tensor]) -> Encoders | None:
     """checkpoint.pth of Mixed Barlow Twins on ImageNet, {epoch, model, optimizer}: Barlow Twins' projector
     without biases, and no bn (wgcban/mix-bt main_imagenet.py:189-191, 238-256)."""
     return encoders(state, backbone="backbone.")
 
 
 @layout("f.0.", "g.0.")
-def from_hsic(state):
+def from_hsic(state: dict[str, Tensor]) -> Encoders | None:
     """HSIC-Barlow-Twins and Mixed Barlow Twins on small images: f, a numbered ResNet, and g, the projector
     (yaohungt/Barlow-Twins-HSIC model.py; wgcban/mix-bt model.py, the same names). Both have a 3 x 3 stem,
     without max pooling ("cifar") for CIFAR, with it ("small") for STL-10 and Tiny ImageNet."""
@@ -65,39 +66,40 @@ def from_hsic(state):
 
 
 @layout("encoder_q.", lacks=("backbone.",))
-def from_moco(state):
+def from_moco(state: dict[str, Tensor]) -> Encoders | None:
     """MoCo v1 and v2: encoder_q, encoder_k, queue; fc is the projector (facebookresearch/moco
     moco/builder.py:41-63; main_lincls.py:253 evaluates encoder_q)."""
     return encoders(state, query="encoder_q.", key="encoder_k.")
 
 
 @layout("base_encoder.", lacks=("backbone.",))
-def from_mocov3(state):
+def from_mocov3(state: dict[str, Tensor]) -> Encoders | None:
     """MoCo v3: base_encoder, momentum_encoder, predictor; fc is the projector (facebookresearch/moco-v3
     moco/builder.py:27-28, 100-109; main_lincls.py:181 evaluates base_encoder)."""
     return encoders(state, base="base_encoder.", momentum="momentum_encoder.")
 
 
 @layout("backbone.", "backbone.fc.2.")
-def from_simclr_sthalles(state):
+def from_simclr_sthalles(state: dict[str, Tensor]) -> Encoders | None:
     """SimCLR of sthalles/SimCLR, {epoch, arch, state_dict, optimizer}: fc is the projector, a Sequential
     (models/resnet_simclr.py, simclr.py:103)."""
     return encoders(state, backbone="backbone.")
 
 
 @layout("encoder.", "projector.0.", lacks=HEADS)
-def from_simclr_spijkervet(state):
+def from_simclr_spijkervet(state: dict[str, Tensor]) -> Encoders | None:
     """SimCLR of Spijkervet/SimCLR, a bare state dict of encoder and projector (simclr/simclr.py,
     model.py:40)."""
     return encoders(state, backbone="encoder.")
 
 
 @layout("resnet/net.0.")
-def from_simclrv2(state):
+def from_simclrv2(state: dict[str, Tensor]) -> Encoders | None:
     """SimCLR v2 converted by Separius/SimCLRv2-Pytorch, {resnet, head}: a standard ResNet-50 for r50_1x_sk0
     under other names (resnet.py, convert.py:97). Selective kernels (sk1) are another network."""
     if any(".mixing_conv." in name for name in state):
         raise ValueError("SimCLR v2 with selective kernels (sk1) is no standard ResNet-50; give r50_1x_sk0")
+    names: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
     names = ((r"^0\.0\.", "conv1."), (r"^0\.1\.0\.", "bn1."), (r"^(\d)\.blocks\.", r"layer\1."),
              (r"\.projection\.shortcut\.", ".downsample.0."), (r"\.projection\.bn\.0\.", ".downsample.1."),
              (r"\.net\.([024])\.(?=weight)", lambda part: f".conv{int(part[1]) // 2 + 1}."),
@@ -111,14 +113,14 @@ def from_simclrv2(state):
 
 
 @layout("encoder.", "predictor.", lacks=("projector.", "momentum_encoder.", "classifier."))
-def from_simsiam(state):
+def from_simsiam(state: dict[str, Tensor]) -> Encoders | None:
     """SimSiam: encoder, whose fc is the projector, and predictor (facebookresearch/simsiam
     simsiam/builder.py:24-42, main_lincls.py:173)."""
     return encoders(state, backbone="encoder.")
 
 
 @layout()
-def from_byol_lucidrains(state):
+def from_byol_lucidrains(state: dict[str, Tensor]) -> Encoders | None:
     """BYOL of lucidrains/byol-pytorch: net, which online_encoder shares, and target_encoder
     (byol_pytorch/byol_pytorch.py; the README keeps the online network); `learner.` stands before the names
     of the example's Lightning module (examples/lightning/train.py:42)."""
@@ -127,7 +129,7 @@ def from_byol_lucidrains(state):
 
 
 @layout("online_network.encoder.")
-def from_byol_yaox12(state):
+def from_byol_yaox12(state: dict[str, Tensor]) -> Encoders | None:
     """BYOL of yaox12/BYOL-PyTorch, {config, epoch, steps, model, optimizer, amp}: numbered encoders
     (model/byol_model.py, model/basic_modules.py, trainer/byol_trainer.py:129; utils/load_and_convert.py takes
     the online one)."""
@@ -135,7 +137,7 @@ def from_byol_yaox12(state):
 
 
 @layout("online_network_state_dict/encoder.")
-def from_byol_sthalles(state):
+def from_byol_sthalles(state: dict[str, Tensor]) -> Encoders | None:
     """BYOL of sthalles/PyTorch-BYOL: a state dict for each network, with numbered encoders (trainer.py:101,
     models/resnet_base_network.py; eval/linear_feature_eval.ipynb loads the online one)."""
     return encoders(state, online="online_network_state_dict/encoder.",
@@ -143,7 +145,7 @@ def from_byol_sthalles(state):
 
 
 @layout("layer1.", "prototypes.")
-def from_swav(state):
+def from_swav(state: dict[str, Tensor]) -> Encoders | None:
     """SwAV and DeepCluster v2: a bare network with projection_head and prototypes (facebookresearch/swav
     src/resnet50.py:200-217, main_swav.py:239)."""
     entries = under(state, "")
@@ -152,7 +154,7 @@ def from_swav(state):
 
 
 @layout()
-def from_vissl(state):
+def from_vissl(state: dict[str, Tensor]) -> Encoders | None:
     """PIRL and all of VISSL: the trunk, and ema_model where an average was kept (facebookresearch/vissl
     vissl/models/trunks/resnext.py, vissl/hooks/log_hooks.py:500-533); or the trunk alone, bare or in
     model_state_dict (extra_scripts/convert_vissl_to_torchvision.py:44-49)."""
@@ -164,14 +166,14 @@ def from_vissl(state):
 
 
 @layout("teacher/backbone.", "student/backbone.")
-def from_dino(state):
+def from_dino(state: dict[str, Tensor]) -> Encoders | None:
     """checkpoint.pth of DINO's ResNet, {student, teacher, optimizer, ...}: backbone and head each
     (facebookresearch/dino main_dino.py:278, utils.py:594; eval_linear.py:264 evaluates the teacher)."""
     return encoders(state, teacher="teacher/backbone.", student="student/backbone.")
 
 
 @layout("classifier.")
-def from_sololearn(state):
+def from_sololearn(state: dict[str, Tensor]) -> Encoders | None:
     """solo-learn, a Lightning file of any of its methods: each has an online classifier (vturrisi/solo-learn
     solo/methods/base.py:193-210, 643). main_linear.py:73-84 evaluates the backbone (once encoder)."""
     name = "backbone" if has(state, "backbone.") else "encoder"
@@ -179,7 +181,7 @@ def from_sololearn(state):
 
 
 @layout(lacks=("classifier.", "layer1."))
-def from_lightly(state):
+def from_lightly(state: dict[str, Tensor]) -> Encoders | None:
     """lightly, a Lightning file: backbone, named or numbered, and projection_head or student_head
     (lightly-ai/lightly benchmarks/imagenet/resnet50/*.py, whose forward is the backbone;
     examples/pytorch_lightning/*.py). DINO's example has no backbone but a teacher, which is DINO's choice."""
@@ -190,7 +192,7 @@ def from_lightly(state):
 
 
 @layout("backbone.", lacks=("classifier.", "projection_head.", "backbone.stem.", "rpn_head.", "bbox_head."))
-def from_mmselfsup(state):
+def from_mmselfsup(state: dict[str, Tensor]) -> Encoders | None:
     """MMSelfSup and MMPretrain, {meta, state_dict}: backbone with a neck or a head (open-mmlab/mmselfsup
     mmselfsup/models/algorithms/*.py; tools/model_converters/extract_backbone_weights.py takes backbone)."""
     if not has(state, "neck.") and not has(state, "head."):
@@ -203,7 +205,7 @@ def from_mmselfsup(state):
 
 
 @layout("stem.conv1.", "res2.")
-def from_detectron2(state):
+def from_detectron2(state: dict[str, Tensor]) -> Encoders | None:
     """A backbone under Detectron2's names, RGB and with the stride in the 3 x 3 convolution, as this suite,
     MoCo's detection/convert-pretrain-to-detectron2.py and facebookresearch/detectron2
     tools/convert-torchvision-to-d2.py write it; a classifier is stem.fc."""
@@ -213,7 +215,7 @@ def from_detectron2(state):
 
 
 @layout("backbone.", "proposal_generator.")
-def from_detectron2_detector(state):
+def from_detectron2_detector(state: dict[str, Tensor]) -> Encoders | None:
     """A detector that Detectron2 trained, model_final.pth: a C4, whose res5 is in the head of its regions, or
     an FPN (facebookresearch/detectron2 detectron2/modeling/roi_heads/roi_heads.py, Res5ROIHeads;
     detectron2/modeling/backbone/fpn.py)."""
@@ -240,13 +242,13 @@ CAFFE = ("a ResNet of Caffe2 or MSRA, such as Detectron2's R-50.pkl, takes BGR p
 
 
 @layout("conv1_w", "res2_0_branch2a_w")
-def from_caffe2(_state):
+def from_caffe2(_state: dict[str, Tensor]) -> NoReturn:
     """Recognised to be refused: names of facebookresearch/detectron2
     detectron2/checkpoint/c2_model_loading.py:20-60."""
     raise ValueError(CAFFE)
 
 
-def from_lightning(raw):
+def from_lightning(raw: object) -> Encoders | None:
     """Any other Lightning file whose ResNet is one of these attributes of its module, and only one
     (Lightning-AI/pytorch-lightning src/lightning/pytorch/trainer/connectors/checkpoint_connector.py)."""
     state = flat(raw)

@@ -49,7 +49,7 @@ class Stage:
     variance: tuple[float, float] | None
 
 
-def tensors(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors(value: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor of what a file holds, by the keys that lead to it, as model/module.bn.running_mean."""
     if isinstance(value, Tensor):
         yield path, value
@@ -58,17 +58,18 @@ def tensors(value, path: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from tensors(item, f"{path}/{key}" if path else str(key))
 
 
-def epoch(raw) -> int | None:
+def epoch(raw: object) -> int | None:
     """That the file says it was saved at; None where it says nothing."""
     meta = raw.get("meta") if isinstance(raw, Mapping) else None  # of MMSelfSup
     found = [place["epoch"] for place in (raw, meta) if isinstance(place, Mapping) and "epoch" in place]
     return found[0] if found and type(found[0]) is int else None
 
 
-def others(raw, encoders: dict[str, dict]) -> dict[str, tuple[int, list[int]]]:
+def others(raw: object, encoders: dict[str, dict]) -> dict[str, tuple[int, list[int]]]:
     """What is no encoder's: name -> number of tensors, and the widths of its linear layers if they are a
     chain. The name is the first parts of the tensors' names up to a number, or a key beside the weights."""
     used = {id(tensor) for entries in encoders.values() for tensor in entries.values()}
+    groups: dict[str, dict[str, Tensor]]
     groups, state = {}, flat(raw)
     for name, tensor in state.items():
         if id(tensor) not in used:
@@ -90,7 +91,7 @@ def _widths(group: dict[str, Tensor]) -> list[int]:
     return [matrices[0][1], *(rows for rows, _ in matrices)] if matrices and chain else []
 
 
-def notes(raw, path) -> dict:
+def notes(raw: object, path: str | Path) -> dict:
     """The metadata of a file that convert.py wrote, also of a .safetensors; empty for any other file."""
     found = raw.get("metadata") if isinstance(raw, Mapping) else None
     try:
@@ -101,7 +102,7 @@ def notes(raw, path) -> dict:
     return dict(found) if isinstance(found, Mapping) and "converter_version" in found else {}
 
 
-def proof(path, sha256: str) -> str | None:
+def proof(path: str | Path, sha256: str) -> str | None:
     """The report that convert.py put beside the file, and whether it is of this file; None without one."""
     report = report_path(Path(path))
     try:
@@ -119,7 +120,7 @@ def dense(tensor: Tensor) -> Tensor | None:
     return tensor.detach() if plain and tensor.is_floating_point() else None
 
 
-def not_finite(raw) -> list[tuple[str, int, int]]:
+def not_finite(raw: object) -> list[tuple[str, int, int]]:
     """Tensors with NaN or infinite values, anywhere in the file: path, such values, all values."""
     found = []
     for path, tensor in tensors(raw):
@@ -130,6 +131,7 @@ def not_finite(raw) -> list[tuple[str, int, int]]:
 
 def stages(state: Mapping[str, Tensor]) -> list[Stage]:
     """The entries under torchvision's names, by stage; those that are there."""
+    groups: dict[str, dict[str, Tensor]]
     groups = {name: {} for name in ("stem", "layer1", "layer2", "layer3", "layer4", "other")}
     for name, tensor in state.items():
         first = "stem" if name.startswith(("conv1.", "bn1.")) else name.partition(".")[0]
@@ -192,7 +194,7 @@ def _drawn(kernel: Tensor) -> bool:
                 and abs(kernel.std(correction=0) - wanted) < STANDARD_ERRORS * error / math.sqrt(2))
 
 
-def sixteen_bit(raw, state: Mapping[str, Tensor]) -> list[str]:
+def sixteen_bit(raw: object, state: Mapping[str, Tensor]) -> list[str]:
     """What shows training in 16 bits, or the rounding of the weights to them; empty where nothing does.
 
     A gradient scaler's state is that of torch.amp.GradScaler or of NVIDIA/apex apex/amp/frontend.py; the
@@ -214,7 +216,7 @@ def sixteen_bit(raw, state: Mapping[str, Tensor]) -> list[str]:
     return shown
 
 
-def _scalers(value, path: str = "") -> list[str]:
+def _scalers(value: object, path: str = "") -> list[str]:
     if not isinstance(value, Mapping):
         return []
     if {"scale", "growth_factor"} <= value.keys() or {"loss_scale", "unskipped"} <= value.keys():

@@ -11,7 +11,7 @@ from transfer.weights.files import load
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-def read(path, name=None) -> tuple[dict[str, Tensor], dict]:
+def read(path: str | Path, name: str | None = None) -> tuple[dict[str, Tensor], dict]:
     """Tensors of the projector under the names of its nn.Sequential ("0.weight", "1.weight", ...), and their
     metadata, for proof.convert_projector.
 
@@ -21,7 +21,7 @@ def read(path, name=None) -> tuple[dict[str, Tensor], dict]:
     """
     raw, sha256 = load(Path(path))
     model = raw.get("model") if isinstance(raw, Mapping) else None
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for prefix in ("module.projector.", "projector."):
         if isinstance(model, Mapping):
             tensors |= {name[len(prefix):]: value.detach().contiguous() for name, value in model.items()
@@ -40,11 +40,11 @@ def read(path, name=None) -> tuple[dict[str, Tensor], dict]:
 
 def _sizes(tensors: dict[str, Tensor]) -> list[int]:
     """Width of the input and of each layer; ValueError unless the tensors are those of such a projector."""
-    sizes = []
+    sizes: list[int] = []
     while (weight := tensors.get(f"{3 * len(sizes)}.weight")) is not None and weight.dim() == 2:
         sizes.append(weight.shape[0])
     width = tensors["0.weight"].shape[1] if sizes else 0
-    wanted = {}
+    wanted: dict[str, tuple[int, ...]] = {}
     for number, size in enumerate(sizes):
         wanted[f"{3 * number}.weight"] = (size, [width, *sizes][number])
         if number < len(sizes) - 1:

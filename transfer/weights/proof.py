@@ -13,8 +13,10 @@ import dataclasses
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -50,7 +52,7 @@ DETECTORS = {
 }
 
 
-def convert(backbone: Backbone, path, layout: str) -> Report:
+def convert(backbone: Backbone, path: str | Path, layout: str) -> Report:
     """Write a backbone in a layout of export.ENDINGS, prove the file, and write the report beside it.
 
     Both appear only if the proof holds; older ones stay until then. ValueError says what failed.
@@ -59,13 +61,14 @@ def convert(backbone: Backbone, path, layout: str) -> Report:
                     lambda temporary: prove(backbone, temporary, layout))
 
 
-def convert_projector(tensors: dict[str, Tensor], notes: dict, path) -> Report:
+def convert_projector(tensors: dict[str, Tensor], notes: dict, path: str | Path) -> Report:
     """`convert` for what projector.read returns; only the network that it comes from could run it."""
     return _publish(tensors, notes, path, "projector",
                     lambda temporary: Report(notes, _check_file(tensors, notes, temporary, "projector"), ()))
 
 
-def _publish(tensors: dict[str, Tensor], notes: dict, path, layout: str, prove_file) -> Report:
+def _publish(tensors: dict[str, Tensor], notes: dict, path: str | Path, layout: str,
+             prove_file: Callable[[Path], Any]) -> Report:
     path = Path(path)
     require_ending(path, layout)
     with replacing(path) as temporary:
@@ -79,7 +82,7 @@ def _publish(tensors: dict[str, Tensor], notes: dict, path, layout: str, prove_f
     return report
 
 
-def prove(backbone: Backbone, path, layout: str) -> Report:
+def prove(backbone: Backbone, path: str | Path, layout: str) -> Report:
     """(a) for a file of `convert`, and (b) and (c) for Detectron2's; ValueError names the first tensor or
     stage at fault."""
     notes = metadata(backbone)
@@ -89,7 +92,7 @@ def prove(backbone: Backbone, path, layout: str) -> Report:
                   if layout == "detectron2" else ())
 
 
-def _prove_in(detector: str, backbone: Backbone, path) -> Network:
+def _prove_in(detector: str, backbone: Backbone, path: str | Path) -> Network:
     """(b) and (c) for a file and a detector newly built."""
     model = _build(detector, backbone)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -120,7 +123,7 @@ def _network(detector: str, backbone: Backbone, model: nn.Module, places: set[st
     return Network(detector, len(places), len(backbone.state), dict(rest), differences, swapped)
 
 
-def _check_file(source: dict[str, Tensor], notes: dict, path, layout: str) -> dict:
+def _check_file(source: dict[str, Tensor], notes: dict, path: str | Path, layout: str) -> dict:
     """(a) for any layout, and that the metadata is the source's. Returns Report.file.
 
     source  under the source's own names, so a wrong renaming is noticed
@@ -193,7 +196,7 @@ def _build(detector: str, backbone: Backbone) -> nn.Module:
         return build_model(cfg)
 
 
-def _load(model: nn.Module, path) -> None:
+def _load(model: nn.Module, path: str | Path) -> None:
     """Load like a detection run; a `.safetensors` as the docstring of export.py says."""
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
@@ -206,7 +209,7 @@ def _load(model: nn.Module, path) -> None:
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Silence the checkpointer's warnings about what it did not find: the proof checks that."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -39,7 +39,8 @@ class Contents:
     stem: str | None = None
 
 
-def read(path, format=None, name=None, encoder=None, stem=None) -> Backbone:
+def read(path: str | Path, format: str | None = None, name: str | None = None, encoder: str | None = None,
+         stem: str | None = None) -> Backbone:
     """The backbone in a file.
 
     path     of the file; or the word "random", see `random_backbone` (a file of that name is "./random")
@@ -73,7 +74,7 @@ def read(path, format=None, name=None, encoder=None, stem=None) -> Backbone:
     return Backbone(name, _label(contents, chosen), state, sha256, str(path), arch)
 
 
-def look(path, format=None) -> Contents:
+def look(path: str | Path, format: str | None = None) -> Contents:
     """What the file holds; the errors of `read` for a file that cannot be read or recognised."""
     _require_known(format)
     raw, sha256 = load(path)
@@ -83,13 +84,13 @@ def look(path, format=None) -> Contents:
         raise ValueError(f"{path}: {error}") from None
 
 
-def recognised(raw, sha256: str, format=None) -> Contents:
+def recognised(raw: object, sha256: str, format: str | None = None) -> Contents:
     """What was loaded from a file; ValueError (without its path) unless exactly one reader matches."""
     _require_known(format)
     return Contents(*_recognise(raw, format), sha256, _stem(raw))
 
 
-def _stem(raw) -> str | None:
+def _stem(raw: object) -> str | None:
     """That a checkpoint of this suite's pretraining says it has."""
     config = raw.get("config") if isinstance(raw, Mapping) else None
     stem = config.get("stem") if isinstance(config, Mapping) else None
@@ -121,7 +122,7 @@ def chosen_of(contents: Contents, encoder: str | None) -> str:
     return encoder
 
 
-def random_backbone(name="random") -> Backbone:
+def random_backbone(name: str = "random") -> Backbone:
     """The "Random init" row: torchvision's default initialisation of a ResNet-50 from seed 0 (He normal by
     fan-out; the last BN of a residual branch is not zeroed). It has no file, so its sha256 is that of names,
     shapes and values. torch promises equal random numbers only for one release and platform; the hash shows
@@ -136,7 +137,7 @@ def random_backbone(name="random") -> Backbone:
     return Backbone(name, "random", state, digest.hexdigest(), "random")
 
 
-def _recognise(raw, format: str | None) -> tuple[str, dict]:
+def _recognise(raw: object, format: str | None) -> tuple[str, dict]:
     """The name of the one matching reader and what it answered; ValueError for none or several."""
     tried = READERS if format is None else {format: READERS[format]}
     answers = {name: reader(raw) for name, reader in tried.items()}
@@ -155,18 +156,18 @@ def _recognise(raw, format: str | None) -> tuple[str, dict]:
                      f"{_lacking(raw, tried)}. Pass --format or add a reader")
 
 
-def _lacking(raw, tried: dict) -> str:
+def _lacking(raw: object, tried: dict) -> str:
     """The formats of which a part is there, the encoder, and what of the rest is not."""
     state, near = flat(raw), {}
     for name, reader in tried.items():
-        needs = getattr(reader, "needs", ())
+        needs: tuple[str, ...] = getattr(reader, "needs", ())
         missing = [prefix for prefix in needs if not has(state, prefix)]
         if missing and len(missing) < len(needs) and missing[0] != needs[0]:
             near[name] = f"{name} needs {', '.join(f'{prefix}*' for prefix in missing)} as well"
     return f" ({'; '.join(near.values())})" if near else ""
 
 
-def _nearest(raw) -> str:
+def _nearest(raw: object) -> str:
     """What comes closest in a file no reader knows: the prefix under which most names are a ResNet's."""
     if not isinstance(raw, Mapping):
         return f"expected a dictionary of tensors, found a {type(raw).__name__}"

@@ -29,7 +29,7 @@ class Network:
 
     def lines(self) -> list[str]:
         absent = self.tensors - self.in_place
-        parts = Counter()
+        parts: Counter[str] = Counter()
         for module, count in self.initialised.items():
             parts[module.partition(".")[0]] += count
         rest = ", ".join(f"{count} of {part}" for part, count in parts.items())
@@ -62,7 +62,7 @@ class Report:
                      f" {size:.0f} MiB, sha256 {self.file['sha256'][:16]}..."]
         return lines + [line for network in self.networks for line in network.lines()]
 
-    def save(self, path) -> None:
+    def save(self, path: str | Path) -> None:
         """As JSON, the lines for people first; whole or not at all."""
         content = {"summary": self.lines(), **dataclasses.asdict(self)}
         write_whole(path, json.dumps(content, indent=1) + "\n")

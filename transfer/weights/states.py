@@ -1,15 +1,16 @@
 """What the readers of formats.py are made of: the tensors of a file by name, and the encoders among them."""
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 
 from torch import Tensor
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "blobs")  # the first that there is holds the weights
+Encoders = dict[str, dict[str, Tensor]]  # name -> entries under torchvision's names
 THOP = ("total_ops", "total_params")  # counters that thop leaves in a network
 
 
-def flat(raw) -> dict[str, Tensor]:
+def flat(raw: object) -> dict[str, Tensor]:
     """Every tensor by name. Those in the container of the weights, and those in none, keep their names, so a
     safetensors file looks like its `.pth`. Tensors in other containers get their path as a prefix, such as
     teacher/backbone.conv1.weight. `module.` of a network wrapped for several processes is dropped."""
@@ -24,7 +25,7 @@ def _named(mapping: Mapping, path: str) -> dict[str, Tensor]:
     named = {key: value for key, value in mapping.items() if isinstance(key, str)}
     if all(key.startswith("module.") for key in named):
         named = {key.removeprefix("module."): value for key, value in named.items()}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in named.items():
         if isinstance(value, Mapping):
             tensors |= _named(value, f"{path}{name}/")
@@ -45,7 +46,7 @@ def under(state: Mapping, prefix: str) -> dict[str, Tensor]:
             if not name.startswith("fc.") and "/" not in name}
 
 
-def encoders(state: Mapping, **prefixes: str) -> dict[str, dict]:
+def encoders(state: Mapping, **prefixes: str) -> Encoders:
     """Those encoders that the file holds, in the order given; numbered names become torchvision's."""
     return {name: _unnumbered(under(state, prefix)) for name, prefix in prefixes.items()
             if has(state, prefix)}
@@ -62,7 +63,8 @@ def _unnumbered(entries: dict) -> dict:
             for name, value in entries.items()}
 
 
-def layout(*needs: str, lacks: tuple = ()):
+def layout(*needs: str, lacks: tuple[str, ...] = ()) -> Callable[
+        [Callable[[dict[str, Tensor]], Encoders | None]], Callable[[object], Encoders | None]]:
     """Turn a function of the flat state into a reader, which is asked only if each prefix in needs begins a
     name and none in lacks does. The encoder's prefix comes first; readers.py finds near-misses by
     reader.needs."""
