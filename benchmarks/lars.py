@@ -13,7 +13,7 @@ from benchmarks import common
 from pretrain.methods import build, recipe
 from pretrain.optim import LARS, parameter_groups
 
-NETWORKS = {"resnet50, 8192-8192-8192": "code", "resnet18, 2048-2048-2048": "cifar10"}  # presets
+NETWORKS = {"resnet50, 8192-8192-8192": recipe("code"), "resnet18, 2048-2048-2048": recipe("cifar10")}
 RATE, DECAY, MOMENTUM, ETA = 1e-3, 1e-6, 0.9, 0.001
 
 
@@ -42,7 +42,7 @@ def optimisers(network, device):
     """Return both optimisers. They share parameters and gradients of a fixed seed: a step of either hardly
     moves the parameters."""
     torch.manual_seed(0)
-    model = build(recipe(NETWORKS[network])).to(device)
+    model = build(NETWORKS[network]).to(device)
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     ours = LARS(parameter_groups(model), lr=RATE, weight_decay=DECAY, momentum=MOMENTUM, eta=ETA)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from benchmarks import common, lars, loss
+from pretrain.methods import recipe
 
 CPU = torch.device("cpu")
 
@@ -47,7 +48,7 @@ def test_loss_both_formulations_agree():
 
 
 def test_lars_both_formulations_agree(monkeypatch):
-    monkeypatch.setitem(lars.NETWORKS, "toy", ("resnet18", "8-8", "cifar"))
+    monkeypatch.setitem(lars.NETWORKS, "toy", recipe("cifar10", projector="8-8"))
     monkeypatch.setattr(lars, "RATE", 0.1)
     found = []
     for name in ("plain", "ours"):
