@@ -2,9 +2,12 @@
 
 import contextlib
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
+from torch import nn
 
 
 class AccumulatingTrainer(SimpleTrainer):
@@ -18,16 +21,18 @@ class AccumulatingTrainer(SimpleTrainer):
     it is Detectron2's.
     """
 
-    def __init__(self, model, micro_batches, optimizer, parts, amp):
+    def __init__(self, model: nn.Module, micro_batches: Iterable[list[dict]],
+                 optimizer: torch.optim.Optimizer, parts: int, amp: bool):
         """micro_batches: lists of Detectron2's dicts, `parts` of them an iteration. amp: float16."""
         super().__init__(model, micro_batches, optimizer)
         self.parts, self.amp = parts, amp
         self.device = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device, enabled=amp)
 
-    def run_step(self):
+    def run_step(self) -> None:
         self.optimizer.zero_grad()
-        losses, waited = {}, 0.0
+        losses: dict[str, torch.Tensor] = {}
+        waited = 0.0
         for number in range(self.parts):
             start = time.perf_counter()
             images = next(self._data_loader_iter)
@@ -47,9 +52,9 @@ class AccumulatingTrainer(SimpleTrainer):
         together = not more_to_come or not hasattr(self.model, "no_sync")
         return contextlib.nullcontext() if together else self.model.no_sync()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -2,7 +2,9 @@
 
 import ast
 import difflib
+from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -23,7 +25,7 @@ POSITIVE = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "TES
 REFERENCE_GPUS = 8  # of every published recipe here
 
 
-def defaults():
+def defaults() -> CfgNode:
     """Return Detectron2's defaults with the three keys of ours."""
     config = get_cfg()
     config.SOLVER.ACCUMULATE = 1         # micro-batches of an iteration (accumulation.py)
@@ -32,7 +34,7 @@ def defaults():
     return config
 
 
-def build(yaml, options=()):
+def build(yaml: str, options: Sequence[str] = ()) -> CfgNode:
     """Return the CfgNode of a YAML in detection_configs/, (KEY, VALUE, ...) applied; see Config.override."""
     config = defaults()
     config.merge_from_file(str(CONFIGS / yaml))
@@ -43,7 +45,7 @@ def build(yaml, options=()):
     return config
 
 
-def check_preset(yaml, own):
+def check_preset(yaml: str, own: str) -> None:
     """ValueError where a task whose YAML is `own` cannot take `yaml` instead: no such file, or other data."""
     own_test = build(own).DATASETS.TEST
     test = build(yaml).DATASETS.TEST if (CONFIGS / yaml).is_file() else ()
@@ -96,7 +98,7 @@ def _check(values):
                              "that key, so leave it out")
 
 
-def rescaled(config, gpus):
+def rescaled(config: CfgNode, gpus: int) -> list[str]:
     """Return the KEY VALUE strings by which Detectron2's linear rule takes `config` from 8 GPUs to `gpus`."""
     from detectron2.engine import DefaultTrainer
 
@@ -111,7 +113,7 @@ def rescaled(config, gpus):
     return [word for key, value in flat(scaled).items() if value != before[key] for word in (key, str(value))]
 
 
-def flat(node, without=(), prefix=""):
+def flat(node: CfgNode, without: Container[str] = (), prefix: str = "") -> dict[str, Any]:
     """Return {"SOLVER.BASE_LR": 0.1, ...} of a CfgNode with tuples as lists, in the order of the keys."""
     found = {}
     for key, value in sorted(node.items()):

@@ -9,6 +9,9 @@ import datetime
 import logging
 import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -39,7 +42,7 @@ def register(parts: dict[str, Part]) -> None:
 
 # Processes
 
-def join_processes():
+def join_processes() -> None:
     """Tell Detectron2 of the processes of this run and which of them share this machine; its own launch()
     would have done so. Called on every rank, anew in every process group.
 
@@ -51,9 +54,9 @@ def join_processes():
     if not dist.is_initialized():
         return
     patience = datetime.timedelta(minutes=COLLECTIVE_MINUTES)  # a new group does not inherit it
-    everybody = dist.new_group(backend="gloo", timeout=patience)
+    everybody: Any = dist.new_group(backend="gloo", timeout=patience)
     comm._get_global_gloo_group = lambda: everybody
-    hosts = [None] * dist.get_world_size()
+    hosts: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(hosts, socket.gethostname(), everybody)
     together = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
     comm._LOCAL_PROCESS_GROUP, _ = dist.new_subgroups_by_enumeration(together, patience)
@@ -62,7 +65,7 @@ def join_processes():
 # Log
 
 @contextlib.contextmanager
-def log_to(out):
+def log_to(out: Path) -> Iterator[None]:
     """While open, Detectron2's log goes to out/log.txt (other ranks: log.txt.rankN), progress to the console.
 
     Handlers are removed at the end: runs in one process must not write into each other's files.
@@ -71,7 +74,7 @@ def log_to(out):
     file = logging.FileHandler(out / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
     layout = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
     file.setFormatter(logging.Formatter(layout, "%m/%d %H:%M:%S"))
-    handlers = [file]
+    handlers: list[logging.Handler] = [file]
     if rank == 0:
         console = logging.StreamHandler(sys.stdout)
         console.addFilter(_spoken)

@@ -16,7 +16,9 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
@@ -34,7 +36,7 @@ PRECISIONS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")  # Detectron2's na
 WITHOUT_EFFECT = {*configuration.WITHOUT_EFFECT, "SOLVER.MAX_ITER"}
 
 
-def settings(cfg):
+def settings(cfg: CfgNode) -> dict[str, Any]:
     """Return {key: JSON value} of all that decides the losses of a run besides its weights, its seed and the
     images behind the names of its data sets: where a CfgNode differs from Detectron2's defaults."""
     usual = configuration.flat(configuration.defaults())
@@ -42,7 +44,7 @@ def settings(cfg):
             if value != usual[key]}
 
 
-def bands_of(cfg, path=FILE):
+def bands_of(cfg: CfgNode, path: Path = FILE) -> tuple[list[dict], str]:
     """Return (rows, source) of the group in expected.json that fits a CfgNode; ([], "") if there is none."""
     own = settings(cfg)
     for group in json.loads(path.read_text()):
@@ -51,7 +53,8 @@ def bands_of(cfg, path=FILE):
     return [], ""
 
 
-def verdict(values, rows, weights, iteration):
+def verdict(values: Mapping[str, float], rows: list[dict], weights: str,
+            iteration: int) -> tuple[bool, str] | None:
     """Return (inside, line): whether all values lie in their bands, and what was found and expected.
 
     values: {metric: number} of a run after `iteration` iterations. rows: see bands_of. weights: "trained" or
@@ -76,7 +79,7 @@ def _within(value, band):
     return band[0] <= value <= band[1]
 
 
-def blind_loss(objects, classes):
+def blind_loss(objects: float, classes: int) -> float:
     """Return the classification loss (nats) of a head that ignores the image and treats all classes alike.
 
     It knows only `objects`, the share (0-1) of the regions that are objects: the entropy of that guess.
@@ -85,7 +88,7 @@ def blind_loss(objects, classes):
     return -sum(share * math.log(guess) for share, guess in guesses if share > 0)
 
 
-def measure(trained, random, source):
+def measure(trained: Sequence[Path], random: Sequence[Path], source: str) -> dict[str, Any]:
     """Return the group of expected.json that finished runs give. trained, random: lists of output folders."""
     groups = [settings(_config(folder)) for folder in [*trained, *random]]
     for folder, found in zip([*trained, *random], groups):
@@ -134,7 +137,7 @@ def _bands(folders):
             for key, found in values.items() if len(found) > 1}
 
 
-def add(group, path):
+def add(group: dict[str, Any], path: Path) -> None:
     """Write a group into the file of bands, in place of an earlier one of the same settings."""
     groups = [old for old in json.loads(path.read_text()) if old["settings"] != group["settings"]]
     texts = []
@@ -145,7 +148,7 @@ def add(group, path):
     write_whole(path, "[\n" + ",\n".join(texts) + "\n]\n")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Add the bands of finished runs; one line says what was kept."""
     parser = argparse.ArgumentParser(description="Keep what finished runs logged as expected bands.")
     parser.add_argument("trained", type=Path, nargs="+", help="output folders, trained weights")

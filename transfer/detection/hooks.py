@@ -1,10 +1,13 @@
 """What happens around Detectron2's iterations besides training."""
 
 import logging
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PreciseBN
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import BN_MODULE_TYPES
 
@@ -19,10 +22,10 @@ log = logging.getLogger(__name__)
 class SeedEachIteration(HookBase):
     """Iteration n samples anchors and regions from (seed, n, rank), so a resumed run draws the same ones."""
 
-    def __init__(self, seed):
+    def __init__(self, seed: int):
         self.seed = seed
 
-    def before_step(self):
+    def before_step(self) -> None:
         torch.manual_seed(mix(self.seed, 3, self.trainer.iter, comm.get_rank()))
 
 
@@ -35,11 +38,11 @@ class SameStatistics(HookBase):
     run cannot know. Therefore it begins anew each time.
     """
 
-    def __init__(self, precise):
+    def __init__(self, precise: PreciseBN):
         """precise: Detectron2's PreciseBN, the hook before this one."""
         self.precise = precise
 
-    def after_step(self):
+    def after_step(self) -> None:
         self.precise._data_iter = None
         done, period = self.trainer.iter + 1, self.precise._period
         due = done == self.trainer.max_iter or period > 0 and done % period == 0
@@ -55,7 +58,7 @@ class StopWhenAsked(HookBase):
     """Save and leave after an iteration in which any process got a stop signal. This is the last hook: the
     others have done their part of the iteration, and a resumed run continues with the next one."""
 
-    def after_step(self):
+    def after_step(self) -> None:
         number = signals.wish()
         if number:
             iteration = self.trainer.iter
@@ -68,10 +71,10 @@ class StopWhenAsked(HookBase):
 class Curves(HookBase):
     """Draw losses.png from metrics.json when training ends, even if it fails: the curve shows why."""
 
-    def __init__(self, out):
+    def __init__(self, out: Path):
         self.out = out
 
-    def after_train(self):
+    def after_train(self) -> None:
         pictures.losses(curves.read_metrics(self.out / "metrics.json"), self.out / "losses.png")
 
 
@@ -82,13 +85,13 @@ class Expected(HookBase):
     of one that ignores the image has learnt nothing yet. On the main process only.
     """
 
-    def __init__(self, cfg, weights):
+    def __init__(self, cfg: CfgNode, weights: str):
         """weights: "trained" or "random", what the run begins from."""
         self.rows, self.source = expected.bands_of(cfg)
         self.weights, self.warmup = weights, cfg.SOLVER.WARMUP_ITERS
         self.classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
-    def after_step(self):
+    def after_step(self) -> None:
         done = self.trainer.iter + 1
         values = self._new_precisions()
         if done in expected.CHECKS:
@@ -96,7 +99,7 @@ class Expected(HookBase):
                        for name, history in self.trainer.storage.histories().items() if "loss" in name}
         self._judge(values, done)
 
-    def after_train(self):
+    def after_train(self) -> None:
         self._judge(self._new_precisions(), self.trainer.max_iter)
 
     def _new_precisions(self):

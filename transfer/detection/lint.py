@@ -8,7 +8,12 @@ change.
 """
 import json
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
+from detectron2.config import CfgNode
+
+from transfer.weights.architectures import Architecture
 from transfer.weights.export import CONVENTIONS
 
 # Of those that get_norm knows (detectron2/layers/batch_norm.py)
@@ -16,7 +21,7 @@ TRAINED = ("SyncBN", "BN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN")
 STAGES = (0, 1, 2, 3, 4, 5)  # FREEZE_AT: nothing, the stem, and up to res2, res3, res4, res5
 
 
-def lint(cfg, notes, arch=None) -> None:
+def lint(cfg: CfgNode, notes: Mapping[str, Any], arch: Architecture | None = None) -> None:
     """ValueError for the first key that does not fit: its value, the one expected and why, the line to write.
 
     cfg    CfgNode of Detectron2

@@ -6,9 +6,11 @@ augmentation. Neither the number of workers nor an interruption changes a batch.
 """
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
     DatasetMapper,
@@ -21,7 +23,7 @@ from torch.utils.data import Dataset, Sampler
 from parallel import signals
 
 
-def mix(*numbers):
+def mix(*numbers: int) -> int:
     """Return one 63-bit seed of several small non-negative integers; neighbours give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) & (2**63 - 1)
 
@@ -29,17 +31,18 @@ def mix(*numbers):
 class Stream(Dataset):
     """Images in an endless shuffled order: place n is image order(epoch of n)[n within the epoch]."""
 
-    def __init__(self, images, seed):
+    def __init__(self, images: list[dict], seed: int):
         """images: Detectron2 data-set dicts, with "width" and "height"."""
         self.wide = [image["width"] > image["height"] for image in images]  # as Detectron2 groups them
         self.images = DatasetFromList(images, copy=False)
         self.seed = seed
-        self._epoch, self._order = -1, []
+        self._epoch = -1
+        self._order: list[int] = []
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.wide)
 
-    def index(self, place):
+    def index(self, place: int) -> int:
         """Return the number of the image at a place (0, 1, ...)."""
         epoch, offset = divmod(place, len(self))
         if epoch != self._epoch:
@@ -47,22 +50,23 @@ class Stream(Dataset):
             self._epoch, self._order = epoch, torch.randperm(len(self), generator=generator).tolist()
         return self._order[offset]
 
-    def __getitem__(self, place):
+    def __getitem__(self, place: int) -> dict:
         return {**self.images[self.index(place)], "place": place}
 
 
 class Places(Sampler):
     """This rank's places of a Stream: rank, rank + ranks, ..., from the batch number `start` on."""
 
-    def __init__(self, stream, batch, grouped, start, rank, ranks):
+    def __init__(self, stream: Stream, batch: int, grouped: bool, start: int, rank: int, ranks: int):
         """batch: images of one rank's batch. grouped: whether batches are made by aspect ratio."""
         self.stream, self.batch, self.grouped, self.start = stream, batch, grouped, start
         self.rank, self.ranks = rank, ranks
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         place, waiting = self.rank, []
         if self.grouped:  # replay it: half-filled groups are still waiting when batch `start` begins
-            groups, done = ([], []), 0
+            groups: tuple[list[int], list[int]] = ([], [])
+            done = 0
             while done < self.start:
                 group = groups[self.stream.wide[self.stream.index(place)]]
                 group.append(place)
@@ -80,7 +84,7 @@ class Places(Sampler):
 class NamingMapper(DatasetMapper):
     """Detectron2's mapper, with an error that names an unreadable image; Pillow's own does not."""
 
-    def __call__(self, image):
+    def __call__(self, image: dict) -> dict | None:
         try:
             return super().__call__(image)
         except (OSError, SyntaxError) as error:
@@ -91,11 +95,11 @@ class NamingMapper(DatasetMapper):
 class SeededMapper(NamingMapper):
     """The same with augmentations drawn from the seed and the place in the stream."""
 
-    def __init__(self, config, seed):
+    def __init__(self, config: CfgNode, seed: int):
         super().__init__(config, is_train=True)
         self.seed, self.in_worker = seed, False
 
-    def __call__(self, image):
+    def __call__(self, image: dict) -> dict | None:
         if torch.utils.data.get_worker_info() and not self.in_worker:
             self.in_worker = True  # Detectron2 has no place to say it when a worker starts
             signals.loader_worker()
@@ -114,14 +118,14 @@ class TrainLoader:
     The loader behind it is built at the first one; until then `start` may be set from a checkpoint.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: CfgNode):
         self.config, self.start = config, 0
         images = get_detection_dataset_dicts(config.DATASETS.TRAIN,
                                              filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
         self.stream = Stream(images, mix(config.SEED, 1))
         self.mapper = SeededMapper(config, mix(config.SEED, 2))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[dict]]:
         config, ranks = self.config, comm.get_world_size()
         total = config.SOLVER.IMS_PER_BATCH // config.SOLVER.ACCUMULATE
         grouped = config.DATALOADER.ASPECT_RATIO_GROUPING

@@ -1,10 +1,15 @@
 """Pictures of a run: strongest detections beside the ground truth, curves, bars of classes."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageOps
+from torch import nn
 
 # Okabe and Ito's colours without yellow and black: told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -15,7 +20,7 @@ STRONGEST = 8      # detections drawn on each image
 
 
 @torch.no_grad()
-def detections(model, cfg):
+def detections(model: nn.Module, cfg: CfgNode) -> Image.Image:
     """Run the model on IMAGES test images; return ground truth and strongest detections side by side."""
     name = cfg.DATASETS.TEST[0]
     images, classes = DatasetCatalog.get(name), MetadataCatalog.get(name).thing_classes
@@ -44,7 +49,8 @@ def _truth(record, classes):
     return items
 
 
-def annotated(image, items):
+def annotated(image: Image.Image, items: Sequence[
+        tuple[int, str, Sequence[float], np.ndarray | list[list[float]] | None]]) -> Image.Image:
     """Return a copy of a PIL image, WIDTH wide, with items drawn.
 
     items: [(class number, caption, box [x0, y0, x1, y1] in pixels of `image`, mask or None)]; a mask is a
@@ -77,7 +83,7 @@ def _mask_image(mask, size, panel_size, scale):
     return shape
 
 
-def beside(rows):
+def beside(rows: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Image:
     """Return rows [(ground truth panel, detections panel)] as one picture with headings."""
     gap, head = 8, 20
     height = head + sum(max(left.height, right.height) + gap for left, right in rows)
@@ -93,7 +99,7 @@ def beside(rows):
     return sheet
 
 
-def losses(rows, path):
+def losses(rows: list[dict], path: Path) -> None:
     """Draw each loss of the rows of curves.read_metrics on a logarithmic axis; nothing where none is."""
     names = sorted({name for row in rows for name in row if "loss" in name})
     if names:
@@ -101,7 +107,7 @@ def losses(rows, path):
               path, ylabel="loss (median of 20 iterations)", yscale="log")
 
 
-def precisions(rows, path):
+def precisions(rows: list[dict], path: Path) -> None:
     """Draw average precision over iterations (rows of curves.curve) where it was measured twice or more."""
     rows = [row for row in rows if any(name.endswith("AP") for name in row)]
     names = [name for name in (rows[0] if rows else ()) if "AP" in name]
@@ -127,7 +133,7 @@ def _draw(lines, path, **axis):
     figure.savefig(path, dpi=120)
 
 
-def bars(per_class, path):
+def bars(per_class: dict[str, dict[str, float]], path: Path) -> None:
     """Draw AP50, and AP in front of it, of each class, the best one first.
 
     per_class: {class: {"AP", "AP50", ...}}, or the same with box_ and mask_ before the names: one panel each.

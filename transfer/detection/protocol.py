@@ -20,9 +20,14 @@ Detectron2 is imported only inside functions.
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from transfer.settings import TaskConfig, paired
+from transfer.settings import Conditions, Context, TaskConfig, paired
+
+if TYPE_CHECKING:
+    from transfer.weights.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Config(TaskConfig):
     options: tuple[str, ...] = ()
     own: dict = field(default_factory=dict, hash=False)
 
-    def override(self, pairs):
+    def override(self, pairs: Sequence[str]) -> "Config":
         """Return a Config with more pairs; a later value replaces an earlier one, `preset` the YAML below.
         `dataset` stands for the pairs that follow from the set which a file declares (sets.settings).
 
@@ -59,7 +64,7 @@ class Config(TaskConfig):
         configuration.build(yaml, options)  # checks keys and values
         return dataclasses.replace(self, yaml=yaml, options=options, own=own)
 
-    def rescaled(self, gpus):
+    def rescaled(self, gpus: int) -> "Config":
         """Return a Config for `gpus` GPUs by the linear rule; the Config is read as one for eight.
 
         Batch and rate are multiplied by gpus / 8; iterations, steps, warm-up and evaluation period divided
@@ -69,7 +74,7 @@ class Config(TaskConfig):
 
         return self.override(configuration.rescaled(configuration.build(self.yaml, self.options), gpus))
 
-    def fitted(self, backbone):
+    def fitted(self, backbone: "Backbone") -> "Config":
         """Return a Config whose network is the backbone's: its keys where they are not the YAML's already.
 
         ValueError where Detectron2 has no such network, or a pair asks for another one.
@@ -87,7 +92,7 @@ class Config(TaskConfig):
         lint(configuration.build(found.yaml, found.options), metadata(backbone), backbone.arch)
         return found
 
-    def resolved(self):
+    def resolved(self) -> dict[str, Any]:
         """Return {"preset": YAML, "SOLVER.BASE_LR": 0.1, ...}: every value that may change the number.
 
         Where batch norm is joint over the GPUs, so is `batch_norm_images`, the images that it sees at once:
@@ -102,7 +107,7 @@ class Config(TaskConfig):
         return {**values, **configuration.flat(cfg, configuration.WITHOUT_EFFECT)}
 
 
-def data(config, context):
+def data(config: Config, context: Conditions) -> dict[str, Any]:
     """Check the data sets of the config under context.data; return {"name", "counts", "fingerprint"}.
 
     counts: images of the training splits together, and of the test split. Every listed label and image must
@@ -150,7 +155,7 @@ def _check_scale(values, context):
         raise ValueError("SOLVER.AMP.ENABLED: half precision needs a GPU, found device cpu; leave it False")
 
 
-def run(backbone, config, context):
+def run(backbone: "Backbone", config: Config, context: Context) -> dict[str, float]:
     """Train and evaluate; return {metric: percent} on rank 0 and {} elsewhere.
 
     VOC: AP50, AP, AP75. COCO: box_AP, box_AP50, box_AP75, box_APs, box_APm, box_APl and the same of mask_;

@@ -7,6 +7,7 @@ model, iteration, trainer (iteration, hooks, the optimiser in _trainer); and `id
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -16,10 +17,13 @@ from parallel.files import write_whole
 from transfer.detection import configuration
 from transfer.weights import export
 
+if TYPE_CHECKING:
+    from transfer.detection.trainer import Trainer
+
 MARK = "last_checkpoint"
 
 
-def newest(out):
+def newest(out: str | Path) -> Path:
     """Return the path that last_checkpoint names. ValueError unless it is the bare name of a .pth file."""
     mark = checkpoints.regular(Path(out) / MARK)
     name = mark.read_bytes()[:256].decode(errors="replace").strip()
@@ -31,7 +35,8 @@ def newest(out):
     return Path(out) / name
 
 
-def read(out, identity, model, max_iter, trainer=None):
+def read(out: str | Path, identity: dict[str, Any], model: dict[str, Any], max_iter: int,
+         trainer: "Trainer | None" = None) -> dict[str, Any] | None:
     """Return the run's newest checkpoint, found whole and this run's; None where there is none. Every rank
     calls it.
 
@@ -97,7 +102,7 @@ class Checkpointer(DetectionCheckpointer):
     identity: of the run, see `read`; to be set before the first file is written.
     """
 
-    def save(self, name, **more):
+    def save(self, name: str, **more: Any) -> None:
         """Write name.pth and note in last_checkpoint that it is the newest. Detectron2's hook calls it."""
         if not self.save_to_disk:
             return
@@ -106,10 +111,10 @@ class Checkpointer(DetectionCheckpointer):
         checkpoints.write(state, Path(self.save_dir) / f"{name}.pth")
         self.tag_last_checkpoint(f"{name}.pth")
 
-    def tag_last_checkpoint(self, last_filename_basename):
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_whole(Path(self.save_dir) / MARK, last_filename_basename)
 
-    def get_checkpoint_file(self):
+    def get_checkpoint_file(self) -> str:
         return str(newest(self.save_dir)) if self.has_checkpoint() else ""
 
     def _load_file(self, filename):

@@ -5,15 +5,20 @@ import functools
 import logging
 import os
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, defaults
+from detectron2.engine import DefaultTrainer, HookBase, defaults
 from detectron2.engine import hooks as d2_hooks
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter
+from torch import nn
 
 from parallel import signals
 from parallel.collectives import agree, all_reduce_sum, barrier, local_device, world_size
@@ -21,8 +26,11 @@ from transfer.detection import configuration, curves, d2, hooks, pictures, recor
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.loader import NamingMapper, TrainLoader
 from transfer.detection.norms import joint_on_cpu
+from transfer.detection.protocol import Config
 from transfer.precision import tf32
+from transfer.settings import Context
 from transfer.weights import export
+from transfer.weights.backbone import Backbone
 from transfer.weights.proof import prove_loaded
 
 log = logging.getLogger(__name__)
@@ -33,35 +41,35 @@ class Trainer(DefaultTrainer):
 
     stopped = False  # by a signal
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode):
         with _ddp_of(cfg.MODEL.DEVICE):
             super().__init__(cfg)
         self._trainer = AccumulatingTrainer(self.model, self.data_loader, self.optimizer,
                                             cfg.SOLVER.ACCUMULATE, cfg.SOLVER.AMP.ENABLED)
 
     @classmethod
-    def build_model(cls, cfg):
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)
         return joint_on_cpu(model) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod
-    def build_train_loader(cls, cfg):
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         return TrainLoader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(cfg, is_train=False))
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """That of the data set's kind; it keeps its files in OUTPUT_DIR/inference."""
         part = MetadataCatalog.get(dataset_name).part
         return part.evaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference", cfg.MODEL.MASK_ON)
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None):
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
         """Detectron2's, within training and alone; ValueError where the GPU's memory does not suffice."""
         try:
             return super().test(cfg, model, evaluators)
@@ -72,7 +80,7 @@ class Trainer(DefaultTrainer):
                 "last checkpoint); a smaller INPUT.MAX_SIZE_TEST or MODEL.RPN.POST_NMS_TOPK_TEST makes a "
                 "scaled run") from None
 
-    def build_hooks(self):
+    def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks and ours; runs of less than 400 iterations write their metrics more often."""
         # In place of Detectron2's own, before a hook takes it.
         self.checkpointer = resumption.Checkpointer(self.model, self.cfg.OUTPUT_DIR,
@@ -89,11 +97,12 @@ class Trainer(DefaultTrainer):
             built.append(hooks.Curves(Path(self.cfg.OUTPUT_DIR)))
         return [hooks.SeedEachIteration(self.cfg.SEED), *built, hooks.StopWhenAsked()]
 
-    def after_train(self):
+    def after_train(self) -> None:
         """Evaluate: model_final.pth is there, from which a resumed run does it again. A run that was stopped
         only ends its files."""
         if self.stopped:
-            self._hooks = [hook for hook in self._hooks if not isinstance(hook, d2_hooks.EvalHook)]
+            self._hooks: list[HookBase] = [
+                hook for hook in self._hooks if not isinstance(hook, d2_hooks.EvalHook)]
             for hook in self._hooks:
                 if isinstance(hook, d2_hooks.PeriodicWriter):  # it divides by the time since its line
                     hook._writers = [one for one in hook._writers if not isinstance(one, CommonMetricPrinter)]
@@ -101,15 +110,15 @@ class Trainer(DefaultTrainer):
         with signals.urgent():
             super().after_train()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds. Detectron2 v0.6 leaves the optimiser out; later versions do not."""
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
 
-    def load(self, backbone, identity, resume):
+    def load(self, backbone: Backbone, identity: dict[str, Any], resume: bool) -> None:
         """Load the converted backbone and prove in the built model that it arrived; then, if asked for and
         there is one, continue from the last checkpoint. identity: see resumption.read."""
         own = self.checkpointer
@@ -145,7 +154,7 @@ def _ddp_of(device):
         defaults.create_ddp_model = original
 
 
-def run(backbone, config, context):
+def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """See protocol.run."""
     config = config.fitted(backbone)
     cfg = prepare(config, context)
@@ -174,7 +183,7 @@ def _require_shared(out):
                          f"{world_size()} processes; name one with --output")
 
 
-def prepare(config, context):
+def prepare(config: Config, context: Context) -> CfgNode:
     """Return the frozen CfgNode of a run: the config with what belongs to the context filled in."""
     cfg = configuration.build(config.yaml, config.options)
     cfg.OUTPUT_DIR, cfg.SEED = str(context.out), context.seed
@@ -211,7 +220,7 @@ def _train_and_test(backbone, cfg, identity, context):
     return trainer._last_eval_results
 
 
-def explained(error, trainer):
+def explained(error: Exception, trainer: Trainer) -> str:
     """Return one line: why training ended early, at which iteration, and what to change."""
     solver, last = trainer.cfg.SOLVER, trainer.checkpointer.get_checkpoint_file() or "none"
     if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -250,7 +259,7 @@ def _test_only(cfg, identity):
     return Trainer.test(cfg, model)
 
 
-def forget_after(path, iteration):
+def forget_after(path: Path, iteration: int) -> None:
     """Drop the lines of a metrics.json, if any, from `iteration` on: a resumed run writes them again. On the
     main process; a line that a kill cut off goes, too."""
     if not comm.is_main_process() or not os.path.lexists(path):
@@ -261,7 +270,7 @@ def forget_after(path, iteration):
     path.write_bytes(b"".join(left))  # in place: Detectron2's writer has the file open already, to append
 
 
-def figures(results, cfg):
+def figures(results: dict[str, dict[str, float]], cfg: CfgNode) -> dict[str, float]:
     """Return Detectron2's nested results as {metric: percent}, with the prefixes of the test set's kind."""
     return {_prefixes(cfg)[kind] + name: float(value)
             for kind, values in results.items() for name, value in values.items()}

@@ -214,13 +214,13 @@ class Evaluator(DatasetEvaluator):
     """Takes what Detectron2's PascalVOCDetectionEvaluator takes, its rounding of scores to 0.001 and of
     boxes to 0.1 pixel included. Writes folder/per_class.json: {class: {"AP", "AP50", "AP75"}}."""
 
-    def __init__(self, part, folder):
+    def __init__(self, part: Part, folder: Path):
         self._part, self._folder = part, folder
 
-    def reset(self):
-        self._found = defaultdict(list)  # {class number: [(image, score, box)]}
+    def reset(self) -> None:
+        self._found: defaultdict[int, list] = defaultdict(list)  # {class number: [(image, score, box)]}
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for image, output in zip(inputs, outputs):
             found = output["instances"].to("cpu")
             boxes = found.pred_boxes.tensor.numpy() + np.array([1, 1, 0, 0], np.float32)  # VOC counts from 1
@@ -228,7 +228,7 @@ class Evaluator(DatasetEvaluator):
                 self._found[label].append((image["image_id"], float(f"{score:.3f}"),
                                            [float(f"{side:.1f}") for side in box]))
 
-    def evaluate(self):
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return {"bbox": {"AP50", "AP", "AP75"}} in percent on the main process, None on the others."""
         gathered = comm.gather(self._found, dst=0)
         if not comm.is_main_process():
