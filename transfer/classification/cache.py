@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -24,11 +25,14 @@ from transfer.classification.features import Pipeline, assert_frozen, extract, f
 from transfer.classification.images import Images, part
 from transfer.classification.layouts import Samples
 from transfer.precision import tf32
+from transfer.settings import Context
+from transfer.weights.backbone import Backbone
 
 SLICE = 16384  # rows that travel to rank 0 at once, of all ranks together; 134 MB
 
 
-def collect(backbone, sets: list[Samples], pipeline: Pipeline, context, device) -> list:
+def collect(backbone: Backbone, sets: list[Samples], pipeline: Pipeline, context: Context,
+            device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """[(features, labels) of each set]: this rank's contiguous part, (n, pipeline.dimensions(...)) float32
     (or float64 for that precision) and (n, ...), on the CPU. From context.cache where they are there, and
     kept there where not. Every rank calls it; ValueError for a pipeline that cannot be."""
@@ -40,7 +44,7 @@ def collect(backbone, sets: list[Samples], pipeline: Pipeline, context, device) 
         for samples in sets:
             rows = part(range(len(samples)))
             path = context.cache and place(context.cache, backbone, samples, pipeline)
-            features = path and read_features(path, rows, len(samples), kind)
+            features: Any = path and read_features(path, rows, len(samples), kind)
             if features is None:
                 network = network or pooled(freeze(backbone, device, pipeline.precision), pipeline.pooling)
                 images = Images(samples, pipeline.image_size, augment=False, resize=pipeline.resize)
@@ -53,13 +57,14 @@ def collect(backbone, sets: list[Samples], pipeline: Pipeline, context, device) 
     return found
 
 
-def collect_all(backbone, sets: list[Samples], pipeline: Pipeline, context, device) -> list:
+def collect_all(backbone: Backbone, sets: list[Samples], pipeline: Pipeline, context: Context,
+                device: torch.device) -> list[tuple[torch.Tensor, ...]]:
     """As `collect`, but each set whole on every rank."""
     return [tuple(all_gather_rows(rows) for rows in pair)
             for pair in collect(backbone, sets, pipeline, context, device)]
 
 
-def place(folder: Path, backbone, samples: Samples, pipeline: Pipeline) -> Path:
+def place(folder: Path, backbone: Backbone, samples: Samples, pipeline: Pipeline) -> Path:
     """Where the features belong. Pixels are read only if they have no files of their own. Every rank calls it
     and asks for its part of the sizes and times, which are a million questions to a file server."""
     versions = torch.__version__, torchvision.__version__, PIL.__version__

@@ -18,6 +18,7 @@ from transfer.classification.images import (
     part,
 )
 from transfer.classification.journal import bar
+from transfer.settings import Context
 from transfer.weights.architectures import Architecture
 from transfer.weights.backbone import Backbone, build
 
@@ -90,7 +91,8 @@ def assert_frozen(network: nn.Module, backbone: Backbone, precision: str) -> Non
             raise RuntimeError(f"{CHECK}: {name} is not what was loaded; report this as a bug of the suite")
 
 
-def features_of(network: nn.Module, images: torch.Tensor, device, precision: str) -> torch.Tensor:
+def features_of(network: nn.Module, images: torch.Tensor, device: torch.device,
+                precision: str) -> torch.Tensor:
     """images (n, 3, S, S) uint8 -> (n, width), float64 for that precision, else float32."""
     with torch.inference_mode():
         features = network(normalised(images, device, dtype_of(precision)))
@@ -104,8 +106,8 @@ def pooled(network: nn.Module, pooling: str) -> nn.Module:
     return network
 
 
-def extract(network: nn.Module, images: Images, context, device, precision: str, text: str,
-            dimensions: int):
+def extract(network: nn.Module, images: Images, context: Context, device: torch.device, precision: str,
+            text: str, dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """This rank's contiguous part of a set: features (n, dimensions) and labels (n, ...) on the CPU.
 
     Written by sample index, so nothing is counted twice when the set does not divide by ranks or batches;

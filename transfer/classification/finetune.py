@@ -20,7 +20,9 @@ imagenet_semi1, and those for 10 % in imagenet_semi10.
 The last epoch is the number; the best one stands beside it, labelled.
 """
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed
@@ -45,8 +47,8 @@ from transfer.classification.training import (
     sum_gradients,
 )
 from transfer.precision import tf32
-from transfer.settings import TaskConfig
-from transfer.weights.backbone import build
+from transfer.settings import Conditions, Context, TaskConfig
+from transfer.weights.backbone import Backbone, build
 
 PAPER = {"backbone_learning_rate": 0.002, "schedule": "step"}  # P B.2; the rate is for the first release
 # What a preset does not name is as in the default. SwAV: arXiv 2006.09882, A.4, and eval_semisup.py of
@@ -97,7 +99,7 @@ class Config(TaskConfig):
 ONE_PERCENT, TEN_PERCENT = Config(), Config(split="10percent")
 
 
-def data(config: Config, context) -> dict:
+def data(config: Config, context: Conditions) -> dict:
     """Name, counts of labelled and validation images, fingerprint (with the list's sha256). A list other than
     the official one is named by its sha256. If it has an official name, it also counts as "unofficial list",
     so its run is scaled even if it is as long as the official list. For `draw:P%` the fingerprint is that of
@@ -124,7 +126,7 @@ def data(config: Config, context) -> dict:
             "fingerprint": layouts.fingerprint(train, val, also=sha256)}
 
 
-def run(backbone, config: Config, context) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """{"top1", "top5", "best_top1"} on the validation set, percent. Resumes from context.out if asked to."""
     check(config, world_size())
     device, journal = local_device(context.device), Journal(context)
@@ -146,7 +148,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
             {"params": list(head.parameters()), "lr": config.head_learning_rate},
             {"params": list(network.parameters()), "lr": config.backbone_learning_rate},
         ], momentum=config.momentum, weight_decay=config.weight_decay)
-        ranks = {} if config.sync_batch_norm else {"processes": world_size()}
+        ranks: dict[str, Any] = {} if config.sync_batch_norm else {"processes": world_size()}
         checkpoint = Checkpoint(context, backbone, config, {"head": head, "network": network}, optimizer,
                                 batches, **ranks)
         history = checkpoint.load()
@@ -178,7 +180,9 @@ def check(config: Config, processes: int) -> None:
         raise ValueError(f"precision: expected float32 or float64, found {config.precision!r}")
 
 
-def train_epoch(network, head, optimizer, config, factor, steps, loss_sum, batches) -> None:
+def train_epoch(network: nn.Module, head: nn.Linear, optimizer: torch.optim.Optimizer, config: Config,
+                factor: float, steps: Iterable[tuple[int, images.Batch]], loss_sum: torch.Tensor,
+                batches: images.TrainBatches) -> None:
     """One pass at constant rates. steps: of Checkpoint; loss_sum (1,): this rank's losses are added."""
     rates = config.head_learning_rate, config.backbone_learning_rate
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -198,7 +202,8 @@ def train_epoch(network, head, optimizer, config, factor, steps, loss_sum, batch
 
 
 @torch.inference_mode()
-def validate(network: nn.Module, head: nn.Module, val_loader, device):
+def validate(network: nn.Module, head: nn.Linear, val_loader: torch.utils.data.DataLoader,
+             device: torch.device) -> tuple[list[float], torch.Tensor, torch.Tensor]:
     """([top1, top5] in percent over all ranks, this rank's labels (n,), its predictions (n,)), with rank 0's
     batch-norm statistics everywhere, as with DDP."""
     if world_size() > 1:

@@ -7,7 +7,7 @@ is held out of train, and no head sees it; the head with the best top-1 there af
 result. A sweep's heads therefore learn from fewer images than the protocol's head.
 """
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from transfer.classification.layouts import Samples, stratified
 from transfer.classification.metrics import percent, topk_correct
 from transfer.classification.training import linear_head
 
+if TYPE_CHECKING:
+    from transfer.classification.linear import Config
+
 
 class Heads(nn.Module):
     """features (n, width) -> list of logits (n, classes), one of each head; batch norm, if any, is shared."""
@@ -27,29 +30,29 @@ class Heads(nn.Module):
         self.norm = nn.BatchNorm1d(width, affine=False) if batch_norm else nn.Identity()
         self.layers = nn.ModuleList(linear_head(classes, width, initial_std, seed) for _ in range(count))
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> list[torch.Tensor]:
         features = self.norm(features)
         return [layer(features) for layer in self.layers]
 
 
-def make_heads(config, width: int, classes: int, seed: int, device) -> Any:
+def make_heads(config: "Config", width: int, classes: int, seed: int, device: torch.device) -> Any:
     """A head for each pair of `grid`, float64 for that precision, else float32."""
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     heads = Heads(len(grid(config)), width, classes, config.initial_std, config.batch_norm, seed)
     return convert_sync_batchnorm(heads.to(device, dtype))
 
 
-def is_sweep(config) -> bool:
+def is_sweep(config: "Config") -> bool:
     return bool(config.sweep_learning_rates or config.sweep_weight_decays)
 
 
-def grid(config) -> list[tuple[float, float]]:
+def grid(config: "Config") -> list[tuple[float, float]]:
     """(learning rate, weight decay) of each head; one head where nothing is swept."""
     return [(rate, decay) for rate in config.sweep_learning_rates or (config.learning_rate,)
             for decay in config.sweep_weight_decays or (config.weight_decay,)]
 
 
-def check_sweep(config) -> None:
+def check_sweep(config: "Config") -> None:
     """ValueError for a grid or a share that no sweep can have."""
     if len(set(grid(config))) < len(grid(config)):
         raise ValueError(f"sweep: expected each learning rate and weight decay once, found "
@@ -73,7 +76,8 @@ def hold_out(train: Samples, share: float, seed: int) -> tuple[Samples, Samples]
 
 
 @torch.inference_mode()
-def score(heads: Heads, number: int, features, labels, device) -> tuple[list[float], torch.Tensor]:
+def score(heads: Heads, number: int, features: torch.Tensor, labels: torch.Tensor,
+          device: torch.device) -> tuple[list[float], torch.Tensor]:
     """([top1, top5] in percent over all ranks, this rank's predicted classes (n,)) of one head.
 
     features (n, width) and labels (n,) are this rank's part.
@@ -88,7 +92,8 @@ def score(heads: Heads, number: int, features, labels, device) -> tuple[list[flo
     return percent(correct, len(labels)), torch.cat(predicted)
 
 
-def choose(heads: Heads, losses: list[float], features, labels, device) -> tuple[int, list]:
+def choose(heads: Heads, losses: list[float], features: torch.Tensor, labels: torch.Tensor,
+           device: torch.device) -> tuple[int, list]:
     """(number of the best head, top1 of each in percent, None where it diverged) on this rank's part of the
     held-out images; of equal heads the first. losses: of each head, see `training.mean_losses`."""
     figures = []

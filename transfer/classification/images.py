@@ -4,6 +4,8 @@ Sampling depends on (seed, epoch, index) alone: neither the number of loader pro
 ranks changes which crop an image gets or which images share a batch, so they do not change a number.
 """
 import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,10 @@ from parallel import signals
 from parallel.collectives import rank, world_size
 from parallel.pixels import MEAN, STD
 from transfer.classification.layouts import Samples
+from transfer.settings import Context
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of `batches_of`
+Run = TypeVar("Run", range, list)
 
 # How a whole image becomes a square of side S; bilinear but for the last.
 RESIZES = {
@@ -38,7 +44,7 @@ class Images(torch.utils.data.Dataset):
     """
 
     def __init__(self, samples: Samples, image_size: int, *, augment: bool, seed: int = 0,
-                 crop_scale=(0.08, 1.0), resize: str = "crop"):
+                 crop_scale: Sequence[float] = (0.08, 1.0), resize: str = "crop"):
         self.samples, self.image_size, self.augment, self.seed = samples, image_size, augment, seed
         if augment:
             steps = [transforms.RandomResizedCrop(image_size, scale=tuple(crop_scale)),
@@ -50,7 +56,7 @@ class Images(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.samples)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int] | str:
         epoch, index = key
         if self.samples.pixels is not None:
             image = Image.fromarray(self.samples.pixels[index])
@@ -133,13 +139,14 @@ class OrderedBatches:
             yield [(0, index) for index in self.own[start:start + self.batch_size]]
 
 
-def part(sequence):
+def part(sequence: Run) -> Run:
     """This rank's run of a sequence; the runs of all ranks, in order, make the sequence."""
     count, ranks, number = len(sequence), world_size(), rank() if world_size() > 1 else 0
     return sequence[count * number // ranks:count * (number + 1) // ranks]
 
 
-def loader(images: Images, batches, context) -> torch.utils.data.DataLoader:
+def loader(images: Images, batches: TrainBatches | OrderedBatches,
+           context: Context) -> torch.utils.data.DataLoader:
     """Loader of `batches`; its processes live as long as it does. Iterate it with `batches_of`."""
     workers = min(context.workers, len(batches))
     return torch.utils.data.DataLoader(images, batch_sampler=batches, num_workers=workers,
@@ -148,7 +155,7 @@ def loader(images: Images, batches, context) -> torch.utils.data.DataLoader:
                                        worker_init_fn=signals.loader_worker)
 
 
-def batches_of(batches):
+def batches_of(batches: Iterable[Batch | str]) -> Iterator[Batch]:
     """Batches of a loader: images (n, 3, S, S) uint8, labels (n, ...), indices (n,); n may be 0 on a rank.
     ValueError that names the file when an image cannot be read."""
     for batch in batches:
@@ -169,7 +176,8 @@ def _collate(items, images):
     return torch.stack(pictures), torch.stack(labels), torch.tensor(indices)
 
 
-def normalised(images: torch.Tensor, device: torch.device, dtype=torch.float32) -> torch.Tensor:
+def normalised(images: torch.Tensor, device: torch.device,
+               dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """images (n, 3, S, S) uint8 -> (x / 255 - mean) / std in dtype, channels_last, on the device."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32  # 16 bits only for the result
     images = images.to(device, non_blocking=True).to(wide)

@@ -3,6 +3,8 @@ keep."""
 import json
 import sys
 import time
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -10,17 +12,20 @@ from tqdm import tqdm
 from parallel.attachments import attach
 from parallel.collectives import is_main
 from transfer.classification.metrics import confusion
+from transfer.settings import Context
+
+Item = TypeVar("Item")
 
 
 class Journal:
     """Rank 0's log in context.out/log.txt; silent on other ranks. A resumed run continues the file."""
 
-    def __init__(self, context):
+    def __init__(self, context: Context):
         self.path, self.start = context.out / "log.txt", time.time()
         if is_main() and not context.resume:
             self.path.unlink(missing_ok=True)
 
-    def line(self, show=True, **values):
+    def line(self, show: bool = True, **values: Any) -> None:
         """Append values and the seconds since the start as one JSON line; print it too if `show`."""
         if not is_main():
             return
@@ -32,19 +37,20 @@ class Journal:
             sys.stdout.flush()  # a job's output is a file, in which lines would only show at the end
 
 
-def bar(iterable, text, total=None, done=0):
+def bar(iterable: Iterable[Item], text: str, total: int | None = None, done: int = 0) -> Iterable[Item]:
     """The iterable, with a progress bar on rank 0 if that is a terminal. done: steps before its first."""
     shown = is_main() and sys.stderr.isatty()
     return tqdm(iterable, desc=text, total=total, initial=done, leave=False, disable=not shown)
 
 
-def keep(context, name: str, content) -> None:
+def keep(context: Context, name: str, content: Any) -> None:
     """`attach` to what the record of the run is going to keep; on rank 0, at once."""
     if is_main():
         attach(context.out / "record", name, content)
 
 
-def keep_predictions(context, classes: tuple[str, ...], truth: torch.Tensor, predicted: torch.Tensor) -> None:
+def keep_predictions(context: Context, classes: tuple[str, ...], truth: torch.Tensor,
+                     predicted: torch.Tensor) -> None:
     """Keep per_class.json, each class's accuracy or None where it has no sample, and of at most 100 classes
     confusion.json (rows: truth): iNat18's matrix would have 66 million counts.
 

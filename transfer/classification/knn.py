@@ -12,8 +12,9 @@ it leaves the features unnormalised.
 A grid costs one search: the neighbours are found once. Metrics of the first temperature are top1_k<k>, those
 of a further one top1_k<k>_t<temperature>.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional
@@ -24,7 +25,8 @@ from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.precision import tf32
-from transfer.settings import TaskConfig
+from transfer.settings import Conditions, Context, TaskConfig
+from transfer.weights.backbone import Backbone
 
 QUERIES, BLOCK = 512, 2 ** 14  # validation and training images compared at once: 34 MB of similarities
 
@@ -54,7 +56,7 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, precision=self.precision)
 
 
-def data(config: Config, context) -> dict:
+def data(config: Config, context: Conditions) -> dict:
     """Name, counts and fingerprint of the data set; ValueError when a k exceeds its training images."""
     train, val = layouts.split_pair(context.data / config.dataset)
     check(config, len(train), train.source)
@@ -72,7 +74,7 @@ def check(config: Config, count: int, source: str) -> None:
     config.pipeline.check()
 
 
-def run(backbone, config: Config, context) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """{"top1_k20", "top1_k200"} (one per config.k), percent. A resumed run computes the features anew."""
     device, journal = local_device(context.device), Journal(context)
     pair = layouts.split_pair(context.data / config.dataset)
@@ -82,15 +84,18 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     classes = pair[0].classes
     with tf32(allowed=False):
         votes = predict(bank, bank_labels, queries, len(classes), config.k, config.temperature, device)
-    metrics = {f"top1_k{k}" + (f"_t{temperature:g}" if temperature != config.temperature[0] else ""):
-               100 * (votes[k, temperature] == truth).sum().item() / len(truth)
-               for temperature in config.temperature for k in config.k}
+    metrics: dict[str, Any] = {
+        f"top1_k{k}" + (f"_t{temperature:g}" if temperature != config.temperature[0] else ""):
+        100 * (votes[k, temperature] == truth).sum().item() / len(truth)
+        for temperature in config.temperature for k in config.k}
     journal.line(**metrics)
     keep_predictions(context, classes, truth, votes[config.k[0], config.temperature[0]])
     return metrics
 
 
-def predict(bank, bank_labels, queries, classes: int, ks, temperatures, device) -> dict:
+def predict(bank: torch.Tensor, bank_labels: torch.Tensor, queries: torch.Tensor, classes: int,
+            ks: Sequence[int], temperatures: Sequence[float],
+            device: torch.device) -> dict[tuple[int, float], torch.Tensor]:
     """{(k, temperature): predicted classes (m,) on the CPU}.
 
     bank (n_r, width) with bank_labels (n_r,): this rank's part of the training set, which stays where it is;
@@ -110,7 +115,8 @@ def predict(bank, bank_labels, queries, classes: int, ks, temperatures, device) 
     return {grid: torch.cat(found) for grid, found in votes.items()}
 
 
-def nearest(bank, bank_labels, queries, most: int, device):
+def nearest(bank: torch.Tensor, bank_labels: torch.Tensor, queries: torch.Tensor, most: int,
+            device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Similarities (most, m) of each query to its nearest of this rank's bank, and their labels (most, m), on
     the device; -inf where the bank is smaller.
 

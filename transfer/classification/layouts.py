@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +39,10 @@ class Samples:
     def __len__(self):
         return len(self.names)
 
-    def path(self, index) -> Path:
+    def path(self, index: int) -> Path:
         return self.root / os.fsdecode(bytes(self.names[index]))
 
-    def subset(self, indices, source) -> "Samples":
+    def subset(self, indices: np.ndarray, source: str) -> "Samples":
         pixels = None if self.pixels is None else self.pixels[indices]
         return Samples(self.root, self.names[indices], self.labels[indices], self.classes, source, pixels)
 
@@ -227,7 +227,7 @@ def require_classes(train: Samples, other: Samples) -> None:
                          f"found {len(other.classes)}; first that only one has: {odd}")
 
 
-def require_files(root: Path, names, source) -> None:
+def require_files(root: Path, names: Sequence[str], source: Path | str) -> None:
     """FileNotFoundError unless every listed image exists. Lists each folder once: cheap on network drives."""
     found = {}
     missing = []

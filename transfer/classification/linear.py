@@ -22,9 +22,12 @@ and swept_top5 of the head that was best on a held-out part of train, held_out_t
 all heads. The network is not compiled: kernels of the compiler's own would round differently from version to
 version and cost each process 38 s, for 1.13 times the speed (both seen on one CPU core).
 """
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from parallel import signals
@@ -32,7 +35,16 @@ from parallel.collectives import all_gather_rows, local_device, world_size
 from transfer.classification import images, layouts
 from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline, assert_frozen, dtype_of, features_of, freeze
-from transfer.classification.heads import check_sweep, choose, grid, hold_out, is_sweep, make_heads, score
+from transfer.classification.heads import (
+    Heads,
+    check_sweep,
+    choose,
+    grid,
+    hold_out,
+    is_sweep,
+    make_heads,
+    score,
+)
 from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.training import (
     Checkpoint,
@@ -44,7 +56,8 @@ from transfer.classification.training import (
     sum_gradients,
 )
 from transfer.precision import tf32
-from transfer.settings import TaskConfig
+from transfer.settings import Conditions, Context, TaskConfig
+from transfer.weights.backbone import Backbone
 
 # What a preset does not name is as in the default of its task; so are features, the average pool. One
 # that names nothing is another name of the default.
@@ -130,7 +143,7 @@ INAT18 = Config(dataset="inat18", epochs=84, learning_rate=0.01, nesterov=True, 
                 schedule="step", drop_epochs=(24, 48, 72), batch_norm=True)
 
 
-def data(config: Config, context) -> dict:
+def data(config: Config, context: Conditions) -> dict:
     """Name, counts and fingerprint of the data set; ValueError or FileNotFoundError when it is incomplete."""
     check(config, context.gpus)
     train, val = layouts.split_pair(context.data / config.dataset)
@@ -138,7 +151,7 @@ def data(config: Config, context) -> dict:
             "fingerprint": layouts.fingerprint(train, val)}
 
 
-def run(backbone, config: Config, context) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """{"top1", "top5", "best_top1"} on the validation set, or a sweep's {"swept_top1", "swept_top5",
     "held_out_top1"}, percent. Resumes from context.out if asked to."""
     check(config, world_size())
@@ -193,14 +206,15 @@ def check(config: Config, processes: int) -> None:
     dtype_of(config.precision)
 
 
-def optimiser_of(heads, config: Config) -> torch.optim.SGD:
+def optimiser_of(heads: Heads, config: Config) -> torch.optim.SGD:
     """SGD with a group of parameters for each head, in the order of `grid`."""
     return torch.optim.SGD([{"params": list(layer.parameters()), "lr": rate, "weight_decay": decay}
                             for layer, (rate, decay) in zip(heads.layers, grid(config), strict=True)],
                            momentum=config.momentum, nesterov=config.nesterov)
 
 
-def judge(heads, losses, features, config, context, device):
+def judge(heads: Heads, losses: list[float], features: list[tuple[torch.Tensor, torch.Tensor]],
+          config: Config, context: Context, device: torch.device) -> tuple[int, dict[str, Any], torch.Tensor]:
     """(number of a head, its row {"loss", "top1", "top5"} of the epoch, its predictions on this rank).
 
     features: this rank's [(features, labels)] of the validation set and, in a sweep, of the held-out images,
@@ -217,7 +231,9 @@ def judge(heads, losses, features, config, context, device):
     return chosen, row, predicted
 
 
-def train_epoch(network, heads, optimizer, config, factor, steps, loss_sum, batches) -> None:
+def train_epoch(network: nn.Module, heads: Heads, optimizer: torch.optim.Optimizer, config: Config,
+                factor: float, steps: Iterable[tuple[int, images.Batch]], loss_sum: torch.Tensor,
+                batches: images.TrainBatches) -> None:
     """One pass over the training images at constant rates. steps: of Checkpoint; loss_sum (heads,): each
     head's losses on this rank are added."""
     for group, (rate, _) in zip(optimizer.param_groups, grid(config), strict=True):
@@ -229,7 +245,8 @@ def train_epoch(network, heads, optimizer, config, factor, steps, loss_sum, batc
             loss_sum += train_step(heads, optimizer, features, labels.to(loss_sum.device), batches.size(step))
 
 
-def train_step(heads, optimizer, features, labels, count: int) -> torch.Tensor:
+def train_step(heads: Heads, optimizer: torch.optim.Optimizer, features: torch.Tensor, labels: torch.Tensor,
+               count: int) -> torch.Tensor:
     """One step of every head on this rank's features (n, width); returns the summed losses (heads,).
 
     count: images of the batch over all ranks, which may hold different numbers of them.

@@ -15,6 +15,7 @@ import numpy as np
 from parallel.collectives import is_main
 from parallel.files import replacing
 from transfer.classification import layouts
+from transfer.settings import Context
 
 LIST_URL = "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets/"
 OFFICIAL = {  # sha256 of the unpacked lists: 12,811 and 128,116 names
@@ -37,7 +38,7 @@ def draw(train: layouts.Samples, split: str, seed: int) -> np.ndarray:
     return layouts.stratified(train.labels, lambda count: max(1, round(count * percentage / 100)), seed)
 
 
-def chosen_pair(split: str, root: Path, context) -> tuple[layouts.Samples, layouts.Samples]:
+def chosen_pair(split: str, root: Path, context: Context) -> tuple[layouts.Samples, layouts.Samples]:
     """(the labelled part of train, val) of the data set in `root`. Every rank calls it."""
     if is_draw(split):
         train, val = layouts.split_pair(root)

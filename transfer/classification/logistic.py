@@ -3,6 +3,8 @@
 The loss and its gradient are two matrix products, on whatever device the features are (on a CPU as fast as
 scikit-learn's solver); SciPy's L-BFGS-B steers in float64.
 """
+from typing import Any
+
 import numpy as np
 import torch
 from scipy import optimize
@@ -22,7 +24,8 @@ def fit(features: torch.Tensor, targets: torch.Tensor, strength: float, start: n
     """
     count = len(features)
 
-    def value_and_gradient(flat):
+    def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        loss: Any
         weights = torch.from_numpy(flat.reshape(start.shape)).to(features)
         scores = torch.addmm(weights[:, -1], features, weights[:, :-1].T)
         if targets.ndim == 1:

@@ -10,6 +10,7 @@ compare with published curves. Images and layer are those of voc07_svm; `preset 
 
     python transfer/run.py --task voc07_lowshot --weights bt.pth --data /data
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +25,8 @@ from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep
 from transfer.classification.metrics import average_precision
 from transfer.classification.svm_solver import SOLVERS, Settings, fit_costs, gram, normalised, pool
-from transfer.settings import TaskConfig
+from transfer.settings import Conditions, Context, TaskConfig
+from transfer.weights.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, self.resize, self.pooling, self.precision)
 
 
-def data(config: Config, context) -> dict:
+def data(config: Config, context: Conditions) -> dict:
     """Name, counts, fingerprint of trainval and test; ValueError for a class with too few images."""
     trainval, test = trainval_test(config, context)
     return {"name": config.dataset, "counts": {"train": len(trainval), "test": len(test)},
             "fingerprint": layouts.fingerprint(trainval, test, also=",".join(trainval.classes))}
 
 
-def trainval_test(config: Config, context):
+def trainval_test(config: Config, context: Conditions) -> tuple[layouts.Samples, layouts.Samples]:
     """(trainval, test), with enough images of each class for the largest draw."""
     config.pipeline.check()
     if not config.shots or min(config.shots) < 1 or config.draws < 1 or not config.costs \
@@ -76,7 +78,7 @@ def trainval_test(config: Config, context):
     return trainval, test
 
 
-def run(backbone, config: Config, context) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """mAP, std and best_mAP of each number of positives, percent. The ranks share images, then classes."""
     device, journal = local_device(context.device), Journal(context)
     trainval, test = trainval_test(config, context)
@@ -102,7 +104,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     return report(table, trainval.classes, config, context, journal)
 
 
-def drawn(labels, column: int, shots: int, key) -> np.ndarray:
+def drawn(labels: np.ndarray, column: int, shots: int, key: Sequence[int]) -> np.ndarray:
     """Rows of one draw, sorted: `shots` with the class, (classes - 1) x shots without, no difficult ones."""
     draw = np.random.default_rng(key)
     return np.sort(np.concatenate([
@@ -110,7 +112,8 @@ def drawn(labels, column: int, shots: int, key) -> np.ndarray:
         for label, count in ((1, shots), (-1, (labels.shape[1] - 1) * shots))]))
 
 
-def precisions(features, kernel, labels, test, truth, rows, settings) -> np.ndarray:
+def precisions(features: np.ndarray, kernel: np.ndarray | None, labels: np.ndarray, test: np.ndarray,
+               truth: np.ndarray, rows: np.ndarray, settings: Settings) -> np.ndarray:
     """(2, costs): AP of the rows' SVM at each cost on the rest of the training images, and on test."""
     models = fit_costs(features, kernel, np.where(labels == 1, 1, -1), rows, settings.costs, settings)
     weights, biases = np.stack([model[0] for model in models], 1), np.array([model[1] for model in models])
@@ -122,7 +125,8 @@ def precisions(features, kernel, labels, test, truth, rows, settings) -> np.ndar
                      for inputs, wanted in ((features, rest), (test, truth))])
 
 
-def report(table, classes, config: Config, context, journal) -> dict[str, float]:
+def report(table: np.ndarray, classes: tuple[str, ...], config: Config, context: Context,
+           journal: Journal) -> dict[str, float]:
     """The metrics, of means over classes; the costs go to the log, the classes' APs to the record's files."""
     metrics, spread, best = {}, {}, {}
     kept: dict[str, dict] = {name: {} for name in classes}

@@ -37,7 +37,8 @@ def mean_per_class(matrix: torch.Tensor) -> float:
     return (100 * matrix.diagonal()[present].double() / totals[present]).mean().item()
 
 
-def average_precision(scores, labels, method: str = "area") -> float:
+def average_precision(scores: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor,
+                      method: str = "area") -> float:
     """AP in percent. scores (n,); labels (n,): 1 positive, -1 negative, 0 ignored (only difficult objects).
 
     Precision at a recall is the highest at that recall or beyond. "area": area under that curve, all points

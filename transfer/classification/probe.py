@@ -10,6 +10,7 @@ are twenty binary problems, the 11-point mAP. Beside it stands kNN (k = 20, temp
     python transfer/run.py --task cifar10_probe --weights bt.pth --data /data
 """
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.metrics import average_precision, confusion, mean_per_class
 from transfer.classification.small_sets import SMALL_SETS, read_small_set
 from transfer.precision import tf32
-from transfer.settings import TaskConfig
+from transfer.settings import Conditions, Context, TaskConfig
+from transfer.weights.backbone import Backbone
 
 # Strengths fitted one after another, each from the weights of the one before. On 3000 x 512 toy features a
 # run of all 45 takes 13 % fewer steps of L-BFGS, runs of 6 take 11 % more.
@@ -49,7 +51,7 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, self.resize, precision=self.precision)
 
 
-def data(config: Config, context) -> dict:
+def data(config: Config, context: Conditions) -> dict:
     """Name, counts and fingerprint; train counts the validation images, too. Errors as of read_small_set and
     held_out_rows."""
     check(config)
@@ -71,7 +73,7 @@ def check(config: Config) -> None:
         raise ValueError(f"held_out: expected a share between 0 and 1, found {config.held_out}")
 
 
-def run(backbone, config: Config, context) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """The set's metrics in percent, see above. The ranks share the images, then the strengths."""
     check(config)
     device, journal = local_device(context.device), Journal(context)
@@ -90,7 +92,7 @@ def run(backbone, config: Config, context) -> dict[str, float]:
                                     config.max_iterations)
         queries, truth = gathered[-1][0].to(device), gathered[-1][1]
         scores = logistic.scores(queries, weights).cpu()
-        metrics = score(scores, truth, metric)
+        metrics: dict[str, Any] = score(scores, truth, metric)
         if truth.ndim == 1:
             own, k = part(range(len(labels))), min(20, len(labels))
             votes = knn.predict(features[own.start:own.stop], labels[own.start:own.stop], queries,
@@ -101,7 +103,8 @@ def run(backbone, config: Config, context) -> dict[str, float]:
     return metrics
 
 
-def held_out_rows(train, val, config: Config, seed: int) -> np.ndarray:
+def held_out_rows(train: layouts.Samples, val: layouts.Samples | None, config: Config,
+                  seed: int) -> np.ndarray:
     """(n,) bool: which samples of train and val decide the strength: val, or without one a share of each
     class of train. ValueError where none would, or nothing else is left."""
     if val is None:
@@ -115,7 +118,8 @@ def held_out_rows(train, val, config: Config, seed: int) -> np.ndarray:
     return rows
 
 
-def choose(features, labels, kept_out, classes: int, metric: str, config: Config, journal) -> float:
+def choose(features: torch.Tensor, labels: torch.Tensor, kept_out: torch.Tensor, classes: int, metric: str,
+           config: Config, journal: Journal) -> float:
     """The strength with the best metric on the samples kept out, (n,) bool; the strongest of equals.
 
     The ranks share runs of RUN strengths, each walked from strong to weak from zero weights: where L-BFGS
@@ -138,11 +142,11 @@ def choose(features, labels, kept_out, classes: int, metric: str, config: Config
     return grid[table[:, 0].argmax().item()]
 
 
-def zeros(classes: int, features) -> np.ndarray:
+def zeros(classes: int, features: torch.Tensor) -> np.ndarray:
     return np.zeros((classes, features.shape[1] + 1))
 
 
-def targets_of(labels, features) -> torch.Tensor:
+def targets_of(labels: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """Class numbers as they are; VOC's (n, classes) become 1 and 0, difficult and absent alike."""
     return labels if labels.ndim == 1 else (labels == 1).to(features.dtype)
 
@@ -158,7 +162,8 @@ def score(scores: torch.Tensor, truth: torch.Tensor, metric: str) -> dict[str, f
     return {metric: found.pop(metric), **found}
 
 
-def keep_figures(scores, truth, classes, context) -> None:
+def keep_figures(scores: torch.Tensor, truth: torch.Tensor, classes: tuple[str, ...],
+                 context: Context) -> None:
     """Each class's accuracy or AP, for the record."""
     if truth.ndim == 1:
         keep_predictions(context, classes, truth, scores.argmax(1))

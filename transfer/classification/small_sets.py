@@ -4,9 +4,10 @@ Eleven of the twelve: torchvision has no Birdsnap. Nothing is downloaded; an err
 does. A set may also lie as folders of images, ROOT/NAME/{train,test}/CLASS/IMAGE (or `val` for `test`).
 """
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torchvision
@@ -47,7 +48,7 @@ def read_small_set(name: str, root: Path) -> tuple[Samples, Samples | None, Samp
     return train, val, test
 
 
-def from_torchvision(small: SmallSet, root: Path):
+def from_torchvision(small: SmallSet, root: Path) -> tuple[Samples, Samples | None, Samples]:
     """What the set's reader gives; ValueError where torchvision finds it damaged."""
     try:
         return small.read(root)
@@ -56,7 +57,7 @@ def from_torchvision(small: SmallSet, root: Path):
                          f"{small.fetch.format(root=root)}") from None
 
 
-def from_folders(root: Path):
+def from_folders(root: Path) -> tuple[Samples, Samples | None, Samples]:
     """train/ and test/; without test/, val/ is the test set, else an official val set."""
     has_test = (root / "test").is_dir()
     train = layouts.image_folder(root / "train")
@@ -64,17 +65,20 @@ def from_folders(root: Path):
     return train, val, layouts.image_folder(root / ("test" if has_test else "val"))
 
 
-def samples(root: Path, paths, labels, classes, source: str, pixels=None) -> Samples:
+def samples(root: Path, paths: Iterable[str | Path], labels: Sequence[int], classes: Iterable[str],
+            source: str, pixels: np.ndarray | None = None) -> Samples:
     """From what a torchvision data set lists: paths below root (or plain names, with pixels) and labels.
     torchvision takes the word of the set's lists; here each image is looked for."""
-    names = [os.path.relpath(path, root) if pixels is None else path for path in paths]
+    names: list[Any] = [os.path.relpath(path, root) if pixels is None else path for path in paths]
     if pixels is None:
         layouts.require_files(root, names, source)
     return Samples(root, np.array([os.fsencode(name) for name in names]), np.array(labels, dtype=np.int64),
                    tuple(classes), source, pixels)
 
 
-def splits(build, attributes=("_image_files", "_labels"), names=("train", "val", "test")):
+def splits(build: Callable, attributes: tuple[str, str] = ("_image_files", "_labels"),
+           names: tuple[str, ...] = ("train", "val", "test"),
+           ) -> Callable[[Path], tuple[Samples, Samples | None, Samples]]:
     """A reader of the data sets that build(root, split) gives, with paths and labels as `attributes`."""
     def read_splits(root: Path):
         found = []
@@ -87,7 +91,8 @@ def splits(build, attributes=("_image_files", "_labels"), names=("train", "val",
     return read_splits
 
 
-def cifar(kind):
+def cifar(kind: type[torchvision.datasets.CIFAR10],
+          ) -> Callable[[Path], tuple[Samples, Samples | None, Samples]]:
     """A reader of torchvision's CIFAR10 or CIFAR100, whose images are together in one file."""
     def read_cifar(root: Path):
         found = []
@@ -101,7 +106,7 @@ def cifar(kind):
     return read_cifar
 
 
-def sun397(root: Path):
+def sun397(root: Path) -> tuple[Samples, Samples | None, Samples]:
     """The first of the ten official splits, Training_01.txt and Testing_01.txt in SUN397/."""
     data = torchvision.datasets.SUN397(root)
     labels = dict(zip((os.path.relpath(path, data._data_dir) for path in data._image_files), data._labels))
@@ -121,7 +126,7 @@ def sun397(root: Path):
     return found[0], None, found[1]
 
 
-def cars(root: Path):
+def cars(root: Path) -> tuple[Samples, Samples | None, Samples]:
     """Cars keeps pairs of path and label."""
     found = []
     for split in ("train", "test"):
@@ -131,7 +136,7 @@ def cars(root: Path):
     return found[0], None, found[1]
 
 
-def caltech101(root: Path):
+def caltech101(root: Path) -> tuple[Samples, Samples | None, Samples]:
     """30 random images of each class train, always the same; the rest tests. (Kornblith et al., A.1; they
     count the background as a 102nd class, which torchvision leaves out.)"""
     data = torchvision.datasets.Caltech101(root)
@@ -143,7 +148,7 @@ def caltech101(root: Path):
             whole.subset(np.flatnonzero(~train), f"{whole.source} test"))
 
 
-def voc2007(root: Path):
+def voc2007(root: Path) -> tuple[Samples, Samples | None, Samples]:
     """VOC2007 with its official train, val and test; labels as of layouts.voc."""
     trainval, test = layouts.voc_pair(root / "VOC2007", 2)
     path = root / "VOC2007" / "ImageSets" / "Main" / "train.txt"

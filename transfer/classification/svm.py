@@ -23,7 +23,8 @@ from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep
 from transfer.classification.metrics import average_precision
 from transfer.classification.svm_solver import SOLVERS, Settings, normalised, solve
-from transfer.settings import TaskConfig
+from transfer.settings import Conditions, Context, TaskConfig
+from transfer.weights.backbone import Backbone
 
 HALVINGS = tuple(0.5 ** power for power in range(4, 20))
 
@@ -61,7 +62,7 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, self.resize, self.pooling, self.precision)
 
 
-def data(config: Config, context) -> dict:
+def data(config: Config, context: Conditions) -> dict:
     """Name, counts, fingerprint of trainval and test; ValueError for a class too rare to learn or score."""
     check(config)
     trainval, test = layouts.voc_pair(context.data / config.dataset, config.folds)
@@ -79,7 +80,7 @@ def check(config: Config) -> None:
         raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, found {config.solver!r}")
 
 
-def run(backbone, config: Config, context) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """{"mAP", "mAP_11point"} in percent, means over classes. The ranks share the images, then the classes."""
     check(config)
     device, journal = local_device(context.device), Journal(context)

@@ -10,6 +10,7 @@ Imports no torch: the processes that share the fits must start fast and stay sma
 """
 import contextlib
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import joblib
@@ -54,7 +55,7 @@ def gram(features: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def pool(processes: int):
+def pool(processes: int) -> Iterator[joblib.Parallel]:
     """A joblib.Parallel whose processes end with the block. joblib would keep them for 300 s, and a process
     of parallel.launch, which waits for its children when it ends, would wait for that."""
     try:
@@ -65,7 +66,8 @@ def pool(processes: int):
             loky.get_reusable_executor(reuse=True).shutdown()
 
 
-def solve(train, labels, test, settings: Settings, workers: int) -> list[tuple[float, np.ndarray, int]]:
+def solve(train: np.ndarray, labels: np.ndarray, test: np.ndarray, settings: Settings,
+          workers: int) -> list[tuple[float, np.ndarray, int]]:
     """For each column of labels (n, classes): chosen cost, scores of the test rows, fits at max_iterations.
 
     Processes, not threads: liblinear draws its order from one generator per process, so that threads change
@@ -90,7 +92,8 @@ def solve(train, labels, test, settings: Settings, workers: int) -> list[tuple[f
             for cost, (scores, late), count in zip(chosen, refits, early, strict=True)]
 
 
-def fold_scores(features, kernel, target, fold: int, settings: Settings) -> tuple[list[float], int]:
+def fold_scores(features: np.ndarray, kernel: np.ndarray | None, target: np.ndarray, fold: int,
+                settings: Settings) -> tuple[list[float], int]:
     """Held-out average precision (0-1) of one fold at each cost, and how many fits hit max_iterations.
 
     Folds and score are those of scikit-learn's cross_val_score(cv=3, scoring="average_precision"), as in
@@ -104,7 +107,8 @@ def fold_scores(features, kernel, target, fold: int, settings: Settings) -> tupl
     return scores, sum(stopped for *_, stopped in models)
 
 
-def refit(features, kernel, target, test, cost: float, settings: Settings) -> tuple[np.ndarray, int]:
+def refit(features: np.ndarray, kernel: np.ndarray | None, target: np.ndarray, test: np.ndarray, cost: float,
+          settings: Settings) -> tuple[np.ndarray, int]:
     """Scores (m,) of the test rows by the SVM of all training rows, and whether it hit max_iterations."""
     # A cost in between gives Newton a small set to begin with, for less than it saves.
     steps = [cost] if kernel is None or cost <= LIBLINEAR_UP_TO else [LIBLINEAR_UP_TO, cost]
@@ -112,7 +116,8 @@ def refit(features, kernel, target, test, cost: float, settings: Settings) -> tu
     return test @ weights + bias, stopped
 
 
-def fit_costs(features, kernel, target, rows, costs, settings: Settings) -> list[tuple]:
+def fit_costs(features: np.ndarray, kernel: np.ndarray | None, target: np.ndarray, rows: np.ndarray,
+              costs: Sequence[float], settings: Settings) -> list[tuple]:
     """(weights (d,), bias, 1 if it stopped at max_iterations) of the rows' SVM at each cost.
 
     features (n, d), target (n,) in {1, -1}; kernel (n, n) of `gram`, or None for liblinear alone.
@@ -131,7 +136,8 @@ def fit_costs(features, kernel, target, rows, costs, settings: Settings) -> list
     return [found[cost] for cost in costs]
 
 
-def newton(kernel, target, rows, active, cost: float, settings: Settings) -> np.ndarray | None:
+def newton(kernel: np.ndarray, target: np.ndarray, rows: np.ndarray, active: np.ndarray, cost: float,
+           settings: Settings) -> np.ndarray | None:
     """Dual variables (len(rows),) of the exact solution, from a first guess of the active set, (len(rows),)
     bool; None if the set cycles."""
     signs = target[rows].astype(np.float64)
@@ -150,7 +156,8 @@ def newton(kernel, target, rows, active, cost: float, settings: Settings) -> np.
     return None
 
 
-def liblinear(features, target, cost: float, settings: Settings) -> tuple[np.ndarray, float, int]:
+def liblinear(features: np.ndarray, target: np.ndarray, cost: float,
+              settings: Settings) -> tuple[np.ndarray, float, int]:
     """(weights, bias, 1 if it stopped at max_iterations), as VISSL calls it: dual, bias scaled by 1."""
     model = LinearSVC(C=cost, loss="squared_hinge", penalty="l2", dual=True, tol=settings.tolerance,
                       max_iter=settings.max_iterations, intercept_scaling=1.0, random_state=settings.seed,

@@ -3,7 +3,8 @@ import dataclasses
 import json
 import math
 import os
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,9 +22,14 @@ from parallel.collectives import (
 )
 from transfer.classification import images
 from transfer.classification.journal import bar, keep
+from transfer.settings import Context
+from transfer.weights.backbone import Backbone
+
+if TYPE_CHECKING:
+    from transfer.classification import finetune, linear
 
 
-def schedule_factor(config, epoch: int) -> float:
+def schedule_factor(config: "finetune.Config | linear.Config", epoch: int) -> float:
     """Learning rate of an epoch (from 0) over the initial one; constant within the epoch.
 
     "cosine": to 0 over config.epochs. "step": times config.drop_factor from each of config.drop_epochs on.
@@ -33,7 +39,7 @@ def schedule_factor(config, epoch: int) -> float:
     return config.drop_factor ** sum(epoch >= drop for drop in config.drop_epochs)
 
 
-def check_training(config, processes: int = 1) -> None:
+def check_training(config: "finetune.Config | linear.Config", processes: int = 1) -> None:
     """ValueError for values that no training on so many processes can have."""
     if config.batch_size < 1 or config.batch_size % processes:
         nearest = max(1, round(config.batch_size / processes)) * processes
@@ -56,17 +62,17 @@ def linear_head(classes: int, dimensions: int, initial_std: float, seed: int) ->
     return head
 
 
-def sum_gradients(parameters) -> None:
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over ranks, in one collective. Every parameter must have one."""
     if world_size() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters]
+    gradients: list[Any] = [parameter.grad for parameter in parameters]
     joint = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, total in zip(gradients, joint.split([gradient.numel() for gradient in gradients])):
         gradient.copy_(total.view(gradient.shape))
 
 
-def mean_losses(loss_sum: torch.Tensor, batches) -> list[float]:
+def mean_losses(loss_sum: torch.Tensor, batches: images.TrainBatches) -> list[float]:
     """This rank's losses (heads,), summed over an epoch of images.TrainBatches -> means over all ranks'
     images; ValueError when all diverged."""
     count = sum(batches.size(step) for step in range(len(batches)))
@@ -82,7 +88,7 @@ def accuracies(history: list[dict]) -> dict[str, float]:
     return {"top1": last["top1"], "top5": last["top5"], "best_top1": max(row["top1"] for row in history)}
 
 
-def keep_history(context, history: list[dict]) -> None:
+def keep_history(context: Context, history: list[dict]) -> None:
     """Keep curve.json: each epoch's figures by name."""
     keep(context, "curve.json", [{"epoch": epoch, **row} for epoch, row in enumerate(history, 1)])
 
@@ -91,8 +97,10 @@ class Checkpoint:
     """context.out/checkpoint.pth after each epoch, and within one where a signal ends it: what training
     continues from, exactly."""
 
-    def __init__(self, context, backbone, config, modules: dict[str, nn.Module], optimizer, batches, losses=1,
-                 columns=("loss", "top1", "top5"), **recipe):
+    def __init__(self, context: Context, backbone: Backbone, config: "finetune.Config | linear.Config",
+                 modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer,
+                 batches: images.TrainBatches, losses: int = 1,
+                 columns: tuple[str, ...] = ("loss", "top1", "top5"), **recipe: Any):
         """batches: images.TrainBatches. losses: how many each rank sums up in an epoch. columns: of each
         epoch's row in the history. recipe: what else belongs to the run's identity."""
         self.batches = batches
@@ -119,7 +127,8 @@ class Checkpoint:
             self.progress = saved.get("progress", self.progress)
         return history
 
-    def steps(self, loader, history: list[dict], loss_sum: torch.Tensor):
+    def steps(self, loader: torch.utils.data.DataLoader, history: list[dict],
+              loss_sum: torch.Tensor) -> Iterator[tuple[int, images.Batch]]:
         """(step, batch) of an epoch, from where an interrupted one stopped; every rank iterates it.
 
         history: of the epochs before. loss_sum (losses,): this rank's, which the caller adds to in each step;
