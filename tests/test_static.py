@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TYPED = [path for package in ("parallel", "pretrain", "results")
+TYPED = [path for package in ("parallel", "pretrain", "transfer", "results")
          for path in sorted((ROOT / package).rglob("*.py"))]
 
 
