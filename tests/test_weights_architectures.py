@@ -7,7 +7,7 @@ from detectron2.modeling import build_backbone
 from torch import nn
 from weights_toys import distinct_backbone, small_state
 
-from pretrain.methods import barlow_twins
+from pretrain import backbones
 from transfer.weights import activations, proof
 from transfer.weights.architectures import ALL_NAMES, ARCHITECTURES, MODELS, STEMS, Architecture, nearest
 from transfer.weights.naming import to_detectron2
@@ -36,7 +36,7 @@ def test_each_model_has_each_stem_and_its_name():
     assert len(ARCHITECTURES) == len(MODELS) * len(STEMS) == 30
     assert {"resnet18-cifar", "resnet152", "wide_resnet101_2", "resnext101_64x4d-small"} < set(ARCHITECTURES)
     assert set().union(*(arch.expected for arch in ARCHITECTURES.values())) == set(ALL_NAMES)
-    assert MODELS == barlow_twins.ARCHITECTURES
+    assert MODELS == backbones.ARCHITECTURES
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -59,7 +59,7 @@ def test_weights_find_their_architecture(name):
 @pytest.mark.parametrize("stem", STEMS)
 def test_pretraining_makes_the_same_network(stem):
     ours = ARCHITECTURES["resnet18" if stem == "imagenet" else f"resnet18-{stem}"].network().eval()
-    theirs, width = barlow_twins.build_backbone("resnet18", stem)
+    theirs, width = backbones.build_backbone("resnet18", stem)
     ours.load_state_dict(theirs.state_dict())
     images = torch.rand(2, 3, 40, 40)
     with torch.no_grad():
