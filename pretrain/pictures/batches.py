@@ -147,8 +147,8 @@ def epoch_batches(source: Source, recipe: Recipe, processes: int, rank: int = 0)
     """Return the batches of a process. Raises ValueError if the batch cannot be dealt out: to the processes,
     to their micro-batches, or from so few pictures."""
     if rank >= processes:
-        raise ValueError(f"expected a process below {processes}, found process {rank}: torchrun's processes are "
-                         "no group yet; train inside `with parallel.groups.joined():`")
+        raise ValueError(f"expected a process below {processes}, found process {rank}: torchrun's processes "
+                         "are no group yet; train inside `with parallel.groups.joined():`")
     batches = EpochBatches(len(source), recipe.batch_size, processes, rank, recipe.seed)
     if recipe.batch_size % (processes * recipe.accumulate):
         raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not "
