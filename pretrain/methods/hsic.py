@@ -17,7 +17,7 @@ from torch.nn import functional
 from pretrain import backbones
 from pretrain.methods.correlation import Objective, correlation_loss
 from pretrain.methods.method import Method
-from pretrain.recipe import Recipe, require, setting
+from pretrain.recipe import Recipe, Value, require, setting
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class HSICRecipe(Recipe):
         require(self.lambd >= 0, self, "lambd", "at least 0")
 
 
+# utils.py for STL-10 and Tiny ImageNet; there the colours change before the crop.
+SMALL: dict[str, Value] = {"stem": "small", "image_size": 64, "crop_scale": (0.2, 1.0), "grey": 0.1}
+
+
 class HSIC(Method):
     """Two views -> their embeddings (n, D) of length 1, one view after the other.
 
@@ -56,9 +60,8 @@ class HSIC(Method):
         "code": {},
         "batch128": {"batch_size": 128,  # README
                      "learning_rate_weights": 2e-3, "learning_rate_biases": 2e-3},
-        # utils.py for STL-10 and Tiny ImageNet; there the colours change before the crop.
-        "stl10": {"stem": "small", "image_size": 64, "crop_scale": (0.2, 1.0), "grey": 0.1},
-        "tiny-imagenet": {"stem": "small", "image_size": 64, "crop_scale": (0.2, 1.0), "grey": 0.1},
+        "stl10": SMALL,
+        "tiny-imagenet": SMALL,
     }
 
     def __init__(self, recipe: HSICRecipe):
