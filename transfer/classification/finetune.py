@@ -99,22 +99,22 @@ class Config(TaskConfig):
 ONE_PERCENT, TEN_PERCENT = Config(), Config(split="10percent")
 
 
-def data(config: Config, context: Conditions) -> dict:
+def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts of labelled and validation images, fingerprint (with the list's sha256). A list other than
     the official one is named by its sha256. If it has an official name, it also counts as "unofficial list",
     so its run is scaled even if it is as long as the official list. For `draw:P%` the fingerprint is that of
     all images, since the separately recorded seed makes the draw: the records of several draws are one
     row."""
-    check(config, context.gpus)
-    root = context.data / config.dataset
+    check(config, conditions.gpus)
+    root = conditions.data / config.dataset
     if not root.is_dir():  # before a list is fetched for it
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
     if lists.is_draw(config.split):
         whole, val = layouts.split_pair(root)
-        count = int(lists.draw(whole, config.split, context.seed).sum())
+        count = int(lists.draw(whole, config.split, conditions.seed).sum())
         return {"name": f"{config.dataset} {config.split}", "counts": {"train": count, "val": len(val)},
                 "fingerprint": layouts.fingerprint(whole, val, also=config.split)}
-    content, source = lists.split_list(config.split, root, context.cache)
+    content, source = lists.split_list(config.split, root, conditions.cache)
     train, val = lists.labelled_pair(content, source, root)
     sha256 = hashlib.sha256(content).hexdigest()
     official = lists.OFFICIAL.get(config.split) == sha256

@@ -56,9 +56,9 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, precision=self.precision)
 
 
-def data(config: Config, context: Conditions) -> dict:
+def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts and fingerprint of the data set; ValueError when a k exceeds its training images."""
-    train, val = layouts.split_pair(context.data / config.dataset)
+    train, val = layouts.split_pair(conditions.data / config.dataset)
     check(config, len(train), train.source)
     return {"name": config.dataset, "counts": {"train": len(train), "val": len(val)},
             "fingerprint": layouts.fingerprint(train, val)}

@@ -143,10 +143,10 @@ INAT18 = Config(dataset="inat18", epochs=84, learning_rate=0.01, nesterov=True, 
                 schedule="step", drop_epochs=(24, 48, 72), batch_norm=True)
 
 
-def data(config: Config, context: Conditions) -> dict:
+def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts and fingerprint of the data set; ValueError or FileNotFoundError when it is incomplete."""
-    check(config, context.gpus)
-    train, val = layouts.split_pair(context.data / config.dataset)
+    check(config, conditions.gpus)
+    train, val = layouts.split_pair(conditions.data / config.dataset)
     return {"name": config.dataset, "counts": {"train": len(train), "val": len(val)},
             "fingerprint": layouts.fingerprint(train, val)}
 

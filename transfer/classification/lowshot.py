@@ -54,9 +54,9 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, self.resize, self.pooling, self.precision)
 
 
-def data(config: Config, context: Conditions) -> dict:
+def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts, fingerprint of trainval and test; ValueError for a class with too few images."""
-    trainval, test = trainval_test(config, context)
+    trainval, test = trainval_test(config, conditions)
     return {"name": config.dataset, "counts": {"train": len(trainval), "test": len(test)},
             "fingerprint": layouts.fingerprint(trainval, test, also=",".join(trainval.classes))}
 

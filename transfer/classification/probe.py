@@ -51,12 +51,12 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, self.resize, precision=self.precision)
 
 
-def data(config: Config, context: Conditions) -> dict:
+def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts and fingerprint; train counts the validation images, too. Errors as of read_small_set and
     held_out_rows."""
     check(config)
-    train, val, test = read_small_set(config.dataset, context.data)
-    held_out_rows(train, val, config, context.seed)
+    train, val, test = read_small_set(config.dataset, conditions.data)
+    held_out_rows(train, val, config, conditions.seed)
     sets = [one for one in (train, val, test) if one is not None]
     counts = {"train": sum(len(one) for one in sets[:-1]), "test": len(test)}
     return {"name": config.dataset, "counts": counts,

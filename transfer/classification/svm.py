@@ -62,10 +62,10 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, self.resize, self.pooling, self.precision)
 
 
-def data(config: Config, context: Conditions) -> dict:
+def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts, fingerprint of trainval and test; ValueError for a class too rare to learn or score."""
     check(config)
-    trainval, test = layouts.voc_pair(context.data / config.dataset, config.folds)
+    trainval, test = layouts.voc_pair(conditions.data / config.dataset, config.folds)
     return {"name": config.dataset, "counts": {"train": len(trainval), "test": len(test)},
             "fingerprint": layouts.fingerprint(trainval, test, also=",".join(trainval.classes))}
 

@@ -107,11 +107,11 @@ class Config(TaskConfig):
         return {**values, **configuration.flat(cfg, configuration.WITHOUT_EFFECT)}
 
 
-def data(config: Config, context: Conditions) -> dict[str, Any]:
-    """Check the data sets of the config under context.data; return {"name", "counts", "fingerprint"}.
+def data(config: Config, conditions: Conditions) -> dict[str, Any]:
+    """Check the data sets of the config under conditions.data; return {"name", "counts", "fingerprint"}.
 
     counts: images of the training splits together, and of the test split. Every listed label and image must
-    be there, the classes as many as the head has, and the batch divisible among context.gpus.
+    be there, the classes as many as the head has, and the batch divisible among conditions.gpus.
     """
     from transfer.detection import configuration, d2, sets
     from transfer.detection.lint import lint
@@ -119,12 +119,12 @@ def data(config: Config, context: Conditions) -> dict[str, Any]:
 
     values = config.resolved()
     lint(configuration.build(config.yaml, config.options), CONVENTIONS)
-    _check_scale(values, context)
+    _check_scale(values, conditions)
     train, test = values["DATASETS.TRAIN"], values["DATASETS.TEST"]
     if not train or len(test) != 1:
         raise ValueError("expected training sets and one test set, found DATASETS.TRAIN "
                          f"{train} and DATASETS.TEST {test}; name them in these keys")
-    parts = {name: sets.find(name, context.data, config.own) for name in [*train, *test]}
+    parts = {name: sets.find(name, conditions.data, config.own) for name in [*train, *test]}
     listings = {name: part.check() for name, part in parts.items()}
     first = listings[train[0]]
     for name, listing in listings.items():
