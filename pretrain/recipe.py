@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from parallel.resnets import STEMS
 from pretrain.pictures.augment import ViewRecipe
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-STEMS = ("imagenet", "cifar", "small")
 VIEW_BACKENDS = ("pil", "fast", "device")
 OPTIMIZERS = ("lars", "adam")
 SCHEDULES = ("cosine", "constant")

@@ -47,7 +47,8 @@ def allowed(path):
     if place.startswith("results/"):
         return ("results", *TORCH_FREE)
     if place.startswith("transfer/weights/"):
-        return ("transfer.weights", "transfer.settings", "parallel.files", "parallel.pixels")
+        return ("transfer.weights", "transfer.settings", "parallel.files", "parallel.pixels",
+                "parallel.resnets")
     for wing in ("classification", "detection"):
         if place.startswith(f"transfer/{wing}/"):
             return (f"transfer.{wing}", "transfer.weights", "transfer.settings", "transfer.precision",

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from pretrain.backbones import ARCHITECTURES, build_backbone, build_projector
+from pretrain.backbones import build_backbone, build_projector
 from pretrain.methods import build, recipe
 from pretrain.upkeep.checkpoint import load_model
 
@@ -72,6 +72,5 @@ def test_views_pass_one_after_the_other():
 
 
 def test_unknown_architectures_are_refused():
-    assert {"resnet18", "resnet50"} <= set(ARCHITECTURES)
     with pytest.raises(ValueError, match="--arch expected one of resnet18, .*found 'vgg16'"):
         build_backbone("vgg16", "imagenet")

@@ -26,9 +26,10 @@ import torch
 import torchvision
 from weights_toys import legacy, prefixed, small_state, zipped
 
+from parallel.resnets import models
 from transfer.convert import main
 from transfer.weights import readers
-from transfer.weights.architectures import MODELS, RESNET50
+from transfer.weights.architectures import RESNET50
 from transfer.weights.export import ENDINGS
 from transfer.weights.files import load
 from transfer.weights.naming import detectron2_names
@@ -164,8 +165,8 @@ NETWORKS = ("vgg11_bn", "densenet121", "alexnet", "vit_b_16", "mobilenet_v2", "m
 
 def another_network(draw, _state):
     """Of no kind that is known, or of one with a tensor too few."""
-    name = draw.choice((*NETWORKS, *MODELS))
-    if name in MODELS:
+    name = draw.choice((*NETWORKS, *models()))
+    if name in models():
         state = small_state(arch=name)
         gone = draw.choice(list(state))
         del state[gone]

@@ -18,8 +18,8 @@ if not __package__:
 
 import argparse
 
+from parallel.resnets import STEMS
 from transfer.weights import projector
-from transfer.weights.architectures import STEMS
 from transfer.weights.export import ENDINGS, require_ending
 from transfer.weights.proof import convert, convert_projector
 from transfer.weights.readers import READERS, read

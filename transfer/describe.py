@@ -21,8 +21,9 @@ from typing import Any
 from tabulate import tabulate
 from torch import Tensor
 
+from parallel.resnets import STEMS
 from transfer.weights import inspection
-from transfer.weights.architectures import STEMS, Architecture, nearest
+from transfer.weights.architectures import Architecture, nearest
 from transfer.weights.files import load
 from transfer.weights.readers import READERS, Contents, checked, chosen_of, nearest_prefix, recognised
 from transfer.weights.states import flat, under

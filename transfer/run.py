@@ -24,6 +24,7 @@ if not __package__:
 
 from parallel import launcher, signals
 from parallel.process import complain, is_main, last
+from parallel.resnets import STEMS
 from parallel.slurm import adopt_slurm
 from transfer import tasks
 from transfer.request import RUNS, Request, require_number
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", help="checkpoint of a ResNet, or 'random' for a random ResNet-50")
     parser.add_argument("--format", help="checkpoint format, if it is not recognised")
     parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
-    parser.add_argument("--stem", choices=("imagenet", "cifar", "small"),
+    parser.add_argument("--stem", choices=STEMS,
                         help="of the network, where the checkpoint does not say it (docs/weights.md)")
     parser.add_argument("--name", help="name of the backbone in tables (default: the file's stem)")
     parser.add_argument("--data", help="data root (default: $DETECTRON2_DATASETS, else datasets/)")

@@ -2,10 +2,8 @@
 
     ARCHITECTURES["resnet50"], ARCHITECTURES["resnet18-cifar"], ARCHITECTURES["wide_resnet50_2-small"]
 
-The stem "imagenet" is torchvision's own and adds nothing to the name: a 7 x 7 convolution of stride 2 and max
-pooling. "cifar" is a 3 x 3 convolution of stride 1 without max pooling, "small" is that convolution with it
-(solo-learn's solo/methods/base.py for 32 pixels, wgcban/mix-bt model.py for 64). These two have the same
-tensors, so which of them a network has must be said.
+The stem "imagenet" is torchvision's own and adds nothing to the name. "cifar" and "small" have the same
+tensors (parallel/resnets.py), so which of them a network has must be said.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-STEMS = {"imagenet": 32, "cifar": 8, "small": 16}  # -> by how much a network with it shrinks an image
+from parallel.resnets import STEMS, build_resnet, models
 
 
 @dataclass(frozen=True)
@@ -36,19 +34,8 @@ class Architecture:
         return self.model if self.stem == "imagenet" else f"{self.model}-{self.stem}"
 
     def network(self) -> nn.Module:
-        """The network up to its features: images (N, 3, H, W) float32, normalised -> (N, width).
-
-        Freshly initialised from torch's global generator; fc is an Identity, so no tensor is a classifier's.
-        """
-        network = torchvision.models.get_model(self.model, weights=None)
-        network.fc = nn.Identity()
-        if self.stem != "imagenet":
-            network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-            # as torchvision's own
-            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        if self.stem == "cifar":
-            network.maxpool = nn.Identity()
-        return network
+        """The network up to its features, freshly initialised; see `build_resnet`."""
+        return build_resnet(self.model, self.stem)[0]
 
     @cached_property
     def expected(self) -> dict[str, tuple[int, ...]]:
@@ -105,8 +92,7 @@ def _outline(model: str) -> Any:
         return torchvision.models.get_model(model, weights=None)
 
 
-MODELS = tuple(name for name in torchvision.models.resnet.__all__ if name.islower())
-ARCHITECTURES = {one.name: one for one in (Architecture(model, stem) for stem in STEMS for model in MODELS)}
+ARCHITECTURES = {one.name: one for one in (Architecture(model, stem) for stem in STEMS for model in models())}
 RESNET50 = ARCHITECTURES["resnet50"]  # of the papers
 ALL_NAMES = ARCHITECTURES["resnet152"].expected.keys()  # every name that any of them has
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from transfer.weights.architectures import ALL_NAMES, RESNET50, STEMS, Architecture, nearest
+from parallel.resnets import STEMS
+from transfer.weights.architectures import ALL_NAMES, RESNET50, Architecture, nearest
 from transfer.weights.backbone import Backbone
 from transfer.weights.files import load
 from transfer.weights.formats import NAMED_ONLY, READERS
