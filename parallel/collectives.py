@@ -119,20 +119,19 @@ def gather(value: Any) -> list:
     return values
 
 
-def agree(function: Callable, *args: Any, main_only: bool = False) -> Any:
-    """Call function(*args) in every process, or in the main one only; returns its value there, else None.
+def agree(function: Callable, *args: Any) -> Any:
+    """Call function(*args) in every process; returns this one's value.
 
     Where it fails in one with a user's error, that error is raised in all of them (that of the lowest rank),
     so that none goes on into a collective alone. The function itself may use no collective.
     """
     value = story = None
-    if not main_only or is_main():
-        try:
-            value = function(*args)
-        except USER_ERRORS as found:
-            if world_size() == 1:
-                raise
-            story = isinstance(found, FileNotFoundError), str(found)
+    try:
+        value = function(*args)
+    except USER_ERRORS as found:
+        if world_size() == 1:
+            raise
+        story = isinstance(found, FileNotFoundError), str(found)
     for story in gather(story):
         if story:
             error: Any = (FileNotFoundError if story[0] else ValueError)(story[1])
@@ -141,9 +140,10 @@ def agree(function: Callable, *args: Any, main_only: bool = False) -> Any:
     return value
 
 
-def of_main(value: Any) -> Any:
-    """Return the main process's value, in every process."""
-    return gather(value)[0]
+def of_main(function: Callable, *args: Any) -> Any:
+    """Call function(*args) in the main process only; returns its value, or raises its user's error, in
+    every process."""
+    return gather(agree(lambda: function(*args) if is_main() else None))[0]
 
 
 def require_same(value: Any, difference: Callable[[Any, Any], str]) -> None:

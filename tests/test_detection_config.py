@@ -158,6 +158,7 @@ def test_the_weights_decide_the_network(arch, keys):
     ("resnet50", VOC.yaml, ["MODEL.RESNETS.DEPTH", "101"], "expected 50 .*resnet50.*found 101"),
     ("resnet18", VOC.yaml, [], "resnet18 has no C4 detector"),
     ("resnet50-cifar", "pascal_voc_R_50_FPN_24k_bt.yaml", [], "resnet50-cifar has no form in Detectron2"),
+    ("resnet50", VOC.yaml, ["INPUT.FORMAT", "BGR"], "INPUT.FORMAT: expected RGB"),
 ])
 def test_networks_that_a_detector_cannot_have(arch, preset, pairs, message):
     with pytest.raises(ValueError, match=message) as caught:

@@ -162,11 +162,6 @@ def test_float32_is_rounded_to_tf32_only_where_asked_and_only_inside_a_run(root,
         assert seen == [(rounded, rounded)] and flags() == (not rounded, not rounded)
 
 
-def test_a_config_for_other_weights_is_refused_before_a_model_is_built(root, backbone, tmp_path):
-    with pytest.raises(ValueError, match="INPUT.FORMAT: expected RGB"):
-        run(backbone, VOC.override(["INPUT.FORMAT", "BGR"]), toys.context(root, tmp_path))
-
-
 def test_weights_that_do_not_arrive_stop_the_run_before_training(root, backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(resumption.Checkpointer, "load", lambda self, path, checkpointables: None)
     with pytest.raises(ValueError, match="is not the backbone's"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from parallel.collectives import agree, of_main, require_same
+from parallel.collectives import agree, gather, of_main, require_same
 from parallel.groups import joined
 from parallel.launch import launch
 from parallel.process import is_main
@@ -55,12 +55,12 @@ def run_one(request: Request, backbone: Backbone) -> Result:
         return draft
     if request.eval_only:
         return evaluate_again(task, backbone, config, conditions, draft, out)
-    stored = None if request.rerun else of_main(agree(store.find, draft, request.results, main_only=True))
+    stored = None if request.rerun else of_main(store.find, draft, request.results)
     if stored:
         say(f"{task.name} seed {draft.seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
             f"replaces it)\n  record {record}")
         return stored
-    agree(workspace.require_writable, record.parent, main_only=True)
+    of_main(workspace.require_writable, record.parent)
     context = claimed(task, conditions, draft, out, request.resume, request.rerun)
     if draft.scaled:
         departures = ", ".join(draft.scaled)
@@ -70,20 +70,19 @@ def run_one(request: Request, backbone: Backbone) -> Result:
     seconds = round(time.time() - start, 1)
     # Shown first: even if storing them fails, the figures of a long run are not lost.
     say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {out}")
-    return of_main(agree(keep, draft, metrics, seconds, request, out, main_only=True))
+    return of_main(keep, draft, metrics, seconds, request, out)
 
 
 def drafted(request: Request, backbone: Backbone) -> tuple[TaskConfig, Conditions, Result]:
     """Return config, conditions and record to be of a run; bad settings and bad data stop here."""
-    config, conditions = configured(request), conditions_of(request)
+    config, conditions = configured(request).fitted(backbone), conditions_of(request)
     return config, conditions, make_draft(request, backbone, config, conditions)
 
 
 def claimed(task: Task, conditions: Conditions, draft: Result, out: Path, resume: bool, rerun: bool,
             eval_only: bool = False) -> Context:
     """Make the output folder this run's, and return its context."""
-    continues = of_main(agree(workspace.claim, out, identity(draft), resume, rerun, task.config.resolved(),
-                              main_only=True))
+    continues = of_main(workspace.claim, out, identity(draft), resume, rerun, task.config.resolved())
     if continues and not resume:
         say(f"{draft.task} seed {draft.seed}: the job was started again, its run in {out} continues")
     return Context(**vars(conditions), out=out, resume=continues, eval_only=eval_only)
@@ -106,7 +105,7 @@ def evaluate_again(task: Task, backbone: Backbone, config: TaskConfig, condition
     context = claimed(task, conditions, draft, out, resume=True, rerun=False, eval_only=True)
     metrics = launch(task.protocol.run, context.gpus, backbone, config, context)
     say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {out}")
-    return dataclasses.replace(draft, metrics=of_main(metrics))
+    return dataclasses.replace(draft, metrics=gather(metrics)[0])
 
 
 def require_checkpoint(out: Path) -> None:
@@ -144,7 +143,7 @@ def conditions_of(request: Request) -> Conditions:
 def make_draft(request: Request, backbone: Backbone, config: TaskConfig, conditions: Conditions) -> Result:
     """Return the record to be, with metrics still empty. Reads the data's listing, so bad data stops here."""
     task = find(request.task)
-    usual, used = (each.fitted(backbone).resolved() for each in (task.config, config))
+    usual, used = task.config.fitted(backbone).resolved(), config.resolved()
     data = task.protocol.data(config, conditions)
     counts = differences(task.counts, data["counts"])
     scaled = differences(usual, used)

@@ -10,7 +10,6 @@ This file has the flags; execution.py makes one run, suite.py several tasks, sub
 
 import argparse
 import dataclasses
-import os
 import shlex
 import signal
 import sys
@@ -24,10 +23,9 @@ if not __package__:
 
 from parallel import launcher, signals
 from parallel.process import complain, is_main, last
-from parallel.resnets import STEMS
 from parallel.slurm import adopt_slurm
 from transfer import tasks
-from transfer.request import RUNS, Request, require_number
+from transfer.request import Request, require_number
 from transfer.settings import TaskConfig, differences
 
 
@@ -40,41 +38,18 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the tasks and exit")
     parser.add_argument("--task", help="a task's name, several with commas between, or 'all'")
     parser.add_argument("--weights", help="checkpoint of a ResNet, or 'random' for a random ResNet-50")
-    parser.add_argument("--format", help="checkpoint format, if it is not recognised")
-    parser.add_argument("--encoder", help="which encoder, where the checkpoint holds two (docs/weights.md)")
-    parser.add_argument("--stem", choices=STEMS,
-                        help="of the network, where the checkpoint does not say it (docs/weights.md)")
-    parser.add_argument("--name", help="name of the backbone in tables (default: the file's stem)")
-    parser.add_argument("--data", help="data root (default: $DETECTRON2_DATASETS, else datasets/)")
-    parser.add_argument("--output", help="folder for logs, checkpoints, pictures (default: output/TASK/...)")
-    parser.add_argument("--results", default=str(RUNS), help="folder of the records (default: results/runs)")
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs, or CPU processes with --device cpu")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
-    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1),
-                        help="data loader processes per GPU")
-    seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    seeds, again = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
+    groups = {"seed": seeds, "resume": again, "rerun": again, "eval_only": again}
+    for one in dataclasses.fields(Request):
+        if one.metadata:
+            name = f"--{one.name.replace('_', '-')}"
+            groups.get(one.name, parser).add_argument(name, **one.metadata)
     seeds.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 to N-1, one record each")
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue an interrupted run in its folder")
-    again.add_argument("--rerun", action="store_true", help="start over and replace the stored record")
-    again.add_argument("--eval-only", action="store_true",
-                       help="evaluate a detection run's newest checkpoint again; store nothing")
-    parser.add_argument("--rescale", action="store_true",
-                        help="detection: take the config as one for 8 GPUs and scale batch, rate and "
-                             "iterations to --num-gpus by the linear rule; recorded as scaled")
-    parser.add_argument("--smoke", action="store_true", help="a run of seconds to minutes on a CPU")
-    parser.add_argument("--check", action="store_true",
-                        help="check weights, data and config, say where they depart from the default "
-                             "protocol; run nothing")
     parser.add_argument("--plan", action="store_true",
                         help="say what is stored, what would run and for how long; run nothing")
     parser.add_argument("--show-config", action="store_true",
                         help="print the task's config and where it departs from the default protocol, "
                              "and exit")
-    parser.add_argument("--cache", default="output/features", metavar="DIR",
-                        help="frozen features of kNN, SVM, probes and of linear's validation images, 8 kB an "
-                             "image; '' for none (default: output/features)")
     parser.add_argument("--split-file", metavar="FILE",
                         help="semi-supervised: list of labelled images, as `split FILE`; needs no network")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="config overrides")

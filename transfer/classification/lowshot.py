@@ -21,37 +21,20 @@ import torch
 from parallel.collectives import all_reduce_sum, local_device
 from transfer.classification import images, layouts, svm
 from transfer.classification.cache import collect_all
-from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, keep
 from transfer.classification.metrics import average_precision
-from transfer.classification.svm_solver import SOLVERS, Settings, fit_costs, gram, normalised, pool
-from transfer.settings import Conditions, Context, TaskConfig
+from transfer.classification.svm_solver import Settings, fit_costs, gram, normalised, pool
+from transfer.settings import Conditions, Context
 from transfer.weights.backbone import Backbone
 
 
 @dataclass(frozen=True)
-class Config(TaskConfig):
+class Config(svm.SVMConfig):
     """Defaults: VISSL's draws and solver (eval_resnet_8gpu_transfer_voc07_low_shot_svm.yaml)."""
-    dataset: str = "VOC2007"            # folder under the data root
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)  # positives of a class; each gives three metrics
     draws: int = 5                      # independent ones, from the run's seed
-    costs: tuple[float, ...] = svm.Config.costs
-    positive_weight: float = 2.0        # negatives have 1
-    tolerance: float = 1e-4             # liblinear's stopping rule
-    max_iterations: int = 2000
-    norm_epsilon: float = 1e-5          # added to each feature's L2 norm before dividing by it
-    image_size: int = 224
-    precision: str = "float32"          # of the backbone; bfloat16 moves features by 4e-3
-    resize: str = "crop"                # to image_size x 256 / 224, centre crop, as voc07_svm
-    pooling: str = "average"            # of res5; "res5": 6 x 6 windows, 8192 values
-    solver: str = "mixed"               # the exact one; "liblinear": the reference, slower
-    preset: str = "default"
 
     PRESETS: ClassVar[dict] = {"default": {}, "vissl": {"resize": "stretch", "pooling": "res5"}}
-
-    @property
-    def pipeline(self) -> Pipeline:
-        return Pipeline(self.image_size, self.resize, self.pooling, self.precision)
 
 
 def data(config: Config, conditions: Conditions) -> dict:
@@ -61,16 +44,12 @@ def data(config: Config, conditions: Conditions) -> dict:
             "fingerprint": layouts.fingerprint(trainval, test, also=",".join(trainval.classes))}
 
 
-def trainval_test(config: Config, context: Conditions) -> tuple[layouts.Samples, layouts.Samples]:
+def trainval_test(config: Config, conditions: Conditions) -> tuple[layouts.Samples, layouts.Samples]:
     """(trainval, test), with enough images of each class for the largest draw."""
-    config.pipeline.check()
-    if not config.shots or min(config.shots) < 1 or config.draws < 1 or not config.costs \
-            or min(config.costs) <= 0:
-        raise ValueError(f"expected shots and draws of 1 or more and costs above 0, found {config.shots}, "
-                         f"{config.draws} and {config.costs}")
-    if config.solver not in SOLVERS:
-        raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, found {config.solver!r}")
-    trainval, test = layouts.voc_pair(context.data / config.dataset, max(config.shots))
+    config.check()
+    if not config.shots or min(config.shots) < 1 or config.draws < 1:
+        raise ValueError(f"expected shots and draws of 1 or more, found {config.shots} and {config.draws}")
+    trainval, test = layouts.voc_pair(conditions.data / config.dataset, max(config.shots))
     needed, absent = max(config.shots) * (len(trainval.classes) - 1), (trainval.labels == -1).sum(0)
     if absent.min() < needed:
         raise ValueError(f"{trainval.source}: expected {needed} images without each class, found "
@@ -86,8 +65,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
     (train, labels), (held_out, truth) = [[rows.numpy() for rows in pair] for pair in pairs]
     train, held_out = (normalised(rows, config.norm_epsilon) for rows in (train, held_out))
     kernel = gram(train) if config.solver == "mixed" else None
-    settings = Settings(config.costs, 0, config.positive_weight, config.tolerance, config.max_iterations,
-                        config.solver, context.seed)
+    settings = config.settings(0, context.seed)
     own = images.part(range(len(trainval.classes)))
     jobs = [(column, place, draw) for column in own for place in range(len(config.shots))
             for draw in range(config.draws)]

@@ -30,12 +30,11 @@ HALVINGS = tuple(0.5 ** power for power in range(4, 20))
 
 
 @dataclass(frozen=True)
-class Config(TaskConfig):
-    """Defaults: VISSL's solver and grid on SwAV's features, see above."""
+class SVMConfig(TaskConfig):
+    """What every task of SVMs has. Defaults: VISSL's solver and grid on SwAV's features, see above."""
     dataset: str = "VOC2007"            # folder under the data root
     # eval_resnet_8gpu_transfer_voc07_svm.yaml:69
     costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
-    folds: int = 3
     positive_weight: float = 2.0        # negatives have 1
     tolerance: float = 1e-4             # liblinear's stopping rule
     max_iterations: int = 2000
@@ -48,6 +47,29 @@ class Config(TaskConfig):
     solver: str = "mixed"
     preset: str = "default"
 
+    @property
+    def pipeline(self) -> Pipeline:
+        return Pipeline(self.image_size, self.resize, self.pooling, self.precision)
+
+    def check(self) -> None:
+        """ValueError for values that no fit can have."""
+        self.pipeline.check()
+        if not self.costs or min(self.costs) <= 0:
+            raise ValueError(f"costs: expected values above 0, found {self.costs}")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, found {self.solver!r}")
+
+    def settings(self, folds: int, seed: int) -> Settings:
+        """What the solver is told."""
+        return Settings(self.costs, folds, self.positive_weight, self.tolerance, self.max_iterations,
+                        self.solver, seed)
+
+
+@dataclass(frozen=True)
+class Config(SVMConfig):
+    """Defaults: VISSL's."""
+    folds: int = 3
+
     PRESETS: ClassVar[dict] = {
         "default": {},
         "vissl": {"resize": "squash", "pooling": "res5"},  # eval_resnet_8gpu_transfer_voc07_svm.yaml
@@ -57,41 +79,32 @@ class Config(TaskConfig):
         "mmselfsup": {"resize": "squash", "pooling": "res5", "costs": (1.0, 10.0, 100.0, *HALVINGS)},
     }
 
-    @property
-    def pipeline(self) -> Pipeline:
-        return Pipeline(self.image_size, self.resize, self.pooling, self.precision)
-
 
 def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts, fingerprint of trainval and test; ValueError for a class too rare to learn or score."""
-    check(config)
-    trainval, test = layouts.voc_pair(conditions.data / config.dataset, config.folds)
+    trainval, test = trainval_test(config, conditions)
     return {"name": config.dataset, "counts": {"train": len(trainval), "test": len(test)},
             "fingerprint": layouts.fingerprint(trainval, test, also=",".join(trainval.classes))}
 
 
-def check(config: Config) -> None:
-    """ValueError for values that no fit can have."""
-    config.pipeline.check()
-    if config.folds < 2 or not config.costs or min(config.costs) <= 0:
-        raise ValueError(f"expected folds of 2 or more and costs above 0, found {config.folds} and "
-                         f"{config.costs}")
-    if config.solver not in SOLVERS:
-        raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, found {config.solver!r}")
+def trainval_test(config: Config, conditions: Conditions) -> list[layouts.Samples]:
+    """[trainval, test], with an image of each class for every fold."""
+    config.check()
+    if config.folds < 2:
+        raise ValueError(f"folds: expected 2 or more, found {config.folds}")
+    return layouts.voc_pair(conditions.data / config.dataset, config.folds)
 
 
 def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """{"mAP", "mAP_11point"} in percent, means over classes. The ranks share the images, then the classes."""
-    check(config)
     device, journal = local_device(context.device), Journal(context)
-    trainval, test = layouts.voc_pair(context.data / config.dataset, config.folds)
+    trainval, test = trainval_test(config, context)
     pairs = collect_all(backbone, [trainval, test], config.pipeline, context, device)
     (train, labels), (held_out, test_labels) = [[rows.numpy() for rows in pair] for pair in pairs]
     own = images.part(range(len(trainval.classes)))
     train, held_out = (normalised(rows, config.norm_epsilon) for rows in (train, held_out))
-    settings = Settings(config.costs, config.folds, config.positive_weight, config.tolerance,
-                        config.max_iterations, config.solver, context.seed)
-    found = solve(train, labels[:, own], held_out, settings, context.workers)
+    found = solve(train, labels[:, own], held_out, config.settings(config.folds, context.seed),
+                  context.workers)
     table = torch.zeros(len(trainval.classes), 4, dtype=torch.float64)
     for column, (cost, scores, unfinished) in zip(own, found):
         truth = test_labels[:, column]

@@ -156,7 +156,7 @@ def _check_scale(values, context):
 
 
 def run(backbone: "Backbone", config: Config, context: Context) -> dict[str, float]:
-    """Train and evaluate; return {metric: percent} on rank 0 and {} elsewhere.
+    """Train and evaluate; return {metric: percent} on rank 0 and {} elsewhere. config: `fitted`.
 
     VOC: AP50, AP, AP75. COCO: box_AP, box_AP50, box_AP75, box_APs, box_APm, box_APl and the same of mask_;
     the figure of a size of which the test set has no object is left out. Every rank calls it.

@@ -156,7 +156,6 @@ def _ddp_of(device):
 
 def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
     """See protocol.run."""
-    config = config.fitted(backbone)
     cfg = prepare(config, context)
     identity = {**config.resolved(), "weights": backbone.sha256, "seed": context.seed}
     local_device(context.device)  # selects this process's GPU

@@ -3,7 +3,7 @@
 architectures.py  every ResNet of torchvision: network, expected names and shapes, width, Detectron2's keys
 backbone.py       the type `Backbone`
 readers.py        `read`: finds the one format that fits, checks what it gives
-formats.py        READERS: one function a checkpoint format
+formats.py        READERS: one entry a checkpoint format
 states.py         the parts of a reader: tensors by name, encoders
 files.py          what a file holds, without running code from it
 inspection.py     what can be said of a file, for describe.py

@@ -1,4 +1,4 @@
-"""The checkpoint formats: one small function each, from what a file holds to a ResNet's entries.
+"""The checkpoint formats: one small reader each, from what a file holds to a ResNet's entries.
 
 A reader takes the raw content (files.py) and answers None when the layout is not its own, else
 {encoder: entries under torchvision's names}; the first encoder is the one that the project's own evaluation
@@ -13,7 +13,7 @@ from torch import Tensor, tensor
 
 from transfer.weights.architectures import ALL_NAMES
 from transfer.weights.naming import detectron2_names
-from transfer.weights.states import Encoders, encoders, flat, has, layout, under
+from transfer.weights.states import Encoders, encoders, flat, has, layout, prefixed, under
 
 HEADS = ("bn.", "classifier.", "predictor.", "prototypes.", "queue", "projection_head.", "neck.", "head.",
          "momentum_backbone.", "momentum_encoder.")  # a file with one of these is of another method
@@ -27,70 +27,6 @@ def from_torchvision(state: dict[str, Tensor]) -> Encoders | None:
     if not any(name in ALL_NAMES for name in state):
         return None
     return encoders(state, ema="model_ema/module.", backbone="")
-
-
-@layout("layer1.", "state_dict_ema/")
-def from_timm(state: dict[str, Tensor]) -> Encoders | None:
-    """timm's training checkpoint with a moving average of the weights (huggingface/pytorch-image-models
-    timm/utils/checkpoint_saver.py; its validate.py reads state_dict unless given --use-ema)."""
-    return encoders(state, model="", ema="state_dict_ema/")
-
-
-@layout("backbone.", "projector.", "bn.running_mean", lacks=("classifier.", "predictor."))
-def from_barlowtwins_checkpoint(state: dict[str, Tensor]) -> Encoders | None:
-    """checkpoint.pth of Barlow Twins, {epoch, model, optimizer}: backbone, projector and bn, the loss's own
-    batch norm (facebookresearch/barlowtwins main.py:144-149, 186-205); also that of this suite."""
-    return encoders(state, backbone="backbone.")
-
-
-@layout("backbone.", "projector.0.bias", lacks=HEADS)
-def from_vicreg_checkpoint(state: dict[str, Tensor]) -> Encoders | None:
-    """model.pth of VICReg, {epoch, model, optimizer}: no bn, and its projector's hidden layers have biases
-    (facebookresearch/vicreg main_vicreg.py:157-162, 184-233)."""
-    return encoders(state, backbone="backbone.")
-
-
-@layout("backbone.", "projector.0.weight", lacks=("projector.0.bias", *HEADS))
-def from_mixbt_checkpoint(state: dict[str, Tensor]) -> Encoders | None:
-    """checkpoint.pth of Mixed Barlow Twins on ImageNet, {epoch, model, optimizer}: Barlow Twins' projector
-    without biases, and no bn (wgcban/mix-bt main_imagenet.py:189-191, 238-256)."""
-    return encoders(state, backbone="backbone.")
-
-
-@layout("f.0.", "g.0.")
-def from_hsic(state: dict[str, Tensor]) -> Encoders | None:
-    """HSIC-Barlow-Twins and Mixed Barlow Twins on small images: f, a numbered ResNet, and g, the projector
-    (yaohungt/Barlow-Twins-HSIC model.py; wgcban/mix-bt model.py, the same names). Both have a 3 x 3 stem,
-    without max pooling ("cifar") for CIFAR, with it ("small") for STL-10 and Tiny ImageNet."""
-    return encoders(state, backbone="f.")
-
-
-@layout("encoder_q.", lacks=("backbone.",))
-def from_moco(state: dict[str, Tensor]) -> Encoders | None:
-    """MoCo v1 and v2: encoder_q, encoder_k, queue; fc is the projector (facebookresearch/moco
-    moco/builder.py:41-63; main_lincls.py:253 evaluates encoder_q)."""
-    return encoders(state, query="encoder_q.", key="encoder_k.")
-
-
-@layout("base_encoder.", lacks=("backbone.",))
-def from_mocov3(state: dict[str, Tensor]) -> Encoders | None:
-    """MoCo v3: base_encoder, momentum_encoder, predictor; fc is the projector (facebookresearch/moco-v3
-    moco/builder.py:27-28, 100-109; main_lincls.py:181 evaluates base_encoder)."""
-    return encoders(state, base="base_encoder.", momentum="momentum_encoder.")
-
-
-@layout("backbone.", "backbone.fc.2.")
-def from_simclr_sthalles(state: dict[str, Tensor]) -> Encoders | None:
-    """SimCLR of sthalles/SimCLR, {epoch, arch, state_dict, optimizer}: fc is the projector, a Sequential
-    (models/resnet_simclr.py, simclr.py:103)."""
-    return encoders(state, backbone="backbone.")
-
-
-@layout("encoder.", "projector.0.", lacks=HEADS)
-def from_simclr_spijkervet(state: dict[str, Tensor]) -> Encoders | None:
-    """SimCLR of Spijkervet/SimCLR, a bare state dict of encoder and projector (simclr/simclr.py,
-    model.py:40)."""
-    return encoders(state, backbone="encoder.")
 
 
 @layout("resnet/net.0.")
@@ -112,13 +48,6 @@ def from_simclrv2(state: dict[str, Tensor]) -> Encoders | None:
     return {"backbone": entries}
 
 
-@layout("encoder.", "predictor.", lacks=("projector.", "momentum_encoder.", "classifier."))
-def from_simsiam(state: dict[str, Tensor]) -> Encoders | None:
-    """SimSiam: encoder, whose fc is the projector, and predictor (facebookresearch/simsiam
-    simsiam/builder.py:24-42, main_lincls.py:173)."""
-    return encoders(state, backbone="encoder.")
-
-
 @layout()
 def from_byol_lucidrains(state: dict[str, Tensor]) -> Encoders | None:
     """BYOL of lucidrains/byol-pytorch: net, which online_encoder shares, and target_encoder
@@ -126,22 +55,6 @@ def from_byol_lucidrains(state: dict[str, Tensor]) -> Encoders | None:
     of the example's Lightning module (examples/lightning/train.py:42)."""
     learner = "learner." if has(state, "learner.") else ""
     return encoders(state, online=f"{learner}online_encoder.net.", target=f"{learner}target_encoder.net.")
-
-
-@layout("online_network.encoder.")
-def from_byol_yaox12(state: dict[str, Tensor]) -> Encoders | None:
-    """BYOL of yaox12/BYOL-PyTorch, {config, epoch, steps, model, optimizer, amp}: numbered encoders
-    (model/byol_model.py, model/basic_modules.py, trainer/byol_trainer.py:129; utils/load_and_convert.py takes
-    the online one)."""
-    return encoders(state, online="online_network.encoder.", target="target_network.encoder.")
-
-
-@layout("online_network_state_dict/encoder.")
-def from_byol_sthalles(state: dict[str, Tensor]) -> Encoders | None:
-    """BYOL of sthalles/PyTorch-BYOL: a state dict for each network, with numbered encoders (trainer.py:101,
-    models/resnet_base_network.py; eval/linear_feature_eval.ipynb loads the online one)."""
-    return encoders(state, online="online_network_state_dict/encoder.",
-                    target="target_network_state_dict/encoder.")
 
 
 @layout("layer1.", "prototypes.")
@@ -163,13 +76,6 @@ def from_vissl(state: dict[str, Tensor]) -> Encoders | None:
     trunk = "model/trunk/_feature_blocks."
     return encoders(state, backbone=f"classy_state_dict/base_model/{trunk}",
                     ema=f"classy_state_dict/ema_model/{trunk}")
-
-
-@layout("teacher/backbone.", "student/backbone.")
-def from_dino(state: dict[str, Tensor]) -> Encoders | None:
-    """checkpoint.pth of DINO's ResNet, {student, teacher, optimizer, ...}: backbone and head each
-    (facebookresearch/dino main_dino.py:278, utils.py:594; eval_linear.py:264 evaluates the teacher)."""
-    return encoders(state, teacher="teacher/backbone.", student="student/backbone.")
 
 
 @layout("classifier.")
@@ -264,23 +170,58 @@ def from_lightning(raw: object) -> Encoders | None:
 
 READERS = {
     "torchvision": from_torchvision,
-    "timm": from_timm,
-    "barlowtwins_checkpoint": from_barlowtwins_checkpoint,
-    "vicreg_checkpoint": from_vicreg_checkpoint,
-    "mixbt_checkpoint": from_mixbt_checkpoint,
-    "hsic": from_hsic,
-    "moco": from_moco,
-    "mocov3": from_mocov3,
-    "simclr_sthalles": from_simclr_sthalles,
-    "simclr_spijkervet": from_simclr_spijkervet,
+    # timm's training checkpoint with a moving average of the weights (huggingface/pytorch-image-models
+    # timm/utils/checkpoint_saver.py; its validate.py reads state_dict unless given --use-ema).
+    "timm": prefixed("layer1.", "state_dict_ema/", model="", ema="state_dict_ema/"),
+    # checkpoint.pth of Barlow Twins, {epoch, model, optimizer}: backbone, projector and bn, the loss's
+    # own batch norm (facebookresearch/barlowtwins main.py:144-149, 186-205); also that of this suite.
+    "barlowtwins_checkpoint": prefixed("backbone.", "projector.", "bn.running_mean",
+                                       lacks=("classifier.", "predictor."), backbone="backbone."),
+    # model.pth of VICReg, {epoch, model, optimizer}: no bn, and its projector's hidden layers have biases
+    # (facebookresearch/vicreg main_vicreg.py:157-162, 184-233).
+    "vicreg_checkpoint": prefixed("backbone.", "projector.0.bias", lacks=HEADS, backbone="backbone."),
+    # checkpoint.pth of Mixed Barlow Twins on ImageNet, {epoch, model, optimizer}: Barlow Twins' projector
+    # without biases, and no bn (wgcban/mix-bt main_imagenet.py:189-191, 238-256).
+    "mixbt_checkpoint": prefixed("backbone.", "projector.0.weight", lacks=("projector.0.bias", *HEADS),
+                                 backbone="backbone."),
+    # HSIC-Barlow-Twins and Mixed Barlow Twins on small images: f, a numbered ResNet, and g, the projector
+    # (yaohungt/Barlow-Twins-HSIC model.py; wgcban/mix-bt model.py, the same names). Both have a 3 x 3
+    # stem, without max pooling ("cifar") for CIFAR, with it ("small") for STL-10 and Tiny ImageNet.
+    "hsic": prefixed("f.0.", "g.0.", backbone="f."),
+    # MoCo v1 and v2: encoder_q, encoder_k, queue; fc is the projector (facebookresearch/moco
+    # moco/builder.py:41-63; main_lincls.py:253 evaluates encoder_q).
+    "moco": prefixed("encoder_q.", lacks=("backbone.",), query="encoder_q.", key="encoder_k."),
+    # MoCo v3: base_encoder, momentum_encoder, predictor; fc is the projector (facebookresearch/moco-v3
+    # moco/builder.py:27-28, 100-109; main_lincls.py:181 evaluates base_encoder).
+    "mocov3": prefixed("base_encoder.", lacks=("backbone.",),
+                       base="base_encoder.", momentum="momentum_encoder."),
+    # SimCLR of sthalles/SimCLR, {epoch, arch, state_dict, optimizer}: fc is the projector, a Sequential
+    # (models/resnet_simclr.py, simclr.py:103).
+    "simclr_sthalles": prefixed("backbone.", "backbone.fc.2.", backbone="backbone."),
+    # SimCLR of Spijkervet/SimCLR, a bare state dict of encoder and projector (simclr/simclr.py, model.py:40)
+    "simclr_spijkervet": prefixed("encoder.", "projector.0.", lacks=HEADS, backbone="encoder."),
     "simclrv2": from_simclrv2,
-    "simsiam": from_simsiam,
+    # SimSiam: encoder, whose fc is the projector, and predictor (facebookresearch/simsiam
+    # simsiam/builder.py:24-42, main_lincls.py:173).
+    "simsiam": prefixed("encoder.", "predictor.", lacks=("projector.", "momentum_encoder.", "classifier."),
+                        backbone="encoder."),
     "byol_lucidrains": from_byol_lucidrains,
-    "byol_yaox12": from_byol_yaox12,
-    "byol_sthalles": from_byol_sthalles,
+    # BYOL of yaox12/BYOL-PyTorch, {config, epoch, steps, model, optimizer, amp}: numbered encoders
+    # (model/byol_model.py, model/basic_modules.py, trainer/byol_trainer.py:129; utils/load_and_convert.py
+    # takes the online one).
+    "byol_yaox12": prefixed("online_network.encoder.",
+                            online="online_network.encoder.", target="target_network.encoder."),
+    # BYOL of sthalles/PyTorch-BYOL: a state dict for each network, with numbered encoders (trainer.py:101,
+    # models/resnet_base_network.py; eval/linear_feature_eval.ipynb loads the online one).
+    "byol_sthalles": prefixed("online_network_state_dict/encoder.",
+                              online="online_network_state_dict/encoder.",
+                              target="target_network_state_dict/encoder."),
     "swav": from_swav,
     "vissl": from_vissl,
-    "dino": from_dino,
+    # checkpoint.pth of DINO's ResNet, {student, teacher, optimizer, ...}: backbone and head each
+    # (facebookresearch/dino main_dino.py:278, utils.py:594; eval_linear.py:264 evaluates the teacher).
+    "dino": prefixed("teacher/backbone.", "student/backbone.",
+                     teacher="teacher/backbone.", student="student/backbone."),
     "sololearn": from_sololearn,
     "lightly": from_lightly,
     "mmselfsup": from_mmselfsup,

@@ -78,3 +78,9 @@ def layout(*needs: str, lacks: tuple[str, ...] = ()) -> Callable[
         reader.needs = needs
         return reader
     return made
+
+
+def prefixed(*needs: str, lacks: tuple[str, ...] = (),
+             **prefixes: str) -> Callable[[object], Encoders | None]:
+    """Return the reader of a layout whose encoders stand under these prefixes, the default one first."""
+    return layout(*needs, lacks=lacks)(lambda state: encoders(state, **prefixes))
