@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from benchmarks import frozen, sweep
-from transfer.classification.heads import grid
 
 SMALL = torch.device("cpu"), 4, 32, 5
 
@@ -18,4 +17,4 @@ def test_both_steps_agree(precision, tolerance):
 
 
 def test_the_sweep_has_ten_heads_and_one():
-    assert [len(grid(config)) for config in sweep.CONFIGS.values()] == [1, 10]
+    assert [len(config.grid) for config in sweep.CONFIGS.values()] == [1, 10]

@@ -55,7 +55,7 @@ def test_a_head_of_a_sweep_equals_the_one_trained_alone(swept, tmp_path):
 def test_the_choice_is_kept_and_a_diverged_head_has_no_figure(swept):
     _, out, metrics = swept
     rows = json.loads((out / "record" / "sweep.json").read_text())
-    assert [(row["learning_rate"], row["weight_decay"]) for row in rows] == heads.grid(SWEEP)
+    assert [(row["learning_rate"], row["weight_decay"]) for row in rows] == SWEEP.grid
     figures = [row["held_out_top1"] for row in rows]
     assert figures[4:] == [None, None] and None not in figures[:4]
     best = figures.index(max(figures[:4]))

@@ -151,8 +151,8 @@ def test_run_on_a_voc_tree(tmp_path):
 @pytest.mark.parametrize("changes, damage, message", [
     ({}, lambda root: root.rename(root.parent / "lost"), "VOC2007: no such folder"),
     ({"folds": 7}, None, "trainval: expected at least 7 positive images of each class, found 6 of apple"),
-    ({"folds": 1}, None, "folds of 2 or more"),
-    ({"costs": (1.0, 0.0)}, None, "costs above 0"),
+    ({"folds": 1}, None, "folds: expected 2 or more"),
+    ({"costs": (1.0, 0.0)}, None, "costs: expected values above 0"),
     ({"solver": "newton"}, None, "solver: expected one of mixed, liblinear, found 'newton'"),
     ({"resize": "shrink"}, None, "resize: expected one of crop, squash, stretch, bicubic, found 'shrink'"),
     ({"pooling": "max"}, None, "pooling: expected one of average, res5, found 'max'"),
@@ -171,8 +171,8 @@ def test_errors(tmp_path, changes, damage, message):
 def test_defaults_are_vissls():
     """Golden: eval_resnet_8gpu_transfer_voc07_svm.yaml and svm_trainer.py."""
     costs = (0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100, 1000)
-    assert svm.Config() == svm.Config("VOC2007", costs, 3, 2.0, 1e-4, 2000, 1e-5, 224, "float32", "crop",
-                                      "average", "mixed", "default")
+    assert svm.Config() == svm.Config("VOC2007", costs, 2.0, 1e-4, 2000, 1e-5, 224, "float32", "crop",
+                                      "average", "mixed", "default", folds=3)
 
 
 @pytest.mark.parametrize("name, resize, count, ends", [

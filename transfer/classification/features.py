@@ -8,15 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from transfer.classification.images import (
-    RESIZES,
-    Images,
-    OrderedBatches,
-    batches_of,
-    loader,
-    normalised,
-    part,
-)
+from transfer.classification.images import RESIZES, Images, OrderedBatches, batches_of, loader, normalised
 from transfer.classification.journal import bar
 from transfer.settings import Context
 from transfer.weights.architectures import Architecture
@@ -113,10 +105,10 @@ def extract(network: nn.Module, images: Images, context: Context, device: torch.
     Written by sample index, so nothing is counted twice when the set does not divide by ranks or batches;
     the parts of all ranks, in order, are the set.
     """
-    own = part(range(len(images)))
+    batches = OrderedBatches(len(images), BATCH_SIZE)
+    own = batches.own
     dtype = torch.float64 if precision == "float64" else torch.float32
     features = torch.full((len(own), dimensions), float("nan"), dtype=dtype)
-    batches = OrderedBatches(len(images), BATCH_SIZE)
     for pictures, _, indices in bar(batches_of(loader(images, batches, context)), text, len(batches)):
         features[indices - own.start] = features_of(network, pictures, device, precision).cpu()
     # In slices: isfinite makes a copy, and the training features of ImageNet are 10.5 GB.

@@ -32,20 +32,10 @@ from torch.nn import functional
 from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, local_device, world_size
-from transfer.classification import images, layouts, lists
+from transfer.classification import images, layouts, lists, training
 from transfer.classification.features import BATCH_SIZE, dtype_of
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.classification.metrics import percent, topk_correct
-from transfer.classification.training import (
-    Checkpoint,
-    accuracies,
-    check_training,
-    keep_history,
-    linear_head,
-    mean_losses,
-    schedule_factor,
-    sum_gradients,
-)
 from transfer.precision import tf32
 from transfer.settings import Conditions, Context, TaskConfig
 from transfer.weights.backbone import Backbone, build
@@ -142,40 +132,40 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         network = build(backbone).to(device, dtype).to(memory_format=torch.channels_last)
         if config.sync_batch_norm:
             network = convert_sync_batchnorm(network)
-        head = linear_head(len(train.classes), backbone.arch.width, config.initial_std,
-                           context.seed).to(device, dtype)
+        head = training.linear_head(len(train.classes), backbone.arch.width, config.initial_std,
+                                    context.seed).to(device, dtype)
         optimizer = torch.optim.SGD([
             {"params": list(head.parameters()), "lr": config.head_learning_rate},
             {"params": list(network.parameters()), "lr": config.backbone_learning_rate},
         ], momentum=config.momentum, weight_decay=config.weight_decay)
         ranks: dict[str, Any] = {} if config.sync_batch_norm else {"processes": world_size()}
-        checkpoint = Checkpoint(context, backbone, config, {"head": head, "network": network}, optimizer,
-                                batches, **ranks)
+        checkpoint = training.Checkpoint(context, backbone, config, {"head": head, "network": network},
+                                         optimizer, batches, **ranks)
         history = checkpoint.load()
         train_loader = images.loader(images.Images(train, config.image_size, augment=True, seed=context.seed,
                                                    crop_scale=config.crop_scale), batches, context)
         val_images = images.Images(val, config.image_size, augment=False)
         val_loader = images.loader(val_images, images.OrderedBatches(len(val), BATCH_SIZE), context)
         for epoch in range(len(history), config.epochs):
-            batches.epoch, factor = epoch, schedule_factor(config, epoch)
+            batches.epoch, factor = epoch, training.schedule_factor(config, epoch)
             loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
             steps = checkpoint.steps(train_loader, history, loss_sum)
             train_epoch(network, head, optimizer, config, factor, steps, loss_sum, batches)
-            (loss,) = mean_losses(loss_sum, batches)
+            (loss,) = training.mean_losses(loss_sum, batches)
             (top1, top5), truth, predicted = validate(network, head, val_loader, device)
             history.append({"loss": loss, "top1": top1, "top5": top5})
             # Before the checkpoint: a finished run must have them.
-            keep_history(context, history)
+            training.keep_history(context, history)
             keep_predictions(context, train.classes, *map(all_gather_rows, (truth, predicted)))
             checkpoint.save(history)
             journal.line(epoch=epoch + 1, backbone_learning_rate=factor * config.backbone_learning_rate,
                          head_learning_rate=factor * config.head_learning_rate, **history[-1])
-    return accuracies(history)
+    return training.accuracies(history)
 
 
 def check(config: Config, processes: int) -> None:
     """ValueError for values that no training on so many processes can have."""
-    check_training(config, processes)
+    training.check_training(config, processes)
     if config.precision not in ("float32", "float64"):  # 16-bit training needs loss scaling: another recipe
         raise ValueError(f"precision: expected float32 or float64, found {config.precision!r}")
 
@@ -196,7 +186,7 @@ def train_epoch(network: nn.Module, head: nn.Linear, optimizer: torch.optim.Opti
             losses = functional.cross_entropy(logits, labels.to(loss_sum.device), reduction="sum")
             optimizer.zero_grad()
             (losses / batches.size(step)).backward()
-            sum_gradients(parameters)
+            training.sum_gradients(parameters)
             optimizer.step()
             loss_sum += losses.detach()
 

@@ -36,29 +36,10 @@ class Heads(nn.Module):
 
 
 def make_heads(config: "Config", width: int, classes: int, seed: int, device: torch.device) -> Any:
-    """A head for each pair of `grid`, float64 for that precision, else float32."""
+    """A head for each pair of config.grid, float64 for that precision, else float32."""
     dtype = torch.float64 if config.precision == "float64" else torch.float32
-    heads = Heads(len(grid(config)), width, classes, config.initial_std, config.batch_norm, seed)
+    heads = Heads(len(config.grid), width, classes, config.initial_std, config.batch_norm, seed)
     return convert_sync_batchnorm(heads.to(device, dtype))
-
-
-def is_sweep(config: "Config") -> bool:
-    return bool(config.sweep_learning_rates or config.sweep_weight_decays)
-
-
-def grid(config: "Config") -> list[tuple[float, float]]:
-    """(learning rate, weight decay) of each head; one head where nothing is swept."""
-    return [(rate, decay) for rate in config.sweep_learning_rates or (config.learning_rate,)
-            for decay in config.sweep_weight_decays or (config.weight_decay,)]
-
-
-def check_sweep(config: "Config") -> None:
-    """ValueError for a grid or a share that no sweep can have."""
-    if len(set(grid(config))) < len(grid(config)):
-        raise ValueError(f"sweep: expected each learning rate and weight decay once, found "
-                         f"{config.sweep_learning_rates} and {config.sweep_weight_decays}")
-    if not 0 < config.held_out < 1:
-        raise ValueError(f"held_out: expected a share between 0 and 1, found {config.held_out}")
 
 
 def hold_out(train: Samples, share: float, seed: int) -> tuple[Samples, Samples]:

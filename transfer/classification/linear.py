@@ -32,29 +32,11 @@ from torch.nn import functional
 
 from parallel import signals
 from parallel.collectives import all_gather_rows, local_device, world_size
-from transfer.classification import images, layouts
+from transfer.classification import images, layouts, training
 from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline, assert_frozen, dtype_of, features_of, freeze
-from transfer.classification.heads import (
-    Heads,
-    check_sweep,
-    choose,
-    grid,
-    hold_out,
-    is_sweep,
-    make_heads,
-    score,
-)
+from transfer.classification.heads import Heads, choose, hold_out, make_heads, score
 from transfer.classification.journal import Journal, keep, keep_predictions
-from transfer.classification.training import (
-    Checkpoint,
-    accuracies,
-    check_training,
-    keep_history,
-    mean_losses,
-    schedule_factor,
-    sum_gradients,
-)
 from transfer.precision import tf32
 from transfer.settings import Conditions, Context, TaskConfig
 from transfer.weights.backbone import Backbone
@@ -130,6 +112,16 @@ class Config(TaskConfig):
         return PRESETS[self.dataset]
 
     @property
+    def is_sweep(self) -> bool:
+        return bool(self.sweep_learning_rates or self.sweep_weight_decays)
+
+    @property
+    def grid(self) -> list[tuple[float, float]]:
+        """(learning rate, weight decay) of each head; one head where nothing is swept."""
+        return [(rate, decay) for rate in self.sweep_learning_rates or (self.learning_rate,)
+                for decay in self.sweep_weight_decays or (self.weight_decay,)]
+
+    @property
     def pipeline(self) -> Pipeline:
         """Of the validation images."""
         return Pipeline(self.image_size, precision=self.precision)
@@ -158,7 +150,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
     device, journal = local_device(context.device), Journal(context)
     train, val = layouts.split_pair(context.data / config.dataset)
     sets = [val]
-    if is_sweep(config):
+    if config.is_sweep:
         train, held_out = hold_out(train, config.held_out, context.seed)
         sets.append(held_out)
     train_images = images.Images(train, config.image_size, augment=True, seed=context.seed,
@@ -171,45 +163,49 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         network = freeze(backbone, device, config.precision)
         heads = make_heads(config, backbone.arch.width, len(train.classes), context.seed, device)
         optimizer = optimiser_of(heads, config)
-        checkpoint = Checkpoint(context, backbone, config, {"heads": heads}, optimizer, batches,
-                                len(heads.layers),
-                                ("loss", "top1", "top5", *(["held_out_top1"] if is_sweep(config) else [])))
+        columns = "loss", "top1", "top5", *(["held_out_top1"] if config.is_sweep else [])
+        checkpoint = training.Checkpoint(context, backbone, config, {"heads": heads}, optimizer, batches,
+                                         len(heads.layers), columns)
         history = checkpoint.load()
         if len(history) < config.epochs:
             train_loader = images.loader(train_images, batches, context)
             features = collect(backbone, sets, config.pipeline, context, device)
         for epoch in range(len(history), config.epochs):
-            batches.epoch, factor = epoch, schedule_factor(config, epoch)
+            batches.epoch, factor = epoch, training.schedule_factor(config, epoch)
             loss_sum = torch.zeros(len(heads.layers), dtype=torch.float64, device=device)
             steps = checkpoint.steps(train_loader, history, loss_sum)
             train_epoch(network, heads, optimizer, config, factor, steps, loss_sum, batches)
-            losses = mean_losses(loss_sum, batches)
+            losses = training.mean_losses(loss_sum, batches)
             chosen, row, predicted = judge(heads, losses, features, config, context, device)
             history.append(row)
             # Before the checkpoint: a finished run must have them.
-            keep_history(context, history)
+            training.keep_history(context, history)
             keep_predictions(context, train.classes, *map(all_gather_rows, (features[0][1], predicted)))
             checkpoint.save(history)
-            rate, decay = grid(config)[chosen]
+            rate, decay = config.grid[chosen]
             journal.line(epoch=epoch + 1, learning_rate=factor * rate, weight_decay=decay, **row)
         assert_frozen(network, backbone, config.precision)
-    if not is_sweep(config):
-        return accuracies(history)
+    if not config.is_sweep:
+        return training.accuracies(history)
     last = history[-1]
     return {"swept_top1": last["top1"], "swept_top5": last["top5"], "held_out_top1": last["held_out_top1"]}
 
 
 def check(config: Config, processes: int) -> None:
     """ValueError for values that no training on so many processes can have."""
-    check_training(config, processes)
-    check_sweep(config)
+    training.check_training(config, processes)
+    if len(set(config.grid)) < len(config.grid):
+        raise ValueError(f"sweep: expected each learning rate and weight decay once, found "
+                         f"{config.sweep_learning_rates} and {config.sweep_weight_decays}")
+    if not 0 < config.held_out < 1:
+        raise ValueError(f"held_out: expected a share between 0 and 1, found {config.held_out}")
     dtype_of(config.precision)
 
 
 def optimiser_of(heads: Heads, config: Config) -> torch.optim.SGD:
-    """SGD with a group of parameters for each head, in the order of `grid`."""
+    """SGD with a group of parameters for each head, in the order of config.grid."""
     return torch.optim.SGD([{"params": list(layer.parameters()), "lr": rate, "weight_decay": decay}
-                            for layer, (rate, decay) in zip(heads.layers, grid(config), strict=True)],
+                            for layer, (rate, decay) in zip(heads.layers, config.grid, strict=True)],
                            momentum=config.momentum, nesterov=config.nesterov)
 
 
@@ -220,14 +216,14 @@ def judge(heads: Heads, losses: list[float], features: list[tuple[torch.Tensor, 
     features: this rank's [(features, labels)] of the validation set and, in a sweep, of the held-out images,
     which then decide the head; its row has their "held_out_top1", and sweep.json is kept.
     """
-    chosen, figures = choose(heads, losses, *features[1], device) if is_sweep(config) else (0, [])
+    chosen, figures = choose(heads, losses, *features[1], device) if config.is_sweep else (0, [])
     (top1, top5), predicted = score(heads, chosen, *features[0], device)
     row = {"loss": losses[chosen], "top1": top1, "top5": top5}
-    if is_sweep(config):
+    if config.is_sweep:
         row["held_out_top1"] = figures[chosen]
         keep(context, "sweep.json", [
             {"learning_rate": rate, "weight_decay": decay, "held_out_top1": figure, "chosen": place == chosen}
-            for place, ((rate, decay), figure) in enumerate(zip(grid(config), figures, strict=True))])
+            for place, ((rate, decay), figure) in enumerate(zip(config.grid, figures, strict=True))])
     return chosen, row, predicted
 
 
@@ -236,7 +232,7 @@ def train_epoch(network: nn.Module, heads: Heads, optimizer: torch.optim.Optimiz
                 batches: images.TrainBatches) -> None:
     """One pass over the training images at constant rates. steps: of Checkpoint; loss_sum (heads,): each
     head's losses on this rank are added."""
-    for group, (rate, _) in zip(optimizer.param_groups, grid(config), strict=True):
+    for group, (rate, _) in zip(optimizer.param_groups, config.grid, strict=True):
         group["lr"] = factor * rate
     heads.train()
     with signals.deferred():
@@ -256,6 +252,6 @@ def train_step(heads: Heads, optimizer: torch.optim.Optimizer, features: torch.T
                           for logits in heads(features)])
     optimizer.zero_grad()
     (losses.sum() / count).backward()  # no head's gradient depends on another's loss
-    sum_gradients(list(heads.parameters()))
+    training.sum_gradients(list(heads.parameters()))
     optimizer.step()
     return losses.detach()

@@ -10,16 +10,8 @@ import torch
 from torch import nn
 
 from parallel import checkpoints, signals
-from parallel.collectives import (
-    agree,
-    all_gather_rows,
-    all_reduce_sum,
-    barrier,
-    is_main,
-    rank,
-    require_same,
-    world_size,
-)
+from parallel.collectives import agree, all_gather_rows, all_reduce_sum, barrier, require_same, world_size
+from parallel.process import is_main, rank
 from transfer.classification import images
 from transfer.classification.journal import bar, keep
 from transfer.settings import Context

@@ -25,14 +25,7 @@ from torch import Tensor, nn
 from parallel.files import replacing
 from transfer.weights import activations
 from transfer.weights.backbone import Backbone
-from transfer.weights.export import (
-    CONVENTIONS,
-    metadata,
-    read_written,
-    require_ending,
-    tensors_of,
-    write,
-)
+from transfer.weights.export import CONVENTIONS, metadata, read_written, require_ending, tensors_of, write
 from transfer.weights.naming import detectron2_names, to_torchvision
 from transfer.weights.report import Network, Report, report_path
 
