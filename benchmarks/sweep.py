@@ -15,7 +15,7 @@ from benchmarks import common
 from benchmarks.frozen import CLASSES, SIZE, batch
 from transfer.classification import linear
 from transfer.classification.features import features_of, freeze
-from transfer.classification.heads import grid, make_heads
+from transfer.classification.heads import make_heads
 from transfer.weights.readers import read
 
 TARGET = 1.2
