@@ -49,7 +49,7 @@ def main(arguments=None) -> int:
     steps = {name: step_of(name, args.device, args.images) for name in CONFIGS}
     seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
     ratio = common.ratio(seconds["ten"], seconds["one"])
-    print(f"memory: {mib[0]:.0f} MiB one head, {mib[1]:.0f} MiB {len(grid(CONFIGS['ten']))} heads")
+    print(f"memory: {mib[0]:.0f} MiB one head, {mib[1]:.0f} MiB {len(CONFIGS['ten'].grid)} heads")
     print(f"time, ten heads over one: {ratio}, target {TARGET} at most")
     return common.status(["time"] if ratio.median > TARGET else [], device)
 
