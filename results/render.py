@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby
 
 import tabulate
@@ -96,8 +97,33 @@ def tidy_csv(sheet: Sheet) -> str:
 
 def html(sheet: Sheet) -> str:
     """Return the table as a fragment of HTML, in ASCII; pointing at our figures shows what is behind them."""
-    text = webpage.sheet_table(sheet, lambda cell: "")
-    return text.encode("ascii", "xmlcharrefreplace").decode()
+    return html_table(sheet, lambda cell: "").encode("ascii", "xmlcharrefreplace").decode()
+
+
+def html_table(sheet: Sheet, link: Callable[[Cell], str]) -> str:
+    """Return the table and its notes as HTML. link(cell) -> the id of what stands behind a figure, or ""."""
+    columns, marks = sheet.columns, remarks(sheet)
+    groups = [(group, len(list(same))) for group, same in groupby(column.group for column in columns)]
+    head = ""
+    if any(group for group, _ in groups):
+        head = "".join(f'<th class="group" scope="colgroup" colspan="{span}">{_header(group, HTML)}</th>'
+                       for group, span in groups).join(("<tr>", "</tr>\n"))
+    head += "".join(f'<th scope="col"{_side(column)}>{_header(column.header, HTML)}</th>'
+                    for column in columns).join(("<tr>", "</tr>\n"))
+    body, behind = "", _behind(sheet)
+    for section in filter(None, sheet.body):
+        rows = ""
+        for label, *entries in section:
+            anchor = link(next(behind)) if behind else ""
+            head_entry = _linked(_html_entry(label, columns[0], marks, link), anchor)
+            rows += f'<tr><th scope="row">{head_entry}</th>' + "".join(
+                f"<td{_side(column)}>{_html_entry(entry, column, marks, link)}</td>"
+                for entry, column in zip(entries, columns[1:])) + "</tr>\n"
+        body += f"<tbody>\n{rows}</tbody>\n"
+    body = body or f'<tbody><tr><td colspan="{len(columns)}">none yet</td></tr></tbody>\n'
+    notes = "".join(f"<li>{note}</li>\n" for note in _notes(sheet, HTML))
+    return (webpage.scrolling(sheet.title, f"<thead>\n{head}</thead>\n{body}")
+            + (f'<ul class="notes">\n{notes}</ul>\n' if notes else ""))
 
 
 # Columns of the CSV. low, high: 95 % interval of the mean. epochs, settings: of pretraining, where a source
@@ -140,6 +166,41 @@ def _notes(sheet, style):
         legend.append(style.escape(VERDICT_LEGEND))
     noted = [f"{style.high.format(mark)} {style.escape(note)}" for note, mark in remarks(sheet).items()]
     return legend + noted + [style.escape(note) for note in sheet.notes]
+
+
+def _html_entry(entry, column, marks, link):
+    if not isinstance(entry, Cell):
+        return _entry(entry, column, marks, HTML)
+    note = HTML.high.format(marks[entry.note]) if entry.note else ""
+    tag = {"best": "b", "second": "u", "": "span"}[entry.mark]
+    behind = "; ".join(f"{what} {text}" for what, text in provenance(entry).items() if text)
+    html = f'<{tag} title="{escape(behind)}">' if behind else f"<{tag}>"
+    html += f"{escape(figure(entry))}</{tag}>"
+    html = _linked(html, link(entry))
+    if entry.verdict:
+        value, label = entry.reference
+        html += (f' <abbr title="{escape(entry.verdict)}; {escape(label)}: {value:.1f}">'
+                 f"{SIGNS[entry.verdict]}</abbr>")
+    return html + note
+
+
+def _behind(sheet):
+    """Return an iterator of a Cell a row, for a sheet whose rows are words about our figures; else None."""
+    rows = [row for section in sheet.body for row in section]
+    if any(isinstance(entry, Cell) for row in rows for entry in row):
+        return None
+    cells = [cell for *_, cell in sheet.facts]
+    if len(cells) != len(rows):  # a row has several figures, of the same runs
+        cells = [next(same) for _, same in groupby(cells, key=lambda cell: cell.source)]
+    return iter(cells) if len(cells) == len(rows) else None
+
+
+def _linked(html, anchor):
+    return f'<a href="#{anchor}">{html}</a>' if anchor else html
+
+
+def _side(column):
+    return ' class="number"' if column.align == "r" else ""
 
 
 def _header(text, style):
@@ -193,5 +254,7 @@ MARKDOWN = Style(lambda text: _MARKDOWN_SIGNS.sub(r"\\\1", text), best="**{}**",
 LATEX = Style(_escape_latex, best=r"\textbf{{{}}}", second=r"\underline{{{}}}", low=r"\textsubscript{{{}}}",
               high=r"\textsuperscript{{{}}}", dash="--",
               legend=_LEGEND.format(r"\textbf{bold}", r"\underline{underlined}"))
+HTML = Style(escape, best="<b>{}</b>", second="<u>{}</u>", low="<sub>{}</sub>", high="<sup>{}</sup>",
+             dash="-", legend=_LEGEND.format("<b>bold</b>", "<u>underlined</u>"))
 PLAIN = Style(lambda text: text, best="*{}*", second="_{}_", low="_{}", high="^{}", dash="-",
               legend=_LEGEND.format("*so*", "_so_"))

@@ -22,7 +22,7 @@ if not __package__:
 
 from parallel.attachments import read_attachments
 from parallel.files import write_whole
-from results import assembly, panels, pretraining, store, webpage
+from results import assembly, panels, pretraining, render, store, webpage
 from results.cells import Cell, Sheet, backbone_text
 from results.plan import duration
 from results.pretraining import Pretraining
@@ -119,10 +119,10 @@ def tables_part(sheets: list[Sheet], link: Callable[[Cell], str]) -> str:
     sheets = sorted(sheets, key=lambda sheet: sheet.name != "verdicts")
     ours = [sheet for sheet in sheets if any(cell.origin != "published" for *_, cell in sheet.facts)]
     rest = [sheet for sheet in sheets if sheet not in ours and sheet.facts]
-    html = "".join(webpage.sheet_table(sheet, link) for sheet in ours)
+    html = "".join(render.html_table(sheet, link) for sheet in ours)
     if rest:
         html += (f"<details><summary>{len(rest)} tables of published figures, none measured yet</summary>\n"
-                 + "".join(webpage.sheet_table(sheet, link) for sheet in rest) + "</details>\n")
+                 + "".join(render.html_table(sheet, link) for sheet in rest) + "</details>\n")
     return html
 
 

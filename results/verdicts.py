@@ -1,18 +1,11 @@
 """What seeds show: mean, spread, 95 % interval, and the verdict on a mean against a published figure.
 
-The rule of the verdict. Two means of n and of one run differ by chance by up to 1.96 s sqrt(1/n + 1) in 19
-cases of 20, s being the standard deviation over seeds: the task's known one (SPREADS of catalogue.py), or,
-where none is known or our seeds spread more than twice as much, our own, with Student's t for n - 1 degrees
-in place of 1.96. Half of the last printed digit, 0.05, comes on top.
-- above, below: the means differ by more than that.
-- reproduced: they do not, and that bound is at most one point.
-- inconclusive: n = 1, or the bound is wider than a point and agreement within it would mean nothing. Also
-  inconclusive: no spread is known, ours prints as 0.0, and the means differ by more than the bound but at
-  most one point. Then the task is deterministic or the seeds agree by luck, and the effect of chance is
-  unknown.
-A published figure counts as one run, since papers rarely say how many there were. It is taken from the row
-with the backbone's own name; bt, and whatever is read from Barlow Twins' checkpoint.pth, is Barlow Twins. A
-backbone with another name gets no verdict: another method's figure would say nothing about it.
+RULE is the rule of the verdict, as the tables print it. Two means of n runs and of one differ by chance by up
+to 1.96 s sqrt(1/n + 1) in 19 cases of 20. The known s is that of SPREADS in catalogue.py, t is Student's for
+n - 1 degrees, and 0.05 is half of the last printed digit. Where chance explains more than a point, agreement
+would mean nothing. Where ours prints as 0.0, the task is deterministic or the seeds agree by luck. A published
+figure counts as one run, since papers rarely say how many there were. A backbone of another name gets no
+verdict: another method's figure would say nothing about it.
 """
 
 import math

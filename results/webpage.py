@@ -5,11 +5,8 @@ The functions take plain text and escape it; arguments named `html` or `parts` a
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import groupby
-
-from results.cells import SIGNS, Cell, Noted, Sheet, figure, provenance, remarks
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; --link: light-dark(#005a8f, #7cc4f0);
@@ -75,37 +72,13 @@ def table(caption: str, headers: Iterable[str], rows: Iterable[Sequence]) -> str
     head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
     body = "".join(f'<tr><th scope="row">{escape(str(row[0]))}</th>'
                    + "".join(_plain_entry(entry) for entry in row[1:]) + "</tr>" for row in rows)
-    return _scrolling(caption, f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>")
+    return scrolling(caption, f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>")
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """Return a list of (name, text or number) pairs."""
     return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(text))}</dd>\n"
                             for name, text in pairs) + "</dl>\n"
-
-
-def sheet_table(sheet: Sheet, link: Callable[[Cell], str]) -> str:
-    """Return a results table (cells.Sheet). link(cell) -> the id of what stands behind a figure, or ""."""
-    columns, marks = sheet.columns, remarks(sheet)
-    groups = [(group, len(list(same))) for group, same in groupby(column.group for column in columns)]
-    head = ""
-    if any(group for group, _ in groups):
-        head = "".join(f'<th class="group" scope="colgroup" colspan="{span}">{_high_low(group)}</th>'
-                       for group, span in groups).join(("<tr>", "</tr>\n"))
-    head += "".join(f'<th scope="col"{_side(column)}>{_high_low(column.header)}</th>'
-                    for column in columns).join(("<tr>", "</tr>\n"))
-    body, behind = "", _behind(sheet)
-    for section in filter(None, sheet.body):
-        rows = ""
-        for label, *entries in section:
-            anchor = link(next(behind)) if behind else ""
-            head_entry = _linked(_entry(label, marks, link), anchor)
-            rows += f'<tr><th scope="row">{head_entry}</th>' + "".join(
-                f"<td{_side(column)}>{_entry(entry, marks, link)}</td>"
-                for entry, column in zip(entries, columns[1:])) + "</tr>\n"
-        body += f"<tbody>\n{rows}</tbody>\n"
-    body = body or f'<tbody><tr><td colspan="{len(columns)}">none yet</td></tr></tbody>\n'
-    return _scrolling(sheet.title, f"<thead>\n{head}</thead>\n{body}") + _notes(sheet, marks)
 
 
 def figure_of(picture: str, title: str, text: str) -> str:
@@ -135,67 +108,7 @@ def _plain_entry(entry):
     return f"<td>{escape(entry)}</td>"
 
 
-def _behind(sheet):
-    """Return an iterator of a Cell a row, for a sheet whose rows are words about our figures; else None."""
-    rows = [row for section in sheet.body for row in section]
-    if any(isinstance(entry, Cell) for row in rows for entry in row):
-        return None
-    cells = [cell for *_, cell in sheet.facts]
-    if len(cells) != len(rows):  # a row has several figures, of the same runs
-        cells = [next(same) for _, same in groupby(cells, key=lambda cell: cell.source)]
-    return iter(cells) if len(cells) == len(rows) else None
-
-
-def _linked(html, anchor):
-    return f'<a href="#{anchor}">{html}</a>' if anchor else html
-
-
-def _notes(sheet, marks):
-    cells = [entry for section in sheet.body for row in section for entry in row if isinstance(entry, Cell)]
-    notes = []
-    if any(cell.mark for cell in cells):
-        notes.append("<b>bold</b>: best, <u>underlined</u>: second best of the rows that compare; supervised "
-                     "rows do not compete")
-    if any(cell.verdict for cell in cells):
-        signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
-        notes.append(f"beside the published figure: {signs}; the table of verdicts has the rule")
-    notes += [f"<sup>{mark}</sup> {escape(remark)}" for remark, mark in marks.items()]
-    listed = "".join(f"<li>{note}</li>\n" for note in [*notes, *map(escape, sheet.notes)])
-    return f'<ul class="notes">\n{listed}</ul>\n' if listed else ""
-
-
-def _entry(entry, marks, link):
-    if entry is None:
-        return "-"
-    if isinstance(entry, str):
-        return escape(entry)
-    note = f"<sup>{marks[entry.note]}</sup>" if entry.note else ""
-    if isinstance(entry, Noted):
-        return escape(entry.text) + note
-    tag = {"best": "b", "second": "u", "": "span"}[entry.mark]
-    behind = "; ".join(f"{what} {text}" for what, text in provenance(entry).items() if text)
-    html = f'<{tag} title="{escape(behind)}">' if behind else f"<{tag}>"
-    html += f"{escape(figure(entry))}</{tag}>"
-    html = _linked(html, link(entry))
-    if entry.verdict:
-        value, label = entry.reference
-        html += (f' <abbr title="{escape(entry.verdict)}; {escape(label)}: {value:.1f}">'
-                 f"{SIGNS[entry.verdict]}</abbr>")
-    return html + note
-
-
-def _high_low(header):
-    """Return a header in which `^bb` and `_50` became high and low text (see catalogue.Column)."""
-    tags = {"_": "sub", "^": "sup"}
-    return re.sub(r"([_^])([A-Za-z0-9]+)", lambda match: f"<{tags[match[1]]}>{match[2]}</{tags[match[1]]}>",
-                  escape(header))
-
-
-def _side(column):
-    return ' class="number"' if column.align == "r" else ""
-
-
-def _scrolling(caption, html):
+def scrolling(caption: str, html: str) -> str:
     """Return a table that scrolls by itself where it is wider than the page, also with the keyboard."""
     return (f'<p class="caption">{escape(caption)}</p>\n'
             f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}">\n'

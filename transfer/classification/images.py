@@ -3,6 +3,7 @@
 Sampling depends on (seed, epoch, index) alone: neither the number of loader processes nor the number of
 ranks changes which crop an image gets or which images share a batch, so they do not change a number.
 """
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -76,18 +77,15 @@ class Images(torch.utils.data.Dataset):
         return pil_to_tensor(image), torch.as_tensor(self.samples.labels[index]), index
 
 
-class _drawn_from:
+@contextlib.contextmanager
+def _drawn_from(*key):
     """Inside, torch's CPU generator starts from the key; afterwards it continues from its state before."""
-
-    def __init__(self, *key):
-        self.seed = _seed(*key)
-
-    def __enter__(self):
-        self.state = torch.get_rng_state()
-        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would reach for the GPUs too
-
-    def __exit__(self, *_):
-        torch.set_rng_state(self.state)
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(_seed(*key))  # torch.manual_seed would reach for the GPUs too
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 def _seed(*key):
