@@ -3,9 +3,9 @@
 RULE is the rule of the verdict, as the tables print it. Two means of n runs and of one differ by chance by up
 to 1.96 s sqrt(1/n + 1) in 19 cases of 20. The known s is that of SPREADS in catalogue.py, t is Student's for
 n - 1 degrees, and 0.05 is half of the last printed digit. Where chance explains more than a point, agreement
-would mean nothing. Where ours prints as 0.0, the task is deterministic or the seeds agree by luck. A published
-figure counts as one run, since papers rarely say how many there were. A backbone of another name gets no
-verdict: another method's figure would say nothing about it.
+would mean nothing. Where ours prints as 0.0, the task is deterministic or the seeds agree by luck. A
+published figure counts as one run, since papers rarely say how many there were. A backbone of another name
+gets no verdict: another method's figure would say nothing about it.
 """
 
 import math
