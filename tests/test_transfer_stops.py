@@ -34,15 +34,13 @@ def stopped_after(run, config, context, steps):
         if len(taken) == steps and rank() == world_size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         add(parameters)
-    for module in (linear, finetune):
-        module.sum_gradients = counting
+    training.sum_gradients = counting
     try:
         run(toys.backbone(), config, context)
     except signals.Stopped as stop:
         return stop.number
     finally:
-        for module in (linear, finetune):
-            module.sum_gradients = add
+        training.sum_gradients = add
 
 
 def continued(run, config, context):
