@@ -31,6 +31,7 @@ from parallel import jobs, launcher, process, signals
 from parallel.collectives import agree
 from parallel.groups import WorkerError, joined
 from parallel.launch import launch
+from parallel.memory import within_memory
 from parallel.process import complain, is_main
 from parallel.slurm import adopt_slurm
 from pretrain.methods import METHODS, Method, method_named, recipe as make_recipe
@@ -39,6 +40,8 @@ from pretrain.pictures.sources import open_source
 from pretrain.recipe import Recipe, add_flags
 from pretrain.trainer import Run, last_good, train
 from pretrain.upkeep import dryrun
+
+SMALLER = "lower --batch-size or raise --accumulate"  # without enough memory
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -148,11 +151,11 @@ def work(arguments: list[str], standing: "Standing") -> int:
         recipe, run, processes, dry = agree(prepare, arguments)
         if dry:
             signals.heed_no_more()  # there is nothing to save
-            outcome = launch(dryrun.report, processes, recipe, run)
+            outcome = launch(within_memory, processes, SMALLER, dryrun.report, recipe, run)
             print("\n".join(outcome or []), end="\n" if outcome else "")
             return 0
         standing.run = run
-        outcome = launch(train, processes, recipe, run)
+        outcome = launch(within_memory, processes, SMALLER, train, recipe, run)
         if outcome.signal:  # the others wait until the job is requeued
             return standing.farewell(outcome.signal) if is_main() else signals.status(outcome.signal)
     if is_main():

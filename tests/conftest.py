@@ -18,6 +18,14 @@ OF_A_PROCESS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_
 
 def pytest_addoption(parser):
     parser.addoption("--cluster", action="store_true", help="run the tests on a SLURM of their own")
+    parser.addoption("--gpu-device", choices=("cuda", "cpu"), help="of the tests marked gpu (default: cuda, "
+                     "without which they skip); cpu: the same in miniature, where it means something there")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With `-m gpu` leave all other files alone: a borrowed machine may lack what they import, and time."""
+    if config.option.markexpr == "gpu" and collection_path.suffix == ".py":
+        return collection_path.parent.name != "gpu" or None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ import torch
 from parallel.collectives import agree, gather, of_main, require_same
 from parallel.groups import joined
 from parallel.launch import launch
+from parallel.memory import within_memory
 from parallel.process import is_main
 from results import store
 from results.record import SCHEMA, Result
@@ -22,6 +23,9 @@ from transfer.tasks import Task, find
 from transfer.weights.architectures import RESNET50
 from transfer.weights.backbone import Backbone
 from transfer.weights.readers import read
+
+# Detection has better advice of its own.
+SMALLER = "more --num-gpus share the work; a smaller batch_size, where there is one, makes a scaled run"
 
 
 def run(request: Request) -> Result:
@@ -66,7 +70,7 @@ def run_one(request: Request, backbone: Backbone) -> Result:
         departures = ", ".join(draft.scaled)
         say(f"{task.name} seed {draft.seed}: scaled run, not the default protocol's {departures}")
     start = time.time()
-    metrics = launch(task.protocol.run, context.gpus, backbone, config, context)
+    metrics = launch(within_memory, context.gpus, SMALLER, task.protocol.run, backbone, config, context)
     seconds = round(time.time() - start, 1)
     # Shown first: even if storing them fails, the figures of a long run are not lost.
     say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  ({seconds:.0f} s)\n  files  {out}")

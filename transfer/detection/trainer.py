@@ -22,6 +22,7 @@ from torch import nn
 
 from parallel import signals
 from parallel.collectives import agree, all_reduce_sum, barrier, local_device, world_size
+from parallel.memory import first_sentence
 from transfer.detection import configuration, curves, d2, hooks, pictures, record_files, resumption, sets
 from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.loader import NamingMapper, TrainLoader
@@ -73,9 +74,9 @@ class Trainer(DefaultTrainer):
         """Detectron2's, within training and alone; ValueError where the GPU's memory does not suffice."""
         try:
             return super().test(cfg, model, evaluators)
-        except torch.cuda.OutOfMemoryError as error:
+        except torch.OutOfMemoryError as error:
             raise ValueError(
-                f"too little GPU memory in evaluation: {_first_sentence(error)}; it takes one image at a "
+                f"too little GPU memory in evaluation: {first_sentence(error)}; it takes one image at a "
                 "time, so only a GPU with more free memory keeps the protocol (--resume continues from the "
                 "last checkpoint); a smaller INPUT.MAX_SIZE_TEST or MODEL.RPN.POST_NMS_TOPK_TEST makes a "
                 "scaled run") from None
@@ -212,7 +213,7 @@ def _train_and_test(backbone, cfg, identity, context):
     try:
         with signals.deferred():
             trainer.train()
-    except (FloatingPointError, torch.cuda.OutOfMemoryError) as error:
+    except (FloatingPointError, torch.OutOfMemoryError) as error:
         raise ValueError(explained(error, trainer)) from None
     if comm.is_main_process():
         record_files.write(context.out, _prefixes(cfg), pictures.detections(trainer.checkpointer.model, cfg))
@@ -222,8 +223,8 @@ def _train_and_test(backbone, cfg, identity, context):
 def explained(error: Exception, trainer: Trainer) -> str:
     """Return one line: why training ended early, at which iteration, and what to change."""
     solver, last = trainer.cfg.SOLVER, trainer.checkpointer.get_checkpoint_file() or "none"
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return (f"too little GPU memory at iteration {trainer.iter}: {_first_sentence(error)}; "
+    if isinstance(error, torch.OutOfMemoryError):
+        return (f"too little GPU memory at iteration {trainer.iter}: {first_sentence(error)}; "
                 f"{_smaller(solver, comm.get_world_size())}")
     return (f"training diverged at iteration {trainer.iter}: {' '.join(str(error).split())}; lower "
             f"SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS (last checkpoint: {last})")
@@ -239,10 +240,6 @@ def _smaller(solver, gpus):
     return (f"more --num-gpus keep the protocol; SOLVER.ACCUMULATE {parts * solver.ACCUMULATE} keeps batch, "
             f"rate and iterations, a scaled run only as batch norm sees {batch // parts} images; --rescale "
             "changes them all")
-
-
-def _first_sentence(error):
-    return " ".join(str(error).split()).split(". ")[0]
 
 
 def _test_only(cfg, identity):

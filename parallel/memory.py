@@ -1,0 +1,19 @@
+"""A GPU that is too small, said in one line."""
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def within_memory(advice: str, function: Callable, *args: Any) -> Any:
+    """Return function(*args). Raises ValueError with the advice where a GPU's memory does not suffice. Both
+    can be pickled, so `launch` takes it."""
+    try:
+        return function(*args)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"too little GPU memory: {first_sentence(error)}; {advice}") from None
+
+
+def first_sentence(error: Exception) -> str:
+    """Return what torch says was asked for, without its figures of the whole GPU."""
+    return " ".join(str(error).split()).split(". ")[0]
