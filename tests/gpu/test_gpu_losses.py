@@ -1,10 +1,10 @@
 """The losses on CUDA against float64 on the CPU, on the same rounded embeddings: value and gradient.
 
 Bounds, relative, of a gradient in its Euclidean norm. u is the unit roundoff.
-- float32, u = 6e-8: sums of up to D = 2048 terms, whose errors add up like a random walk, and the difference of
-  two terms in batch norm's backward, which is a few times smaller than they are: 4 sqrt(D) u = 1e-5.
-- TF32 cuts each factor of a product to 10 bits, by up to u = 2^-10: two chained products, or the square of one,
-  4 u = 2^-8. Rounded instead of cut, in an emulation, the gradient is 7e-4 apart and the value 5e-6.
+- float32, u = 6e-8: sums of up to D = 2048 terms, whose errors add up like a random walk, and in batch norm's
+  backward a difference a few times smaller than its terms: 4 sqrt(D) u = 1e-5.
+- TF32 cuts each factor of a product to 10 bits, by up to u = 2^-10: two chained products, or the square of
+  one, 4 u = 2^-8. Rounded instead of cut, in an emulation, the gradient is 7e-4 apart and the value 5e-6.
 - 16 bits: the loss is computed in float32, so its bound stays; the gradient returns in 16 bits and is rounded
   once more, by at most u = 2^-8 for bfloat16 and 2^-11 for float16.
 """

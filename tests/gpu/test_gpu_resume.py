@@ -18,8 +18,8 @@ RUNS = {
 
 @pytest.fixture
 def deterministic(monkeypatch):
-    """As the user asks for it; CUBLAS_WORKSPACE_CONFIG is set in conftest.py. Fastest kernels may be others in
-    every process, so the trainer's cudnn.benchmark must not choose them."""
+    """As the user asks for it; CUBLAS_WORKSPACE_CONFIG is set in conftest.py. The fastest kernels may be
+    others in every process, so the trainer's cudnn.benchmark must not choose them."""
     prepare = trainer.prepare
 
     def preparing(*arguments):
@@ -53,4 +53,4 @@ def test_stopped_and_resumed_equals_left_alone(name, device, tmp_path, monkeypat
     for one, other in zip(parts.files[:2], whole.files[:2], strict=True):
         assert_same_end(load(one), load(other))
     assert pretrain_toys.lines(tmp_path / "parts") == pretrain_toys.lines(tmp_path / "whole")
-    assert torch.isfinite(torch.tensor([line["loss"] for line in pretrain_toys.lines(tmp_path / "whole")])).all()
+    assert all(line["loss"] < 100 for line in pretrain_toys.lines(tmp_path / "whole"))
