@@ -15,5 +15,5 @@ def within_memory(advice: str, function: Callable, *args: Any) -> Any:
 
 
 def first_sentence(error: Exception) -> str:
-    """Return what torch says was asked for, without its figures of the whole GPU."""
+    """Return the first sentence of torch's message; the others are figures of the GPU."""
     return " ".join(str(error).split()).split(". ")[0]
