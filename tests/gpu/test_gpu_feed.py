@@ -1,5 +1,5 @@
 """The feed makes the next batch on a stream of its own. It never hands out one that is still being written,
-nor writes into one that is still being read. Each of its two safeguards is taken away once, and then it shows.
+nor writes into one that is still being read. Each of its two safeguards is taken away once, which shows.
 """
 import torch
 

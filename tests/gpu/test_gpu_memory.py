@@ -12,12 +12,12 @@ from tests.pretrain_toys import write_pictures
 from transfer import run as command
 from transfer.classification import finetune
 
-FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1")
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity")
 
 
 @contextlib.contextmanager
 def only(megabytes, device, module, name):
-    """Inside, so much memory of the GPU is left; on a CPU the module's function raises torch's error instead."""
+    """Inside, so much memory of the GPU is left; on a CPU the module's function raises torch's error."""
     with pytest.MonkeyPatch.context() as patch:
         if device.type == "cpu":
             def full(*_):
@@ -28,7 +28,8 @@ def only(megabytes, device, module, name):
         gc.collect()
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + megabytes * 2 ** 20) / total)
+        allowed = torch.cuda.memory_reserved() + megabytes * 2 ** 20
+        torch.cuda.set_per_process_memory_fraction(allowed / total)
         try:
             yield
         finally:
@@ -39,34 +40,35 @@ def only(megabytes, device, module, name):
 
 def last_line(capsys):
     """The only line of an error."""
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower() or "File" in line]
+    written = capsys.readouterr().err
+    (line,) = [line for line in written.splitlines() if "error" in line.lower() or "File" in line]
     return line
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
 def test_pretraining(device, tmp_path, capsys, dry):
-    write_pictures(tmp_path, 32)
+    write_pictures(tmp_path, 16)
     with only(200, device, dryrun if dry else trainer, "train_step"):
-        status = main.main([str(tmp_path), "--device", device.type, "--processes", "1", "--workers", "0", "--arch",
-                            "resnet18", "--projector", "8-8", "--image-size", "128", "--batch-size", "32",
-                            "--epochs", "1", "--checkpoint-dir", str(tmp_path / "out"), *dry])
+        status = main.main([str(tmp_path), "--device", device.type, "--processes", "1", "--workers", "0",
+                            "--arch", "resnet18", "--projector", "8-8", "--image-size", "224", "--batch-size",
+                            "16", "--epochs", "1", "--checkpoint-dir", str(tmp_path / "out"), *dry])
     assert status == 2
-    assert last_line(capsys) == ("error: too little GPU memory: CUDA out of memory; lower --batch-size or raise "
-                                 "--accumulate")
+    assert last_line(capsys) == ("error: too little GPU memory: CUDA out of memory; lower --batch-size or "
+                                 "raise --accumulate")
 
 
 def transferred(task, device, root, out, *pairs):
     torch.save(distinct_backbone().state, out / "weights.pth")
-    return command.main(["--task", task, "--weights", str(out / "weights.pth"), "--data", str(root), "--device",
-                         device.type, "--workers", "0", "--smoke", "--results", str(out / "runs"), "--output",
-                         str(out / "out"), "--cache", "", *pairs])
+    return command.main(["--task", task, "--weights", str(out / "weights.pth"), "--data", str(root),
+                         "--device", device.type, "--workers", "0", "--smoke", "--results", str(out / "runs"),
+                         "--output", str(out / "out"), "--cache", "", *pairs])
 
 
 def test_classification(device, demo_root, tmp_path, capsys):
     with only(400, device, finetune, "train_epoch"):
         assert transferred("imagenet_semi10", device, demo_root, tmp_path, "image_size", "128") == 2
-    assert last_line(capsys) == ("error: too little GPU memory: CUDA out of memory; more --num-gpus share the "
-                                 "work; a smaller batch_size, where there is one, makes a scaled run")
+    assert last_line(capsys) == ("error: too little GPU memory: CUDA out of memory; more --num-gpus share "
+                                 "the work; a smaller batch_size, where there is one, makes a scaled run")
 
 
 def test_detection(cuda, demo_root, tmp_path, capsys):
@@ -74,4 +76,5 @@ def test_detection(cuda, demo_root, tmp_path, capsys):
     with only(300, cuda, None, ""):
         assert transferred("voc_det", cuda, demo_root, tmp_path) == 2
     line = last_line(capsys)
-    assert line.startswith("error: too little GPU memory at iteration 0: CUDA out of memory; ") and "ACCUMULATE" in line
+    assert line.startswith("error: too little GPU memory at iteration 0: CUDA out of memory; ")
+    assert "ACCUMULATE" in line

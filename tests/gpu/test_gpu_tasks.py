@@ -1,9 +1,11 @@
 """Every task in smoke size on the device: its figures are those of a CPU.
 
-In miniature the run is compared with itself. Bounds: frozen features in exact float32 are 1e-5 apart; losses of
-a linear layer on them 1e-3. Fine-tuning and detection magnify rounding from step to step, so the first losses are
-bound by 1e-3 and the last ones by 5 %. Accuracies of 200 pictures and average precisions move when a picture or
-two change places: 2 %, after fine-tuning 10 %.
+In miniature the run is compared with itself. Bounds: frozen features in exact float32 are 1e-5 apart; losses
+of a linear layer on them 1e-3. Fine-tuning and detection magnify rounding from step to step: an epoch's loss
+of the one may be 2 % apart. In the first iteration of a detector all losses of anchors are 1e-3 apart; those
+of the few sampled regions change with one proposal, 10 %; the total, in all iterations, 5 %. Accuracies of 60
+to 200 pictures and average precisions move when a picture or two change places, 3.5 %; after fine-tuning or
+the choice of a penalty 10 %.
 """
 import json
 
@@ -23,8 +25,11 @@ from transfer.request import Request
 from transfer.weights.readers import read
 
 FINETUNED = ("imagenet_semi1", "imagenet_semi10")
-CLASSIFICATION = ("imagenet_linear", *FINETUNED, "imagenet_knn", "places205_linear", "inat18_linear",
-                  "voc07_svm", "voc07_lowshot", "voc2007_probe", "cifar10_probe")
+# KEY VALUE pairs: at the protocols' rates random features diverge, and with them every rounding.
+CLASSIFICATION = {"imagenet_linear": ("learning_rate", "0.01"),
+                  **dict.fromkeys(FINETUNED, ("head_learning_rate", "0.01")),
+                  **dict.fromkeys(("imagenet_knn", "places205_linear", "inat18_linear", "voc07_svm",
+                                   "voc07_lowshot", "voc2007_probe", "cifar10_probe"), ())}
 DETECTION = {"voc_det": ("loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"),
              "coco_det": ("loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc", "loss_mask")}
 
@@ -61,8 +66,9 @@ def run(root, tmp_path_factory):
             out = tmp_path_factory.mktemp(f"{task}_{device.type}")
             weights = root / ("resnet50.pth" if task in DETECTION else "resnet18.pth")
             record = execution.run(Request(
-                task=task, weights=weights, data=root, output=out, results=out.parent / "runs" / out.name, cache=None,
-                workers=2 if device.type == "cuda" else 0, device=device.type, smoke=True, pairs=pairs))
+                task=task, weights=weights, data=root, output=out, results=out.parent / "runs" / out.name,
+                cache=None, workers=2 if device.type == "cuda" else 0, device=device.type, smoke=True,
+                pairs=pairs))
             done[task, device.type, pairs] = record.metrics, out
         return done[task, device.type, pairs]
     return run
@@ -82,22 +88,26 @@ def test_frozen_features(root, device, tmp_path):
 
 @pytest.mark.parametrize("task", CLASSIFICATION)
 def test_classification(run, device, task):
-    (metrics, out), (wanted, cpu_out) = run(task, device), run(task, CPU)
+    (metrics, out), (wanted, cpu_out) = (run(task, one, *CLASSIFICATION[task]) for one in (device, CPU))
     print(task, metrics, wanted)
-    assert metrics.keys() == wanted.keys() and metrics == pytest.approx(wanted, abs=10 if task in FINETUNED else 2)
+    tuned = task in FINETUNED
+    loose = tuned or task.endswith("_probe")
+    assert metrics.keys() == wanted.keys() and metrics == pytest.approx(wanted, abs=10 if loose else 3.5)
     if (cpu_out / "record" / "curve.json").exists():
         found, exact = ([row["loss"] for row in json.loads((folder / "record" / "curve.json").read_text())]
                         for folder in (out, cpu_out))
         print(found, exact)
-        bounds = (0.02, 0.1) if task in FINETUNED else (1e-3, 1e-3)
-        assert found[0] == pytest.approx(exact[0], rel=bounds[0]) and found == pytest.approx(exact, rel=bounds[1])
+        assert found == pytest.approx(exact, rel=0.02 if tuned else 1e-3)
 
 
 @pytest.fixture
 def same_samples(monkeypatch):
-    """Detectron2 samples anchors and regions with the device's generator; here with the CPU's, also on a GPU."""
+    """Detectron2 samples anchors and regions with the device's generator; here always with the CPU's."""
     drawn = torch.randperm
-    monkeypatch.setattr(torch, "randperm", lambda count, *, device=None, **named: drawn(count, **named).to(device))
+
+    def sampled(count, *, device=None, **named):
+        return drawn(count, **named).to(device)
+    monkeypatch.setattr(torch, "randperm", sampled)
 
 
 def losses(out):
@@ -115,7 +125,8 @@ def test_detection(run, device, task):
     print(task, found, exact)
     assert metrics == pytest.approx(wanted, abs=5) and {*DETECTION[task], "total_loss"} == found.keys()
     for name, values in exact.items():
-        assert found[name][0] == pytest.approx(values[0], rel=1e-3, abs=1e-4), name
+        close = 1e-3 if "rpn" in name else 0.1
+        assert found[name][0] == pytest.approx(values[0], rel=close, abs=1e-4), name
     assert found["total_loss"] == pytest.approx(exact["total_loss"], rel=0.05)
     assert json.loads((out / "proof.json").read_text())["networks"][0]["in_place"] == 318
 
@@ -126,4 +137,4 @@ def test_detection(run, device, task):
 def test_fast_detection_is_near_exact_detection(run, cuda, pairs):
     found, exact = losses(run("coco_det", cuda, *pairs)[1]), losses(run("coco_det", CPU)[1])
     for name, values in exact.items():
-        assert found[name][0] == pytest.approx(values[0], rel=0.05, abs=0.02), name
+        assert found[name][0] == pytest.approx(values[0], rel=0.1, abs=0.02), name
