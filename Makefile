@@ -89,7 +89,7 @@ report: setup
 	@$(PY) results/report.py $(ARGS)
 
 bench: setup
-	@status=0; for benchmark in loss lars views sources frozen sweep svm knn evaluation detection_loader tables; do \
+	@status=0; for benchmark in loss lars views resident sources frozen sweep svm knn evaluation detection_loader tables; do \
 	    echo "benchmarks/$$benchmark.py"; $(PY) -m benchmarks.$$benchmark || status=1; done; exit $$status
 
 doctor: setup

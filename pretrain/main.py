@@ -38,7 +38,7 @@ from pretrain.methods import METHODS, Method, method_named, recipe as make_recip
 from pretrain.pictures.batches import epoch_batches
 from pretrain.pictures.sources import open_source
 from pretrain.recipe import Recipe, add_flags
-from pretrain.trainer import Run, last_good, train
+from pretrain.trainer import DATA_ON, Run, last_good, train
 from pretrain.upkeep import dryrun
 
 SMALLER = "lower --batch-size or raise --accumulate"  # without enough memory
@@ -51,6 +51,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         "<class>/<picture>, text list of pictures, .npz, .parquet or webdataset shards")
     parser.add_argument("--workers", type=int, default=8, metavar="N", help="data loading processes for each "
                         "training process (default: 8)")
+    parser.add_argument("--data-on", choices=DATA_ON, default="auto", help="with --views device: where small "
+                        "pictures of one size stay, decoded (default: auto, on a GPU if they take at most a "
+                        "fifth of its memory)")
     parser.add_argument("--print-freq", type=int, default=100, metavar="N",
                         help="steps between two lines of stats.txt (default: 100)")
     parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoint"), metavar="DIR",

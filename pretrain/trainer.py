@@ -25,6 +25,7 @@ from pretrain.upkeep.health import embedding_health, save_correlation
 from pretrain.upkeep.logbook import Logbook
 
 ADVICE = "Lower the learning rates or choose another --precision"
+DATA_ON = ("auto", "device", "host")  # auto: on a GPU if they fit, see pictures/resident.py
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,6 +37,7 @@ class Run:
     command: str = ""  # which started it, for stats.txt
     device: str = "cpu"
     workers: int = 8  # for each process
+    data_on: str = "auto"  # where decoded pictures stay, see DATA_ON
     print_freq: int = 100  # steps between two lines of stats.txt
     checkpoint_minutes: float = 30.0  # between two checkpoints within an epoch; 0: none there
     keep: int = 2  # newest checkpoints
@@ -47,6 +49,8 @@ class Run:
     knn_data: Path | None = None  # labelled pictures, see knn.py
 
     def __post_init__(self):
+        if self.data_on not in DATA_ON:
+            raise ValueError(f"--data-on expected one of {', '.join(DATA_ON)}, found {self.data_on!r}")
         for name, least in (("workers", 0), ("print_freq", 1), ("checkpoint_minutes", 0), ("keep", 1),
                             ("max_skips", 1)):
             if getattr(self, name) < least:
@@ -105,7 +109,7 @@ class Training:
 def prepare(recipe: Recipe, run: Run, record: Path | None = None) -> Training:
     """Return data, network and optimiser at the start of a run. record: see Feed."""
     device = local_device(run.device)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     feed = Feed(recipe, run, device, record)
     torch.manual_seed(recipe.seed)
     network = methods.build(recipe).to(device)

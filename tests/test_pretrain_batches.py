@@ -13,7 +13,7 @@ from torch.utils.data import DistributedSampler
 from torchvision.datasets import ImageFolder
 
 from pretrain.pictures import batches
-from pretrain.pictures.augment import VIEWS
+from pretrain.pictures.augment import make_backend
 from pretrain.pictures.batches import EpochBatches, build_loader, one_line
 from pretrain.pictures.sources import open_source
 
@@ -63,10 +63,9 @@ def test_batches_that_cannot_be_dealt_out_are_refused(images, batch, processes, 
 
 
 def loader_of(root, workers, record=None):
-    settings = SimpleNamespace(batch_size=4, seed=5, image_size=32, views="pil", accumulate=1,
-                               view_recipes=lambda: VIEWS)
-    return build_loader(open_source(root), settings, workers, processes=1, rank=0, pin_memory=False,
-                        record=record)
+    settings = SimpleNamespace(batch_size=4, seed=5, accumulate=1)
+    return build_loader(open_source(root), make_backend("pil", 32), settings, workers, processes=1, rank=0,
+                        pin_memory=False, record=record)
 
 
 def batches_of(root, workers, epochs, start=0):
@@ -169,7 +168,7 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(monkeypatch):
                 raise OSError(5, "Input/output error")
             return b"data"
     monkeypatch.setattr(batches.time, "sleep", pauses.append)
-    assert batches.TwoViews(Moody(), None, 0).read(7) == b"data"
+    assert batches.patiently(Moody(), 7) == b"data"
     assert calls == [7, 7, 7] and pauses == [1.0, 5.0]
 
 

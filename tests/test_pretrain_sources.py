@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pretrain.pictures import parquet, shards
-from pretrain.pictures.augment import VIEWS
+from pretrain.pictures.augment import make_backend
 from pretrain.pictures.batches import build_loader
 from pretrain.pictures.sources import open_source
 from tools import write_shards
@@ -96,9 +96,9 @@ def write(kind, root, samples):
 
 
 def batches(source, workers=0):
-    settings = SimpleNamespace(batch_size=4, seed=5, image_size=32, views="pil", accumulate=1,
-                               view_recipes=lambda: VIEWS)
-    return [torch.stack(list(batch)) for batch in build_loader(source, settings, workers, 1, 0, False)]
+    settings = SimpleNamespace(batch_size=4, seed=5, accumulate=1)
+    loader = build_loader(source, make_backend("pil", 32), settings, workers, 1, 0, False)
+    return [torch.stack(list(batch)) for batch in loader]
 
 
 @pytest.mark.parametrize("kind", KINDS)

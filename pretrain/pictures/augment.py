@@ -10,6 +10,7 @@ device  crop in the worker, the rest on the accelerator, one batch at a time (vi
 RGB always means Pillow's convert("RGB"), also for 16 bits, CMYK and palettes. Transparency is dropped, and
 EXIF's rotation is not applied.
 """
+import functools
 import importlib
 import math
 import random
@@ -100,8 +101,14 @@ def draws(views: tuple[ViewRecipe, ...], width: int, height: int, seed: int, epo
 def normalise(levels: torch.Tensor) -> torch.Tensor:
     """Convert (n, 3, H, W) levels 0-255, uint8 or float32, to float32 with ImageNet's statistics, like
     ToTensor and Normalize."""
-    mean, std = (torch.tensor(values, device=levels.device).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = statistics(levels.device)
     return levels.float().div(255).sub_(mean).div_(std)
+
+
+@functools.cache
+def statistics(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Return ImageNet's mean and deviation, (3, 1, 1) each. Made once: a GPU's host waits for each copy."""
+    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
 
 
 Picture = TypeVar("Picture")
@@ -119,6 +126,16 @@ class Backend(Protocol[Picture]):
 
     def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
         """Return the stacked tensors as two views (n, 3, size, size) float32, normalised, on the device."""
+
+
+class Views:
+    """What the backends share: views of size x size pixels, which `finish` takes as uint8."""
+
+    def __init__(self, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
+        self.size, self.recipes = size, views
+
+    def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
+        return tuple(normalise(view.to(device, non_blocking=True)) for view in batch)
 
 
 BACKENDS = {"pil": "PillowViews", "fast": "FastViews", "device": "DeviceViews"}

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from parallel import signals
-from pretrain.pictures.augment import Backend, make_backend
+from pretrain.pictures.augment import Backend
 from pretrain.pictures.sources import Source
 from pretrain.recipe import Recipe
 
@@ -42,7 +42,7 @@ class TwoViews(Dataset):
         draw = random.Random(f"{self.seed} {epoch} {index} replacement")
         while len(failures) < REPLACEMENTS:
             try:
-                picture = self.backend.decode(self.read(chosen))
+                picture = self.backend.decode(patiently(self.source, chosen))
             except (OSError, ValueError) as error:
                 failures.append((self.source.name(chosen), reason(error)))
                 chosen = draw.randrange(len(self.source))
@@ -52,15 +52,17 @@ class TwoViews(Dataset):
         raise ValueError(f"{name}: {why}; none of {REPLACEMENTS - 1} other pictures could be used instead; "
                          "repair the data")
 
-    def read(self, index: int) -> bytes | np.ndarray:
-        for pause in PAUSES:
-            try:
-                return self.source.read(index)
-            except FileNotFoundError:
-                raise
-            except OSError:
-                time.sleep(pause)
-        return self.source.read(index)
+
+def patiently(source: Source, index: int) -> bytes | np.ndarray:
+    """Read a picture, up to three times."""
+    for pause in PAUSES:
+        try:
+            return source.read(index)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(pause)
+    return source.read(index)
 
 
 def reason(error: Exception) -> str:
@@ -156,12 +158,11 @@ def epoch_batches(source: Source, recipe: Recipe, processes: int, rank: int = 0)
     return batches
 
 
-def build_loader(source: Source, config: Recipe, workers: int, processes: int, rank: int, pin_memory: bool,
-                 record: Path | None = None) -> Loader:
+def build_loader(source: Source, backend: Backend, config: Recipe, workers: int, processes: int, rank: int,
+                 pin_memory: bool, record: Path | None = None) -> Loader:
     """Return the loader of this process. Set `loader.batch_sampler.epoch` (and `start`) before each epoch;
-    `loader.backend` finishes the batches on the device. record: see Loader."""
+    the backend finishes the batches on the device. record: see Loader."""
     batches = epoch_batches(source, config, processes, rank)
-    backend = make_backend(config.views, config.image_size, config.view_recipes())
     return Loader(TwoViews(source, backend, config.seed), record, batch_sampler=batches, num_workers=workers,
                   pin_memory=pin_memory, persistent_workers=workers > 0, worker_init_fn=signals.loader_worker)
 

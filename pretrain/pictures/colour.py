@@ -67,10 +67,16 @@ def hue(x: torch.Tensor, steps: Factor) -> torch.Tensor:
     # Pillow counts 255 steps to the full circle but wraps at 256: pixels that cross red lose one there.
     # A channel is value - chroma * (2 - distance), where the distance of its own colour from the hue,
     # | |turned - own| - 3 | in sixths, is kept within 1 and 2. (Pillow cuts saturation to 8 bits first.)
-    own = torch.tensor([0.0, 2.0, -2.0], device=x.device).view(3, 1, 1)
-    torch.add(steps * (6 / 255) - own, angle.unsqueeze(1), alpha=6 / 255, out=x)
+    torch.add(steps * (6 / 255) - own_hues(x.device), angle.unsqueeze(1), alpha=6 / 255, out=x)
     x.abs_().sub_(3).abs_().clamp_(1, 2)
     return torch.addcmul(base.unsqueeze(1), x, chroma.unsqueeze(1), out=x).round_()  # there are no halves
+
+
+@functools.cache
+def own_hues(device: torch.device) -> torch.Tensor:
+    """Return the hues of red, green and blue, in sixths of the circle from red, (3, 1, 1). Made once: a GPU's
+    host waits for each copy."""
+    return torch.tensor([0.0, 2.0, -2.0], device=device).view(3, 1, 1)
 
 
 def solarise(x: torch.Tensor) -> torch.Tensor:

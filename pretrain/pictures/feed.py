@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from parallel.collectives import is_main, rank, world_size
 from pretrain.pictures import batches
+from pretrain.pictures.augment import Backend, make_backend
+from pretrain.pictures.resident import ResidentViews, hold
 from pretrain.pictures.sources import open_source
 from pretrain.recipe import Recipe
 
@@ -30,7 +32,10 @@ class Feed:
         self.device, self.epochs, self.waited = device, config.epochs, 0.0
         self.memory_format = run.memory_format
         source = open_source(run.data)
-        self.loader = batches.build_loader(source, config, run.workers, world_size(), rank(),
+        held = hold(source, config, run, device)
+        backend: Backend = ResidentViews(held, config.image_size, config.view_recipes()) if held else \
+            make_backend(config.views, config.image_size, config.view_recipes())
+        self.loader = batches.build_loader(held or source, backend, config, run.workers, world_size(), rank(),
                                            device.type == "cuda", record)
         # A generator of its own: iterating must not advance the global one, which checkpoints keep.
         self.loader.generator = torch.Generator().manual_seed(config.seed)

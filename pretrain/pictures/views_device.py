@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pretrain.pictures import colour
-from pretrain.pictures.augment import VIEWS, ViewParameters, ViewRecipe, draws, normalise
+from pretrain.pictures.augment import ViewParameters, Views, draws, normalise
 from pretrain.pictures.views_fast import crop, decode
 
 OPERATIONS = tuple(colour.JITTER)
@@ -50,11 +50,8 @@ def finish_views(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return x
 
 
-class DeviceViews:
+class DeviceViews(Views):
     """views: two crops (size, size, 3) uint8 and what is left to do, (2, 14) float32."""
-
-    def __init__(self, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
-        self.size, self.recipes = size, views
 
     def decode(self, data: bytes | np.ndarray) -> torch.Tensor:
         return decode(data)

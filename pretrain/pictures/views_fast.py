@@ -2,14 +2,13 @@
 picture's colour operations in float32 (colour.py). The levels are Pillow's except in the resize, the blur and
 a few pixels of hue; tests/test_pretrain_views.py reports the differences.
 """
-from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
 import torch
 
 from pretrain.pictures import colour
-from pretrain.pictures.augment import VIEWS, ViewParameters, ViewRecipe, draws, normalise
+from pretrain.pictures.augment import ViewParameters, Views, draws
 from pretrain.pictures.views_pil import checked, open_rgb
 
 
@@ -64,11 +63,8 @@ def finish_view(view: torch.Tensor, parameters: ViewParameters) -> torch.Tensor:
     return torch.from_numpy(x[0].numpy().astype(np.uint8, order="C")).expand(3, -1, -1)
 
 
-class FastViews:
+class FastViews(Views):
     """views: two (3, size, size) uint8."""
-
-    def __init__(self, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
-        self.size, self.recipes = size, views
 
     def decode(self, data: bytes | np.ndarray) -> torch.Tensor:
         return decode(data)
@@ -78,6 +74,3 @@ class FastViews:
         with torch.inference_mode():
             return tuple(finish_view(crop(picture, one, self.size), one)
                          for one in draws(self.recipes, width, height, seed, epoch, index))
-
-    def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
-        return tuple(normalise(view.to(device, non_blocking=True)) for view in batch)

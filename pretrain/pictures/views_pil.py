@@ -1,13 +1,12 @@
 """The views by the official Pillow operations: the reference for the other backends."""
 import io
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional
 
-from pretrain.pictures.augment import VIEWS, ViewParameters, ViewRecipe, draws, normalise
+from pretrain.pictures.augment import ViewParameters, Views, draws
 
 ADJUST = {"brightness": functional.adjust_brightness, "contrast": functional.adjust_contrast,
           "saturation": functional.adjust_saturation, "hue": functional.adjust_hue}
@@ -52,11 +51,8 @@ def apply(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Im
     return ImageOps.solarize(image) if parameters.solarise else image
 
 
-class PillowViews:
+class PillowViews(Views):
     """views: two (3, size, size) uint8."""
-
-    def __init__(self, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
-        self.size, self.recipes = size, views
 
     def decode(self, data: bytes | np.ndarray) -> Image.Image:
         return open_rgb(data)
@@ -65,6 +61,3 @@ class PillowViews:
         pictures = [apply(picture, one, self.size)
                     for one in draws(self.recipes, *picture.size, seed, epoch, index)]
         return tuple(torch.from_numpy(np.array(one)).permute(2, 0, 1).contiguous() for one in pictures)
-
-    def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
-        return tuple(normalise(view.to(device, non_blocking=True)) for view in batch)

@@ -5,15 +5,20 @@ sum falls on the other side of a rounding; all other operations are exact in flo
 """
 import dataclasses
 
+import numpy as np
 import pytest
 import test_pretrain_views as table
 import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
-from pretrain.pictures.augment import make_backend
+from pretrain.pictures.augment import VIEWS, draws, make_backend
+from pretrain.pictures.feed import Feed
+from pretrain.pictures.resident import resized
 from pretrain.pictures.views_device import finish_views, pack, planes
 from pretrain.pictures.views_pil import apply
+from pretrain.trainer import Run
+from tests.pretrain_toys import toy_recipe
 
 LEVEL = 1 / 255 / 0.225  # the widest of the normalised views
 
@@ -60,3 +65,29 @@ def test_a_batch_is_that_of_a_cpu(size, device):
         apart = (found.cpu() - wanted).abs()
         assert apart.mean() < 1e-4 and (apart > 1.01 * LEVEL).float().mean() < 1e-4
         assert (found[7] - one[0]).abs().mean() < 1e-4
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_the_crop_of_pictures_kept_there_is_that_of_a_cpu(size, device):
+    """Bit for bit: its sums are of whole numbers."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (20, 32, 3, 40), dtype=torch.uint8, generator=draw)
+    boxes = [draws(VIEWS, 40, 32, 0, 0, index)[0].box for index in range(20)]
+    where = torch.tensor([[index, *box] for index, box in enumerate(boxes)])
+    found = resized(pixels.to(device), where.to(device), size)
+    assert found.device == device
+    assert torch.equal(found.cpu(), resized(pixels, where, size))
+
+
+def test_a_feed_of_pictures_kept_there_is_that_of_a_cpu(device, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "set.npz", images=images)
+    recipe = toy_recipe(views="device", image_size=32, batch_size=16)
+
+    def batches(place):
+        run = Run(tmp_path / "set.npz", tmp_path, device=place.type, workers=2, data_on="device")
+        return [torch.stack(views).cpu() for views in Feed(recipe, run, place).batches(0, 0)]
+
+    for found, wanted in zip(batches(device), batches(table.CPU), strict=True):
+        apart = (found - wanted).abs()
+        assert apart.mean() < 1e-4 and (apart > 1.01 * LEVEL).float().mean() < 1e-4
