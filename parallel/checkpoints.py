@@ -17,6 +17,8 @@ import torch
 
 from parallel.files import remove_drafts, replacing
 
+HOW = ("foreach", "fused", "capturable")  # options of an optimiser that change no more than its rounding
+
 
 def write(state: dict, path: str | os.PathLike) -> None:
     """Save like torch.save, leaving either the old file or the whole new one whenever it is interrupted."""
@@ -99,7 +101,8 @@ def optimizer_state(found: Any, optimizer: torch.optim.Optimizer, slots: tuple[s
 
     slots: the names of the tensors that it keeps for each parameter. fresh: it has not made a step, so it may
     have none. All options except the learning rate must be those of the run. An option that the file lacks
-    counts as the run's, and one that the run does not know is left out.
+    or that only says how the work is done (HOW) counts as the run's, and one that the run does not know is
+    left out.
     """
     built = optimizer.state_dict()["param_groups"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -111,8 +114,9 @@ def optimizer_state(found: Any, optimizer: torch.optim.Optimizer, slots: tuple[s
     groups = found.get("param_groups") if isinstance(found, dict) else None
     if (isinstance(groups, list) and len(groups) == len(built)
             and all(isinstance(group, dict) for group in groups)):
-        found = found | {"param_groups": [{name: group.get(name, value) for name, value in wanted.items()}
-                                          for group, wanted in zip(groups, built)]}
+        found = found | {"param_groups": [
+            {name: value if name in HOW else group.get(name, value) for name, value in wanted.items()}
+            for group, wanted in zip(groups, built)]}
     require_like(found, {"state": states, "param_groups": built}, "optimizer")
     for number, (group, wanted) in enumerate(zip(found["param_groups"], built)):
         changed = difference(group, wanted | {"lr": group["lr"]})

@@ -20,14 +20,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from parallel.process import is_main
 
 STOPPED_STATUS = 75
 REQUEUE_SIGNAL = signal.SIGUSR1
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)  # the one that counts first
 WORKER_SECONDS = 20  # between SIGTERM and the end of a loader's worker
 SECOND_CTRL_C = 1.0  # seconds; an earlier one is the first again, sent to the group and passed on
 
@@ -54,16 +54,24 @@ def received() -> int:
     return _State.received
 
 
+def votes() -> list[bool]:
+    """Return which of STOP_SIGNALS this process received. The sums over a group are for `elected`."""
+    return [number == _State.received for number in STOP_SIGNALS]
+
+
+def elected(votes: Sequence[float]) -> int:
+    """Return the stop signal that counts, 0 for none, from the number of processes that received each of
+    STOP_SIGNALS. Of several it is the one that brings the job back."""
+    return next((number for number, count in zip(STOP_SIGNALS, votes) if count), 0)
+
+
 def wish() -> int:
-    """Return the stop signal that any process of the group received, the same in all of them; 0 for none. Of
-    several signals the one that brings the job back counts."""
+    """Return the stop signal that any process of the group received, the same in all of them; 0 for none."""
     import torch
 
-    from parallel.collectives import all_reduce_max
+    from parallel.collectives import all_reduce_sum
 
-    order: tuple[int, ...] = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    place = torch.tensor([order.index(_State.received)])
-    return int(order[int(all_reduce_max(place))])
+    return elected(all_reduce_sum(torch.tensor(votes(), dtype=torch.int64)).tolist())
 
 
 def status(number: int) -> int:

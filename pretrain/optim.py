@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch.optim.optimizer import ParamsT
+from torch.optim.sgd import sgd
 
 from pretrain.recipe import Recipe
 
@@ -19,9 +20,13 @@ class LARS(torch.optim.Optimizer):
     the ratio. The official options `weight_decay_filter` and `lars_adaptation_filter` say so; they are kept
     so that the official code can continue from our checkpoints. The state's name `mu` is official, too.
 
+    found_inf: None, or a scalar on the device; 1 leaves the update out, as in torch's fused optimisers.
+
     clip: the ratio is min(eta |p| / (|d| lr), 1), and a weight moves by at most lr |d|. This is solo-learn's
     clip_lr, except that solo-learn has |g| + weight_decay |p| in place of |d|.
     """
+
+    found_inf: torch.Tensor | None = None
 
     def __init__(self, parameters: ParamsT, lr: float = 0.0, weight_decay: float = 0.0,
                  momentum: float = 0.9, eta: float = 0.001, clip: bool = False):
@@ -44,9 +49,18 @@ class LARS(torch.optim.Optimizer):
         updates = [p.grad for p in plain] + scaled_updates(scaled, group["weight_decay"], group["eta"],
                                                            group["lr"] if group["clip"] else None)
         momenta = [self.state[p]["mu"] for p in plain + scaled]
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, updates)  # type: ignore[arg-type]
-        torch._foreach_add_(plain + scaled, momenta, alpha=-group["lr"])
+        sgd(plain + scaled, updates, momenta, fused=True, found_inf=self.found_inf,  # type: ignore[arg-type]
+            weight_decay=0.0, momentum=group["momentum"], lr=group["lr"], dampening=0.0, nesterov=False,
+            maximize=False)
+
+
+class Adam(torch.optim.Adam):
+    """torch's, fused, so that `found_inf` can leave an update out on the device."""
+
+    found_inf: torch.Tensor | None = None
+
+    def __init__(self, parameters: ParamsT, weight_decay: float):
+        super().__init__(parameters, lr=0.0, weight_decay=weight_decay, fused=True)
 
 
 def chunks(parameters: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
@@ -90,11 +104,11 @@ def parameter_groups(model: torch.nn.Module) -> list[dict[str, list[torch.nn.Par
             {"params": [p for p in parameters if p.ndim == 1]}]
 
 
-def build_optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(recipe: Recipe, model: torch.nn.Module) -> LARS | Adam:
     """Return the recipe's optimiser for the model's parameters, in the two groups of `parameter_groups`."""
     groups = parameter_groups(model)
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=0.0, weight_decay=recipe.weight_decay)
+        return Adam(groups, recipe.weight_decay)
     return LARS(groups, weight_decay=recipe.weight_decay, eta=recipe.trust_coefficient,
                 clip=recipe.clip_ratio)
 

@@ -1,8 +1,9 @@
 """The training loop, run by every process of a group."""
 import contextlib
 import hashlib
-import math
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -15,17 +16,19 @@ from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, rank, world_size
 from pretrain import methods
 from pretrain.accumulate import Tensors, accumulated_backward, plain_backward
-from pretrain.optim import build_optimizer, learning_rates
+from pretrain.optim import LARS, Adam, build_optimizer, learning_rates
 from pretrain.pictures.feed import Feed
 from pretrain.recipe import Recipe
 from pretrain.upkeep import checkpoint, knn
 from pretrain.upkeep.checkpoint import Position
-from pretrain.upkeep.guard import Guard, diagnosis, gradient_norms, not_finite
+from pretrain.upkeep.guard import GOOD, KIND, LOSS, Guard, Verdict, diagnosis, gradient_norms, not_finite
 from pretrain.upkeep.health import embedding_health, save_correlation
 from pretrain.upkeep.logbook import Logbook
 
 ADVICE = "Lower the learning rates or choose another --precision"
 DATA_ON = ("auto", "device", "host")  # auto: on a GPU if they fit, see pictures/resident.py
+# How many steps later the host reads a step's numbers: on a GPU, when the next step is already on its way.
+LATE = {"cpu": 0, "cuda": 1}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -84,7 +87,7 @@ class Training:
     feed: Feed
     network: methods.Method
     model: torch.nn.Module  # the network, wrapped for several processes
-    optimizer: torch.optim.Optimizer
+    optimizer: LARS | Adam
     scaler: torch.amp.GradScaler
     guard: Guard
     logbook: Logbook | None = None  # of the main process
@@ -159,18 +162,18 @@ def train_epoch(training: Training, epoch: int, start: int, labelled: knn.Labell
     run, steps = training.run, training.feed.steps
     training.model.train()
     meter = Meter(training)
+    unread: deque[Taken] = deque()
     for done, views in enumerate(training.feed.batches(epoch, start), start=start + 1):
         step = epoch * steps + done - 1
         seen = train_step(training, step, views)
-        number, due, replaced = between_steps(training)
-        training.feed.note_replaced(replaced)
+        unread.append(Taken(epoch, step, seen, on_its_way(torch.cat([seen.numbers, news(training)]))))
         meter.count()
-        if training.logbook and (step % run.print_freq == 0 or seen.skipped):
-            training.logbook.write(dict(epoch=epoch, step=step) | meter.figures(seen))
-        if seen.skipped and training.guard.in_a_row >= run.max_skips:
-            where = diagnosis(training.network, seen.outputs)
-            raise ValueError(f"{training.guard.in_a_row} steps in a row were skipped, the last at step "
-                             f"{step} (epoch {epoch}): {seen.skipped}; {where}; {last_good(run)}. {ADVICE}")
+        number, due = 0, False
+        late = 0 if done == steps or step % run.print_freq == 0 else LATE[training.device.type]
+        while len(unread) > late:
+            first, second = settle(training, unread.popleft(), meter)
+            number, due = number or first, due or second
+            late = 0 if number or due else late
         if done == steps:
             save_correlation(run.checkpoint_dir / "correlation.npz", step, *seen.outputs[:2])
             if labelled:
@@ -192,18 +195,16 @@ def judge(training: Training, labelled: knn.Labelled, epoch: int, step: int) -> 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one step showed. loss is that of the joint batch; norms those of the gradients of weights and
-    biases; figures and outputs those of the method; skipped the reason why there was no update, or ""."""
-    loss: float
-    norms: list[float]
+    """What one step showed, on the device: `numbers` of the guard, figures and outputs of the method."""
+    numbers: torch.Tensor
     rates: tuple[float, float]
     figures: dict[str, torch.Tensor]
     outputs: Tensors
-    skipped: str
 
 
 def train_step(training: Training, step: int, views: Tensors) -> Seen:
-    """Update the network once. views: this process's, each (n, 3, H, W)."""
+    """Update the network once. views: this process's, each (n, 3, H, W). The host need not wait for the
+    device: it is there that a step is skipped."""
     optimizer, scaler, guard = training.optimizer, training.scaler, training.guard
     rates = learning_rates(training.recipe, step, training.feed.steps)
     for group, rate in zip(optimizer.param_groups, rates):
@@ -212,19 +213,15 @@ def train_step(training: Training, step: int, views: Tensors) -> Seen:
     guard.begin()
     loss, figures, outputs = backward(training, step, views)
     scaler.unscale_(optimizer)
-    # The host waits here for the step's kernels; the next batch is already on its way to the device.
-    numbers = [loss, *gradient_norms(optimizer)]
-    loss, *norms = torch.stack([number.double() for number in numbers]).tolist()
     # fp16 gradients overflow now and then by design: the scaler leaves the step out and halves its factor.
-    overflow = math.isfinite(loss) and not all(map(math.isfinite, norms)) and scaler.get_scale() > 1
-    skipped = "" if overflow else guard.judge(loss, norms)
-    if skipped:
-        guard.undo()
-    elif not overflow:
-        optimizer.step()
-        training.network.after_step(step)
+    numbers = guard.judge(loss, gradient_norms(optimizer), scaler.scale(torch.ones_like(loss)) > 1)
+    kind = numbers[KIND]
+    optimizer.found_inf = (kind != GOOD).float()
+    optimizer.step()
+    training.network.after_step(step, kind == GOOD)
+    guard.restore(kind >= LOSS)
     scaler.update()
-    return Seen(loss, norms, rates, figures, outputs, skipped)
+    return Seen(numbers, rates, figures, outputs)
 
 
 def backward(training: Training, step: int,
@@ -269,14 +266,56 @@ def draw_of(seed: int, step: int, process: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def between_steps(training: Training) -> tuple[int, bool, int]:
-    """Return what the processes tell each other after a step, the same in every one: the stop signal that any
-    of them got (0: none), whether a checkpoint is due by the clock, and how many samples of this start were
-    made from another picture than their own."""
+def news(training: Training) -> torch.Tensor:
+    """Return, on the device, what the processes have to tell each other after a step: whether a checkpoint is
+    due by the clock, how many samples of this start were made from another picture than their own, and how
+    many processes got which stop signal."""
     minutes = training.run.checkpoint_minutes
     due = is_main() and minutes > 0 and time.monotonic() - training.saved_at >= 60 * minutes
-    due, replaced = all_reduce_sum(torch.tensor([due, training.feed.loader.replaced])).tolist()
-    return signals.wish(), bool(due), replaced
+    own = torch.tensor([due, training.feed.loader.replaced, *signals.votes()], dtype=torch.float64)
+    return all_reduce_sum(own.to(training.device, non_blocking=True))
+
+
+def on_its_way(numbers: torch.Tensor) -> Callable[[], list[float]]:
+    """Begin to copy numbers to the host. Returns a function that waits for them."""
+    host = numbers.to("cpu", non_blocking=True)
+    if not numbers.is_cuda:
+        return host.tolist
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read() -> list[float]:
+        arrived.synchronize()
+        return host.tolist()
+
+    return read
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step whose numbers, with `news` at their end, are on their way to the host."""
+    epoch: int
+    step: int
+    seen: Seen
+    read: Callable[[], list[float]]
+
+
+def settle(training: Training, taken: Taken, meter: "Meter") -> tuple[int, bool]:
+    """Read a step's numbers, and log them if they are due or the step was skipped. Returns the stop signal
+    that any process got (0: none) and whether a checkpoint is due, the same in every process. Raises
+    ValueError if too many steps in a row were skipped."""
+    run, seen = training.run, taken.seen
+    numbers = taken.read()
+    due, replaced, *votes = numbers[len(seen.numbers):]
+    verdict = training.guard.read(numbers[:len(seen.numbers)])
+    training.feed.note_replaced(int(replaced))
+    if training.logbook and (taken.step % run.print_freq == 0 or verdict.reason):
+        training.logbook.write(dict(epoch=taken.epoch, step=taken.step) | meter.figures(seen, verdict))
+    if verdict.reason and verdict.in_a_row >= run.max_skips:
+        where = diagnosis(training.network, seen.outputs)
+        raise ValueError(f"{verdict.in_a_row} steps in a row were skipped, the last at step {taken.step} "
+                         f"(epoch {taken.epoch}): {verdict.reason}; {where}; {last_good(run)}. {ADVICE}")
+    return signals.elected(votes), bool(due)
 
 
 class Meter:
@@ -292,7 +331,7 @@ class Meter:
     def count(self) -> None:
         self.steps += 1
 
-    def figures(self, seen: Seen) -> dict[str, float | str]:
+    def figures(self, seen: Seen, verdict: Verdict) -> dict[str, float | str]:
         """Return the figures of a step's line, and begin the next one."""
         training = self.training
         assert training.logbook  # only the process that has one asks
@@ -300,19 +339,20 @@ class Meter:
         speed = dict(images_per_second=round(self.steps * recipe.batch_size / seconds, 2),
                      data_wait_share=round(min(1.0, training.feed.waited / seconds), 4))
         figures: dict[str, float | str] = dict(
-            lr_weights=seen.rates[0], lr_biases=seen.rates[1], loss=seen.loss,
+            lr_weights=seen.rates[0], lr_biases=seen.rates[1], loss=verdict.loss,
             time=training.logbook.seconds())
         figures |= {name: value.item() for name, value in seen.figures.items()}
         figures |= embedding_health(seen.outputs[0])
-        figures |= dict(gradient_norm_weights=seen.norms[0], gradient_norm_biases=seen.norms[1]) | speed
-        figures |= dict(skipped=training.guard.skipped, replaced_pictures=training.feed.replaced)
+        figures |= dict(gradient_norm_weights=verdict.norms[0],
+                        gradient_norm_biases=verdict.norms[1]) | speed
+        figures |= dict(skipped=verdict.skipped, replaced_pictures=training.feed.replaced)
         if recipe.precision == "fp16":
             figures["loss_factor"] = training.scaler.get_scale()
         if recipe.accumulate > 1:
             images = recipe.batch_size // recipe.accumulate
             figures["batch_norm"] = f"statistics of micro-batches of {images} images"
-        if seen.skipped:
-            figures["skipped_because"] = seen.skipped
+        if verdict.reason:
+            figures["skipped_because"] = verdict.reason
         self.reset()
         return figures
 

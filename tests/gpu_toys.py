@@ -34,4 +34,4 @@ def update(training, given=None, wide=False):
     moves = [p.detach().double().cpu() - old for p, old in zip(network.parameters(), before)]
     weights, biases = (torch.cat([move.flatten() for move in moves if (move.ndim == 1) == flat])
                        for flat in (False, True))
-    return (weights, biases), seen
+    return (weights, biases), training.guard.read(seen.numbers.tolist())

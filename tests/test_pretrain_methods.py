@@ -47,7 +47,7 @@ def one_step(name, accumulate=1):
                                 torch.amp.GradScaler("cpu", enabled=False), None)
     loss, figures, outputs = trainer.backward(training, 3, [view[rows()] for view in views()])
     optimizer.step()
-    network.after_step(3)
+    network.after_step(3, torch.tensor(True))
     assert all(not output.requires_grad and len(output) == len(range(BATCH)[rows()]) for output in outputs)
     return (loss, [p.detach() for p in network.parameters()], [b.double() for b in network.buffers()],
             {name: value.item() for name, value in figures.items()})

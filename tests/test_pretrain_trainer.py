@@ -89,6 +89,29 @@ def test_a_skip_before_a_stop_is_remembered(start, tmp_path, monkeypatch):
     assert load(whole.files[0])["guard"]["skipped"] == 1
 
 
+def test_numbers_that_are_read_late_change_nothing(start, tmp_path, monkeypatch):
+    """As on a GPU, where the host is a step ahead. Step 1 of 9 is a nan; every fourth step is logged."""
+    step, sparse = trainer.train_step, {"print_freq": 4}
+
+    def second_is_nan(training, at, views):
+        y1, y2 = views
+        return step(training, at, (y1 * float("nan") if at == 1 else y1, y2))
+    monkeypatch.setattr(trainer, "train_step", second_is_nan)
+    whole = start("whole", run=sparse)
+    monkeypatch.setitem(trainer.LATE, "cpu", 1)
+    assert_same_end(load(start("late", run=sparse).files[0]), load(whole.files[0]))
+    with monkeypatch.context() as patch:
+        after_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        assert start("parts", run=sparse).signal == signal.SIGUSR1
+    assert load(tmp_path / "parts" / "checkpoint.pth")["step"] == 8  # one step later
+    assert_same_end(load(start("parts", run=sparse).files[0]), load(whole.files[0]))
+    logged = lines(tmp_path / "whole")
+    assert [line["step"] for line in logged] == [0, 1, 4, 8] and "skipped_because" in logged[1]
+    assert lines(tmp_path / "late") == lines(tmp_path / "parts") == logged
+    with pytest.raises(ValueError, match="1 steps in a row were skipped, the last at step 1 "):
+        start("strict", run=sparse | {"max_skips": 1})
+
+
 def test_each_epoch_has_its_own_order(start, monkeypatch):
     seen, step = [], trainer.train_step
 

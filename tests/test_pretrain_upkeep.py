@@ -23,6 +23,12 @@ def toy(tmp_path, monkeypatch):
     write_pictures(tmp_path)
 
 
+def judged(judge, loss, norms=(1.0,), may_overflow=False):
+    numbers = judge.judge(torch.tensor(loss), [torch.tensor(norm) for norm in norms],
+                          torch.tensor(may_overflow))
+    return judge.read(numbers.tolist())
+
+
 @pytest.mark.parametrize("loss, norms, reason", [
     (10.0, [1.0, 1.0], ""),
     (99.0, [1.0, 1.0], ""),
@@ -34,22 +40,31 @@ def toy(tmp_path, monkeypatch):
 def test_guard_judges(loss, norms, reason):
     judge = guard.Guard(nn.Linear(1, 1), 10.0)
     for _ in range(guard.JUDGE_AFTER):
-        assert judge.judge(10.0, norms[:1]) == ""
-    assert judge.judge(loss, norms) == reason
-    assert (judge.skipped, judge.in_a_row) == ((1, 1) if reason else (0, 0))
-    judge.judge(10.0, [1.0])
-    assert judge.in_a_row == 0
+        assert judged(judge, 10.0).reason == ""
+    verdict, skips = judged(judge, loss, norms), int(bool(reason))
+    assert (verdict.reason, verdict.skipped, verdict.in_a_row) == (reason, skips, skips)
+    assert judged(judge, 10.0).in_a_row == 0
     other = guard.Guard(nn.Linear(1, 1), 10.0)
     other.load_state_dict(judge.state_dict())
     assert other.state_dict() == judge.state_dict()
+    assert judge.state_dict()["mean"] == (10.0 if loss != 99.0 else pytest.approx(10 + 89 / 22))
+
+
+def test_an_overflow_is_no_reason_but_no_loss_either():
+    judge = guard.Guard(nn.Linear(1, 1), 10.0)
+    verdict = judged(judge, 10.0, [math.inf], may_overflow=True)
+    assert (verdict.kind, verdict.reason, judge.state_dict()["counted"]) == (guard.OVERFLOW, "", 0)
+    assert judged(judge, 10.0, [math.inf]).reason
+    assert judged(judge, 10.0, may_overflow=True).kind == guard.GOOD
+    assert judged(judge, math.nan, [math.nan], may_overflow=True).reason == "the loss is nan"
 
 
 def test_no_spikes_without_a_factor_and_none_at_the_start():
     never = guard.Guard(nn.Linear(1, 1), 0.0)
     early = guard.Guard(nn.Linear(1, 1), 10.0)
     for judge in (never, early):
-        assert [judge.judge(loss, []) for loss in (1.0, 1e6)] == ["", ""]
-    assert all(never.judge(1.0, []) == "" for _ in range(50)) and never.judge(1e9, []) == ""
+        assert [judged(judge, loss).reason for loss in (1.0, 1e6)] == ["", ""]
+    assert all(judged(never, 1.0).reason == "" for _ in range(50)) and judged(never, 1e9).reason == ""
 
 
 def break_steps(monkeypatch, which):

@@ -14,7 +14,7 @@ class Method(nn.Module):
         targets = method.targets(*inputs)            without gradients
         outputs = method(*inputs)                    with gradients; wrapped in DDP for several processes
         loss, figures = method.loss(outputs, targets, step)
-        method.after_step(step)                      only where the step counted
+        method.after_step(step, taken)
 
     Rules that make a method right on any number of processes and micro-batches:
     - the state dict is the `model` of a checkpoint, under the names of the method's own published code;
@@ -46,8 +46,9 @@ class Method(nn.Module):
         """Return the scalar loss of the joint batch, and figures for the log: scalars without gradients."""
         raise NotImplementedError
 
-    def after_step(self, step: int) -> None:
-        """Do what follows an update: averages, queues."""
+    def after_step(self, step: int, taken: torch.Tensor) -> None:
+        """Do what follows an update: averages, queues. taken: a boolean scalar on the device, false where the
+        step does not count; then no parameter may change (buffers are restored after a skipped step)."""
 
     def torchvision_state(self) -> dict[str, torch.Tensor]:
         """Return the backbone's weights under torchvision's names, without fc."""

@@ -26,7 +26,7 @@ def report(config: Recipe, run: Run) -> list[str]:
     seconds, waited = [], []
     before = time.perf_counter()
     for step, views in zip(range(WARM + MEASURED), training.feed.batches(0, 0)):
-        train_step(training, step, views)  # ends with the device's work done
+        train_step(training, step, views).numbers.tolist()  # waits until the device's work is done
         now = time.perf_counter()
         seconds.append(now - before)
         waited.append(training.feed.waited)

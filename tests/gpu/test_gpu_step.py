@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain import trainer
 from tests.gpu_toys import COUNT, prepared, update, views
-from tests.pretrain_toys import toy_backbone, write_pictures
+from tests.pretrain_toys import lines, start, toy_backbone, write_pictures
 from transfer.precision import tf32
 
 
@@ -88,8 +89,8 @@ def test_an_overflow_of_float16_leaves_the_step_out_and_halves_the_factor(root, 
     training = prepared(root, device, precision="fp16", accumulate=accumulate)
     training.scaler = torch.amp.GradScaler(device.type, init_scale=2.0 ** 40)
     (weights, biases), seen = update(training)
-    assert not weights.any() and not biases.any() and not seen.skipped
-    assert training.scaler.get_scale() == 2.0 ** 39 and training.guard.skipped == 0
+    assert not weights.any() and not biases.any() and not seen.reason
+    assert training.scaler.get_scale() == 2.0 ** 39 and training.guard.state_dict()["skipped"] == 0
     training.scaler = torch.amp.GradScaler(device.type, init_scale=1024.0)
     (weights, biases), seen = update(training)
     assert weights.any() and biases.any() and training.scaler.get_scale() == 1024.0
@@ -99,5 +100,33 @@ def test_a_nan_is_skipped_and_leaves_no_trace(root, device):
     training = prepared(root, device, precision="bf16")
     buffers = [buffer.clone() for buffer in training.network.buffers()]
     (weights, biases), seen = update(training, [view * float("nan") for view in views()])
-    assert "loss is nan" in seen.skipped and not weights.any() and not biases.any()
+    assert "loss is nan" in seen.reason and not weights.any() and not biases.any()
     assert all(torch.equal(a, b) for a, b in zip(buffers, training.network.buffers()))
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"precision": "fp16"}, {"accumulate": 2},
+                                     {"views": "device", "data_on": "device"}, {"views": "device"}], ids=str)
+def test_no_step_waits_for_the_host(root, cuda, changes):
+    """Nothing between the loader's batch and the update may synchronise; torch would raise."""
+    run = {"data_on": changes.pop("data_on", "host")}
+    training = prepared(root, cuda, run, **{"epochs": 4, **changes})
+    training.network.train()
+    for epoch in range(3):
+        for views_ in training.feed.batches(epoch, 0):
+            if epoch:  # the first makes what stays: momenta, constants, plans of kernels
+                torch.cuda.set_sync_debug_mode("error")
+            try:
+                seen = trainer.train_step(training, epoch, views_)
+                read = trainer.on_its_way(torch.cat([seen.numbers, trainer.news(training)]))
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            assert training.guard.read(read()[:len(seen.numbers)]).loss > 0
+
+
+@pytest.mark.usefixtures("toy")
+def test_numbers_read_one_step_late_are_the_same(root, cuda, tmp_path, monkeypatch):
+    torch.use_deterministic_algorithms(True)
+    for late in (0, 1):
+        monkeypatch.setitem(trainer.LATE, "cuda", late)
+        start(root, str(tmp_path / str(late)), dict(device="cuda", print_freq=5), views="device", epochs=4)
+    assert lines(tmp_path / "0") == lines(tmp_path / "1")
