@@ -116,3 +116,15 @@ def test_form_follows_the_cost():
 def test_what_does_not_fit_is_refused(z1, z2, form, message):
     with pytest.raises(ValueError, match=message):
         correlation_loss(torch.zeros(z1), torch.zeros(z2), BARLOW_TWINS, form)
+
+
+@pytest.mark.parametrize("form", ["gram", "direct"])
+def test_a_scaled_loss_keeps_small_gradients_in_float16(form):
+    """The gradient is below float16's normal numbers; the scaler's factor lifts it before it is rounded."""
+    z1, z2 = ((100 * z.detach()).half().requires_grad_() for z in embeddings(256, 32))
+    scaled = torch.autograd.grad(correlation_loss(z1, z2, BARLOW_TWINS, form)[0] * 2.0 ** 16, (z1, z2))
+    wide = [z.detach().double().requires_grad_() for z in (z1, z2)]
+    exact = torch.autograd.grad(correlation_loss(*wide, BARLOW_TWINS, "reference")[0], wide)
+    assert all(0 < g.abs().max() < 6e-5 for g in exact)
+    for g, wanted in zip(scaled, exact):
+        assert (g.double() / 2 ** 16 - wanted).norm() <= 1e-3 * wanted.norm()

@@ -158,7 +158,8 @@ class _Correlation(torch.autograd.Function):
         diagonal, square, total, views, gradients = compute(z1, z2, objective, needs_gradient)
         parts = objective(diagonal, square, total)
         if needs_gradient:
-            ctx.save_for_backward(*(g.to(z.dtype) for g, z in zip(gradients, (z1, z2))))
+            ctx.save_for_backward(*gradients)
+            ctx.dtype = z1.dtype
         statistics = [value for view in views for value in (view.mean, view.variance)]
         extra = (diagonal, square, *parts, *statistics)
         ctx.mark_non_differentiable(*extra)
@@ -167,7 +168,8 @@ class _Correlation(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
-        return *(grad * g for g in ctx.saved_tensors), None, None
+        # Rounded to 16 bits last: a scaler's factor keeps float16 from running out of small numbers.
+        return *((grad * g).to(ctx.dtype) for g in ctx.saved_tensors), None, None
 
 
 def gram(z1: torch.Tensor, z2: torch.Tensor, objective: Objective, needs_gradient: bool) -> Computed:
