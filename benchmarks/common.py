@@ -110,6 +110,19 @@ def peak_bytes(function, device: torch.device) -> int:
     return resident("VmHWM") - before
 
 
+def built(make, device: torch.device, calls: int = 2) -> tuple:
+    """Return the function that make() returns, called a few times, and the most bytes that this took on the
+    device, from before it was made."""
+    found = []
+
+    def first_calls():
+        found.append(make())
+        for _ in range(calls):
+            found[0]()
+    most = peak_bytes(first_calls, device)
+    return found[0], most
+
+
 def resident(field: str) -> int:
     """Return VmRSS or VmHWM of this process, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():

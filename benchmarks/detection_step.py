@@ -4,9 +4,9 @@
 
 It runs the YAML files of the Barlow Twins rows as a run builds them (model, optimiser, AccumulatingTrainer),
 on random pictures of the largest training size with eight random objects each. Speeds are ratios to float32
-in the same process. Memory is the most that a fresh process allocates, weights and momenta included. The
-default is 2 images, one GPU's share of the paper's 16 on 8. Without a GPU it exits with 2, so `make bench`
-leaves it out.
+in the same process. Memory is the most that is allocated from before the network is built to the end of its
+second iteration, weights and momenta included. The default is 2 images, one GPU's share of the paper's 16 on
+8. Without a GPU it exits with 2, so `make bench` leaves it out.
 """
 import itertools
 import statistics
@@ -47,8 +47,8 @@ def batch(cfg, images):
 
 
 def step_of(yaml, pairs, images, device):
-    """Return a function that makes one iteration. The rate is 0, so random pictures cannot make it
-    diverge."""
+    """Return a function that makes one iteration and returns what Detectron2 logs of it, {name: number}. The
+    rate is 0 unless the pairs name another, so random pictures cannot make it diverge."""
     cfg = configuration.build(yaml, ("SOLVER.BASE_LR", "0", *pairs))
     cfg.MODEL.DEVICE = device
     model = Trainer.build_model(cfg)
@@ -57,21 +57,11 @@ def step_of(yaml, pairs, images, device):
                                   Trainer.build_optimizer(cfg, model), parts=1, amp=cfg.SOLVER.AMP.ENABLED)
 
     def step():
-        with tf32(cfg.SOLVER.TF32), EventStorage():
+        with tf32(cfg.SOLVER.TF32), EventStorage() as storage:
             stepper.run_step()
+            return {name: value for name, (value, _) in storage.latest().items()}
 
     return step
-
-
-def peak(yaml, pairs, images):
-    """Return the most bytes on the GPU, from before the network is built to the end of its second
-    iteration."""
-    def build_and_step():
-        step = step_of(yaml, pairs, images, "cuda")
-        step()
-        step()
-
-    return common.peak_bytes(build_and_step, torch.device("cuda"))
 
 
 def main(arguments=None) -> int:
@@ -82,14 +72,15 @@ def main(arguments=None) -> int:
         return 2
     print(f"{args.images} images an iteration on one {torch.cuda.get_device_name()}")
     for yaml in YAMLS:
-        mib = {name: common.in_fresh_process(peak, yaml, pairs, args.images) / common.MIB
-               for name, pairs in PRECISIONS.items()}
-        steps = {name: step_of(yaml, pairs, args.images, "cuda") for name, pairs in PRECISIONS.items()}
+        built = {name: common.built(lambda: step_of(yaml, pairs, args.images, "cuda"), torch.device("cuda"))
+                 for name, pairs in PRECISIONS.items()}
+        steps = {name: step for name, (step, _) in built.items()}
         seconds = common.compare(steps, args.rounds, 1.0, torch.cuda.synchronize)
         print(f"{yaml}: float32's seconds over these, with the spread over rounds")
         for name, own in seconds.items():
             print(f"{name:>8}  {common.ratio(seconds['float32'], own)!s:>18}  "
-                  f"{1 / statistics.median(own):6.2f} iterations/s  {mib[name]:7.0f} MiB", flush=True)
+                  f"{1 / statistics.median(own):6.2f} iterations/s  "
+                  f"{built[name][1] / common.MIB:7.0f} MiB", flush=True)
     return 0
 
 

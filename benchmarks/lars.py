@@ -17,10 +17,11 @@ NETWORKS = {"resnet50, 8192-8192-8192": recipe("code"), "resnet18, 2048-2048-204
 RATE, DECAY, MOMENTUM, ETA = 1e-3, 1e-6, 0.9, 0.001
 
 
-class Plain:
+class Plain(torch.optim.Optimizer):
     """LARS a parameter at a time (arXiv 1708.03888; main.py:224-263 of the official code)."""
 
     def __init__(self, parameters):
+        super().__init__(parameters, {})
         self.parameters = parameters
         self.momenta = [torch.zeros_like(p) for p in parameters]
 

@@ -35,11 +35,12 @@ def photographs() -> list[bytes]:
     return files
 
 
-def official(file, index):
-    """Compute the two views (3, 224, 224) float32 by the official pipeline: Pillow, to_tensor, normalize."""
+def official(file, index, size=SIZE):
+    """Compute the two views (3, size, size), float32, by the official pipeline: Pillow, to_tensor and
+    normalize."""
     with Image.open(io.BytesIO(file)) as picture:
         image = picture.convert("RGB")
-    return [functional.normalize(functional.to_tensor(apply(image, one, SIZE)), MEAN, STD)
+    return [functional.normalize(functional.to_tensor(apply(image, one, size)), MEAN, STD)
             for one in draws(VIEWS, *image.size, 0, 0, index)]
 
 

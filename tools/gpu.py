@@ -12,9 +12,9 @@ detect  iterations of both papers' detectors in float32, TF32 and mixed precisio
 cifar   CIFAR-10 on the device: as many epochs as the time allows, kNN, linear; the other methods briefly
 
 Each runs in a process of its own for at most its budget and writes its figures to results.jsonl in --out as
-it goes; gpu.md there has the tables. A phase that was finished is not run again with the same --out, and cifar
-goes on from its checkpoint in --work. If --out or --packed has a predictions.json, {"phase: figure": value},
-the tables set it beside what was measured.
+it goes; gpu.md there has the tables. A phase that was finished is not run again with the same --out, and
+cifar goes on from its checkpoint in --work. If --out or --packed has a predictions.json,
+{"phase: figure": value}, the tables set it beside what was measured.
 
 The machine needs no registry: it installs what it lacks from the packed folder, into --work. Where only the
 checkout travels, carry the ignored folder .gpu along.

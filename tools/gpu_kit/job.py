@@ -49,6 +49,10 @@ class Job:
         """Keep a measured figure. target: least=... or most=..., what it is to reach."""
         self.write(name=name, value=value, unit=unit, **target)
 
+    def goal(self, **target: float) -> dict[str, float]:
+        """Return a target for `note`; the miniature has none, since its sizes mean nothing."""
+        return {} if self.small else target
+
     def cannot(self, name: str, why: str) -> None:
         """Keep the reason why a figure was not measured."""
         self.write(name=name, why=why)
@@ -86,3 +90,9 @@ def surroundings(device: str) -> dict[str, Any]:
             "torch": torch.__version__, "torchvision": torchvision.__version__, "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+
+
+def data_on(place: str) -> dict[str, str]:
+    """Return the setting of trainer.Run that says where decoded pictures stay."""
+    from pretrain.trainer import Run
+    return {"data_on": place} if hasattr(Run, "data_on") else {}  # to be replaced by the setting itself

@@ -51,8 +51,8 @@ def pack(folder: Path, cifar10: Path, pictures: Path) -> str:
     own = sum(path.stat().st_size for path in folder.iterdir())
     tree = sum((ROOT / name).stat().st_size for name in tracked() if (ROOT / name).is_file())
     whole = len(list(folder.glob("*.whl")))
-    said = (f"{folder}: {own / 2**20:.1f} MiB ({whole} wheels, CIFAR-10, {count} photographs), with the tree's "
-            f" {tree / 2**20:.1f} MiB {(own + tree) / 2**20:.1f} of {LIMIT / 2**20:.0f} MiB")
+    said = (f"{folder}: {own / 2**20:.1f} MiB ({whole} wheels, CIFAR-10, {count} photographs), with "
+            f"the tree's {tree / 2**20:.1f} MiB {(own + tree) / 2**20:.1f} of {LIMIT / 2**20:.0f} MiB")
     if own + tree > LIMIT:
         raise RuntimeError(f"{said}; choose fewer --pictures")
     return said

@@ -65,8 +65,8 @@ def markdown(found: list[dict[str, Any]], predicted: dict[str, float]) -> str:
         text += [f"## {name}", "", f"{ending(phase)}."]
         if start := phase.get("start"):
             text += ["", f"{start['device']}, {start['cores']} cores; Python {start['python']}, "
-                     f"torch {start['torch']}, torchvision {start['torchvision']}, CUDA {start['cuda'] or '–'}, "
-                     f"cuDNN {start['cudnn'] or '–'}; {start['began']}."]
+                     f"torch {start['torch']}, torchvision {start['torchvision']}, "
+                     f"CUDA {start['cuda'] or '–'}, cuDNN {start['cudnn'] or '–'}; {start['began']}."]
             if start["device"].startswith("CPU"):
                 text += ["", "The miniature: tiny sizes, which say nothing about a GPU."]
         rows = [cells(line, predicted) for line in phase["rows"].values()]
