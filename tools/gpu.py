@@ -45,10 +45,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help=f"which to run (default: {' '.join(MINUTES)})")
     parser.add_argument("--minutes", nargs="+", type=float, metavar="N", help="budget of each chosen phase "
                         f"(default: {' '.join(map(str, MINUTES.values()))})")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu" / "results", metavar="DIR",
-                        help="results (default: build/gpu/results)")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu" / "work", metavar="DIR",
-                        help="unpacked data and checkpoints (default: build/gpu/work)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: build/gpu/DEVICE/results)")
+    parser.add_argument("--work", type=Path, metavar="DIR",
+                        help="unpacked data and checkpoints (default: build/gpu/DEVICE/work)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: the miniature")
     parser.add_argument("--pack", nargs="?", type=Path, const=ROOT / ".gpu", metavar="FOLDER",
                         help="fill the folder (default: .gpu) and end; needs a registry")
@@ -63,6 +62,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if args.minutes and len(args.minutes) != len(args.phase):
         raise ValueError(f"--minutes expected {len(args.phase)} numbers, one for each phase, found "
                          f"{len(args.minutes)}")
+    for name, default in (("out", "results"), ("work", "work")):
+        setattr(args, name, getattr(args, name) or ROOT / "build" / "gpu" / args.device / default)
     args.minutes = dict(zip(args.phase, args.minutes)) if args.minutes else MINUTES
     return args
 
@@ -76,6 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         for folder in (args.out, args.work):
             folder.mkdir(parents=True, exist_ok=True)
+        for line in job.lines(args.out):
+            if line.get("asked", args.device) != args.device:
+                raise ValueError(f"{args.out}: expected results of --device {args.device}, found those of "
+                                 f"--device {line['asked']}; choose another --out and --work")
         environment = prepared(args)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

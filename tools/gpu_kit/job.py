@@ -5,7 +5,7 @@ A line is one of
     {"phase", "name", "why"}                                                             could not be measured
     {"phase", "event": "start", "device", "versions", ...}                               where it ran
     {"phase", "event": "end", "status": "done", "failed" or "cut off", "seconds", "why"}
-Lines are only added; of two with one name the later counts.
+`at`: seconds after the phase began. Lines are only added; of two with one name the later counts.
 """
 import datetime
 import json
@@ -58,7 +58,8 @@ class Job:
         self.write(name=name, why=why)
 
     def write(self, **line: Any) -> None:
-        add(self.out, {"phase": self.phase} | line)
+        line = {"phase": self.phase, "at": round(time.monotonic() - self.began, 1)} | line
+        add(self.out, line)
         print(json.dumps(line), flush=True)
 
 
@@ -86,13 +87,8 @@ def surroundings(device: str) -> dict[str, Any]:
     import torchvision
 
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {platform.machine()}"
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return {"device": name, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(),
             "torch": torch.__version__, "torchvision": torchvision.__version__, "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
-            "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
-
-
-def data_on(place: str) -> dict[str, str]:
-    """Return the setting of trainer.Run that says where decoded pictures stay."""
-    from pretrain.trainer import Run
-    return {"data_on": place} if hasattr(Run, "data_on") else {}  # to be replaced by the setting itself
+            "asked": device, "began": now}

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import common, lars, loss, views
 from pretrain import methods, trainer
 from pretrain.methods import recipe as make_recipe
-from tools.gpu_kit.job import Job, data_on
+from tools.gpu_kit.job import Job
 from tools.gpu_kit.pack import PICTURES
 
 SIZES = {"batch_size": 256}  # and the released recipe: resnet50, 224 pixels, 8192-8192-8192
@@ -114,7 +114,7 @@ def random_views(recipe, device, memory_format):
 def ours(job, precision, pictures, compiled=False):
     """Our trainer's step; on a CPU in the layout of a GPU, too."""
     run = trainer.Run(pictures, job.work, device=job.device, workers=job.workers, compile=compiled,
-                      channels_last=True, **data_on("host"))
+                      channels_last=True, data_on="host")
     training, numbers = trainer.prepare(recipe_of(job, precision), run), itertools.count()
     training.network.train()
     return Competitor(lambda pair: trainer.train_step(training, next(numbers), pair),
