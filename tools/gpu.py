@@ -32,7 +32,7 @@ sys.path[0] = str(ROOT)  # started by its path: not tools/
 
 from tools.gpu_kit import job, pack, report
 
-MINUTES = {"prove": 1.8, "step": 2.4, "detect": 1.2, "cifar": 2.5}  # 7.9 in all
+MINUTES = {"prove": 1.6, "step": 2.3, "detect": 1.3, "cifar": 2.5}  # 7.7 in all
 LOG = "phases.log"
 GRACE = 15  # seconds between being asked and being made to stop
 SHARED = ROOT.parent / "shared" / "data"

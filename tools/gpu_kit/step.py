@@ -214,7 +214,7 @@ def photographs(job):
 def waves(job):
     """Return how many batches to leave out and to count: the loader's processes start together, so their
     batches come in waves of one from each."""
-    return (1, 2) if job.small else (2 * job.workers, 2 * job.workers)
+    return (1, 2) if job.small else (job.workers, 2 * job.workers)
 
 
 class OfficialViews(Dataset):
