@@ -24,8 +24,8 @@ from tools.gpu_kit.pack import CIFAR
 from transfer.execution import run as run_task
 from transfer.request import Request
 
-SMALL = {"batch_size": 20, "projector": "64-64-64", "stem": "small", "precision": "fp32"}
-SMALL_COUNT = 6  # pictures of each class
+SMALL = {"batch_size": 10, "arch": "resnet18", "projector": "64-64-64", "stem": "small", "precision": "fp32"}
+SMALL_COUNT = 3  # pictures of each class
 # Of each class, for kNN: the run's own process decodes them after every epoch.
 KNN_PARTS = {"train": ("train", 250), "test": ("val", 50)}
 LINEAR_SECONDS = 30  # of the budget, kept for the end

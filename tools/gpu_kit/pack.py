@@ -20,7 +20,8 @@ PHOTOGRAPHS = 12 * 2 ** 20  # bytes of photographs at most
 
 # Module -> distribution: compiled for CPython 3.12, and pure Python (some of them must be built: they are
 # published as source only).
-COMPILED = {"pycocotools": "pycocotools", "faster_coco_eval": "faster-coco-eval", "simplejpeg": "simplejpeg"}
+COMPILED = {"pycocotools": "pycocotools", "faster_coco_eval": "faster-coco-eval", "simplejpeg": "simplejpeg",
+            "yaml": "PyYAML"}
 PURE = {"fvcore": "fvcore", "iopath": "iopath", "omegaconf": "omegaconf", "hydra": "hydra-core",
         "antlr4": "antlr4-python3-runtime", "yacs": "yacs", "termcolor": "termcolor"}
 NEEDED = (*COMPILED, *PURE, "detectron2")

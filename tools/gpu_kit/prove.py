@@ -16,13 +16,18 @@ def measure(job: Job) -> int:
     """Run all proofs, in miniature a quick part of them. Returns the worst of pytest's exit statuses."""
     running = {}
     for name, chosen in (QUICK if job.small else GROUPS).items():
+        (job.work / f"{name}.xml").unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "--gpu-device", job.device, "-v", "-s",
                    "--durations=10", "-p", "no:cacheprovider", f"--junit-xml={job.work}/{name}.xml", *chosen]
         log = open(job.out / f"prove_{name}.log", "w")
         running[name] = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     worst = max(abs(process.wait()) for process in running.values())
     for name in running:
-        suite = ElementTree.parse(job.work / f"{name}.xml").getroot().find("testsuite")
+        report = job.work / f"{name}.xml"
+        if not report.is_file():
+            job.cannot(f"{name}: passed", f"pytest ended before its first test, see prove_{name}.log")
+            continue
+        suite = ElementTree.parse(report).getroot().find("testsuite")
         counts = {what: int(suite.get(what)) for what in ("tests", "failures", "errors", "skipped")}
         failed = counts["failures"] + counts["errors"]
         job.note(f"{name}: passed", counts["tests"] - failed - counts["skipped"], "tests")
