@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 FAIL := >&2; exit 2
 
-.PHONY: help setup demo test cluster-test cluster-packages pretrain transfer tables report bench doctor
+.PHONY: help setup demo test cluster-test cluster-packages pretrain transfer tables report bench gpu doctor
 
 help:
 	@echo "make setup                          .venv with everything in it (about 3 minutes, 5.5 GB, once)"
@@ -20,6 +20,7 @@ help:
 	@echo "make tables                         rewrite results/tables and the README's blocks"
 	@echo "make report [ARGS=...]              report.html: tables, records, curves, pictures, in one file"
 	@echo "make bench                          speed and memory, as ratios to plain formulations"
+	@echo "make gpu [ARGS=...]                 everything proven and measured on one GPU, in 8 minutes"
 	@echo "make doctor                         what is installed, which data is found, what can run"
 
 setup: $(READY)
@@ -91,6 +92,9 @@ report: setup
 bench: setup
 	@status=0; for benchmark in loss lars views resident sources frozen sweep svm knn evaluation detection_loader tables; do \
 	    echo "benchmarks/$$benchmark.py"; $(PY) -m benchmarks.$$benchmark || status=1; done; exit $$status
+
+gpu: setup
+	@$(PY) tools/gpu.py $(ARGS)
 
 doctor: setup
 	@$(PY) transfer/doctor.py

@@ -94,6 +94,7 @@ def peak_bytes(function, device: torch.device) -> int:
     """Return the most memory that `function` needs at once, above what is there now. On a CPU this is the
     resident size as Linux reports it, so libraries' buffers count; call it in a fresh process."""
     if device.type == "cuda":
+        torch.cuda.init()  # before it, there are no statistics to reset
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()

@@ -20,6 +20,7 @@ The machine needs no registry: it installs what it lacks from the packed folder,
 checkout travels, carry the ignored folder .gpu along.
 """
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,11 +29,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # started by its path: not tools/
+if not __package__:  # started by its path: the repository's root, not tools/, has to be importable
+    sys.path[0] = str(ROOT)
 
 from tools.gpu_kit import job, pack, report
 
-MINUTES = {"prove": 1.6, "step": 2.3, "detect": 1.3, "cifar": 2.5}  # 7.7 in all
+MINUTES = {"prove": 1.6, "step": 2.7, "detect": 1.2, "cifar": 2.3}  # 7.8 in all
 LOG = "phases.log"
 GRACE = 15  # seconds between being asked and being made to stop
 SHARED = ROOT.parent / "shared" / "data"
@@ -107,32 +109,31 @@ def prepared(args: argparse.Namespace) -> dict[str, str]:
             "TORCHINDUCTOR_CACHE_DIR": str(args.work / "inductor")}
 
 
+def command_of(phase: str, args: argparse.Namespace) -> list[str]:
+    """Return the words that start a phase."""
+    folders = [str(folder.resolve()) for folder in (args.out, args.work, args.packed)]
+    seconds = str(60 * args.minutes[phase])
+    return [sys.executable, "-m", "tools.gpu_kit", phase, *folders, args.device, seconds]
+
+
 def run_phase(phase: str, args: argparse.Namespace, environment: dict[str, str]) -> None:
     """Run a phase in a process group of its own and note how it ended. Over its budget it is asked to stop,
     which lets it save, then made to."""
-    seconds, began = 60 * args.minutes[phase], time.monotonic()
-    folders = [str(folder.resolve()) for folder in (args.out, args.work, args.packed)]
-    command = [sys.executable, "-m", "tools.gpu_kit", phase, *folders, args.device, str(seconds)]
+    began = time.monotonic()
     with open(args.out / LOG, "a") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
-                                   start_new_session=True)
-        end, why = "cut off", "over its budget"
+        process = subprocess.Popen(command_of(phase, args), cwd=ROOT, env=environment, stdout=log,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            if (status := process.wait(seconds)) == 0:
-                end, why = "done", ""
-            else:
-                end, why = "failed", f"exit status {status}, see {LOG}"
+            status = process.wait(60 * args.minutes[phase])
+            end, why = ("failed", f"exit status {status}, see {LOG}") if status else ("done", "")
         except subprocess.TimeoutExpired:
+            end, why = "cut off", "over its budget"
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                pass
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # loader processes, too
-            except ProcessLookupError:
-                pass
             process.wait()
     job.add(args.out, {"phase": phase, "event": "end", "status": end, "why": why,
                        "seconds": round(time.monotonic() - began, 1)})

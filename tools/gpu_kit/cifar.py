@@ -27,7 +27,7 @@ from transfer.request import Request
 SMALL = {"batch_size": 10, "arch": "resnet18", "projector": "64-64-64", "stem": "small", "precision": "fp32"}
 SMALL_COUNT = 3  # pictures of each class
 # Of each class, for kNN: the run's own process decodes them after every epoch.
-KNN_PARTS = {"train": ("train", 250), "test": ("val", 50)}
+KNN_PARTS = {"train": ("train", 150), "test": ("val", 50)}
 LINEAR_SECONDS = 30  # of the budget, kept for the end
 SPREAD = 0.1  # of embeddings, at least: 0 if all are one point, about 1 if they point everywhere
 
@@ -102,19 +102,20 @@ def pace(job):
                                ("Pillow in the loader", "pil", "host")):
         training = trainer.prepare(recipe_of(job, views=views), run_of(job, "pace", data_on=place))
         training.network.train()
-        epoch_seconds(training, 0)
+        epoch_seconds(training, 0, 2 * job.workers)  # starts the loader's processes, chooses kernels
         fed[name] = epoch_seconds(training, 1)
         job.note(f"an epoch, pictures and views {name}", fed[name], "s")
     job.note("an epoch: Pillow in the loader over on the device",
              fed["Pillow in the loader"] / fed["on the device"], "times")
 
 
-def epoch_seconds(training, epoch):
-    """Return the seconds that the steps of an epoch take, without checkpoint or kNN."""
+def epoch_seconds(training, epoch, steps=None):
+    """Return the seconds that the steps of an epoch, or its first ones, take, without checkpoint or kNN."""
     wait = common.synchroniser(training.device)
     wait()
     began = time.perf_counter()
-    for number, views in enumerate(training.feed.batches(epoch, 0), epoch * training.feed.steps):
+    batches = itertools.islice(training.feed.batches(epoch, 0), steps)
+    for number, views in enumerate(batches, epoch * training.feed.steps):
         trainer.train_step(training, number, views)
     wait()
     return time.perf_counter() - began
