@@ -6,6 +6,7 @@ import re
 import sys
 import tarfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,21 @@ def test_cifar_is_unpacked_whole_and_a_part_for_knn(folders, monkeypatch):
               if path.name in ("cat", "dog")}
     assert counts == {f"{place}/{name}": count for name in ("cat", "dog") for place, count in (
         ("cifar10/train", 3), ("cifar10/test", 2), ("knn/train", 2), ("knn/val", 1))}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_waits_of_the_host_are_counted_by_their_place(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def three_waits():
+        warnings.warn("called a synchronizing CUDA operation")
+        warnings.warn("something else")
+        for _ in range(2):
+            warnings.warn("called a synchronizing CUDA operation")
+    count, places = step.host_waits(three_waits, 4)
+    assert count == 3 and modes == ["warn", "default"]
+    assert [place.split()[0] for place in places] == ["1", "2"] and "test_gpu_kit.py" in places[0]
 
 
 @pytest.mark.parametrize("name", ["official", "ours"])

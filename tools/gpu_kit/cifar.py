@@ -36,10 +36,9 @@ def measure(job: Job) -> int:
     unpack(job)
     plan = job.work / "plan.json"
     if not plan.is_file():
-        pace(job)
+        seconds = pace(job)
         for method, preset in (("vicreg", "cifar10"), ("hsic", "code")):
             short_run(job, method, preset)
-        seconds = whole_epoch(job)
         epochs = 2 if job.small else max(2, int((job.left() - LINEAR_SECONDS) / seconds))
         plan.write_text(json.dumps({"epochs": epochs}))
     epochs = json.loads(plan.read_text())["epochs"]
@@ -96,10 +95,11 @@ def run_of(job, name, **changes):
 # Speed
 
 def pace(job):
-    """Note seconds per epoch, fed from the device and in solo-learn's style, and what 1000 would take."""
+    """Note seconds per epoch, fed from the device and in solo-learn's style, and what 1000 would take.
+    Returns those of an epoch as a run has it, with checkpoint and kNN."""
     fed = {}
-    for name, views, place in (("on the device", "device", "device"),
-                               ("Pillow in the loader", "pil", "host")):
+    for name, views, place in (("Pillow in the loader", "pil", "host"),
+                               ("on the device", "device", "device")):
         training = trainer.prepare(recipe_of(job, views=views), run_of(job, "pace", data_on=place))
         training.network.train()
         epoch_seconds(training, 0, 2 * job.workers)  # starts the loader's processes, chooses kernels
@@ -107,6 +107,16 @@ def pace(job):
         job.note(f"an epoch, pictures and views {name}", fed[name], "s")
     job.note("an epoch: Pillow in the loader over on the device",
              fed["Pillow in the loader"] / fed["on the device"], "times")
+    training.run.checkpoint_dir.mkdir(exist_ok=True)
+    began = time.perf_counter()
+    trainer.train_epoch(training, 2, 0, None)
+    whole = time.perf_counter() - began
+    job.note("an epoch with its checkpoint", whole, "s")
+    job.note("1000 such epochs, extrapolated", 1000 * whole / 3600, "hours", **job.goal(most=1))
+    labelled = Labelled(job.work / "knn", training.recipe.image_size)
+    began = time.perf_counter()
+    labelled.accuracy(training.network, training.device)
+    return whole + time.perf_counter() - began
 
 
 def epoch_seconds(training, epoch, steps=None):
@@ -119,22 +129,6 @@ def epoch_seconds(training, epoch, steps=None):
         trainer.train_step(training, number, views)
     wait()
     return time.perf_counter() - began
-
-
-def whole_epoch(job):
-    """Note the seconds of an epoch as a run has it, with its checkpoint. Returns them with those of kNN."""
-    (job.work / "pace").mkdir(exist_ok=True)
-    training = trainer.prepare(recipe_of(job), run_of(job, "pace", data_on="device"))
-    trainer.train_epoch(training, 0, 0, None)
-    began = time.perf_counter()
-    trainer.train_epoch(training, 1, 0, None)
-    whole = time.perf_counter() - began
-    job.note("an epoch with its checkpoint", whole, "s")
-    job.note("1000 such epochs, extrapolated", 1000 * whole / 3600, "hours", **job.goal(most=1))
-    labelled = Labelled(job.work / "knn", training.recipe.image_size)
-    began = time.perf_counter()
-    labelled.accuracy(training.network, training.device)
-    return whole + time.perf_counter() - began
 
 
 # Runs
