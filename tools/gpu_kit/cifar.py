@@ -21,6 +21,7 @@ from pretrain.trainer import Run
 from pretrain.upkeep.knn import Labelled
 from tools.gpu_kit.job import Job
 from tools.gpu_kit.pack import CIFAR
+from tools.gpu_kit.step import stepper
 from transfer.execution import run as run_task
 from transfer.request import Request
 
@@ -101,9 +102,9 @@ def pace(job):
     for name, views, place in (("Pillow in the loader", "pil", "host"),
                                ("on the device", "device", "device")):
         training = trainer.prepare(recipe_of(job, views=views), run_of(job, "pace", data_on=place))
-        training.network.train()
-        epoch_seconds(training, 0, 2 * job.workers)  # starts the loader's processes, chooses kernels
-        fed[name] = epoch_seconds(training, 1)
+        step = stepper(training)
+        epoch_seconds(training, step, 0, 2 * job.workers)  # starts the loader's processes, chooses kernels
+        fed[name] = epoch_seconds(training, step, 1)
         job.note(f"an epoch, pictures and views {name}", fed[name], "s")
     job.note("an epoch: Pillow in the loader over on the device",
              fed["Pillow in the loader"] / fed["on the device"], "times")
@@ -119,14 +120,13 @@ def pace(job):
     return whole + time.perf_counter() - began
 
 
-def epoch_seconds(training, epoch, steps=None):
+def epoch_seconds(training, step, epoch, steps=None):
     """Return the seconds that the steps of an epoch, or its first ones, take, without checkpoint or kNN."""
     wait = common.synchroniser(training.device)
     wait()
     began = time.perf_counter()
-    batches = itertools.islice(training.feed.batches(epoch, 0), steps)
-    for number, views in enumerate(batches, epoch * training.feed.steps):
-        trainer.train_step(training, number, views)
+    for views in itertools.islice(training.feed.batches(epoch, 0), steps):
+        step(views)
     wait()
     return time.perf_counter() - began
 

@@ -116,10 +116,23 @@ def ours(job, precision, pictures, compiled=False):
     """Our trainer's step; on a CPU in the layout of a GPU, too."""
     run = trainer.Run(pictures, job.work, device=job.device, workers=job.workers, compile=compiled,
                       channels_last=True, data_on="host")
-    training, numbers = trainer.prepare(recipe_of(job, precision), run), itertools.count()
+    training = trainer.prepare(recipe_of(job, precision), run)
+    return Competitor(stepper(training), random_views(training.recipe, training.device, run.memory_format),
+                      training)
+
+
+def stepper(training):
+    """Return a function that takes the next step on a pair of views, with what the trainer's loop does after
+    each: the processes' news, and the numbers of an earlier step."""
+    count, unread = itertools.count(), collections.deque()
     training.network.train()
-    return Competitor(lambda pair: trainer.train_step(training, next(numbers), pair),
-                      random_views(training.recipe, training.device, run.memory_format), training)
+
+    def step(pair):
+        seen = trainer.train_step(training, next(count), pair)
+        unread.append(trainer.on_its_way(torch.cat([seen.numbers, trainer.news(training)])))
+        while len(unread) > trainer.LATE[training.device.type]:
+            unread.popleft()()
+    return step
 
 
 def official(job, device):
@@ -179,7 +192,8 @@ def look_inside(job, name, step, device):
 
 
 def host_waits(step, steps):
-    """Return the mean number of operations in a step for which the host waits, and a line for each place."""
+    """Return the mean number of operations in a step for which the host waits, and a line for each place. An
+    event that it waits for, as for the numbers of the step before, is not among them."""
     step()
     torch.cuda.set_sync_debug_mode("warn")
     try:
