@@ -8,6 +8,7 @@ classifier at the end. After a cut that run goes on from its checkpoint in a lat
 import io
 import itertools
 import json
+import shutil
 import tarfile
 import time
 
@@ -44,9 +45,10 @@ def measure(job: Job) -> int:
         plan.write_text(json.dumps({"epochs": epochs}))
     epochs = json.loads(plan.read_text())["epochs"]
     stopped = long_run(job, epochs)
+    bundle(job)  # without the record, which may be over the budget
     if not stopped:
         linear(job, epochs)
-    bundle(job)
+        bundle(job)
     return stopped
 
 
@@ -163,11 +165,14 @@ def long_run(job, epochs):
     goes_on, began = run.checkpoint.exists(), time.monotonic()
     outcome = trainer.train(recipe, run)
     seconds = time.monotonic() - began
+    whole = f"{epochs} epochs: an epoch with checkpoint and kNN"
     if outcome.signal:
-        job.cannot(f"{epochs} epochs", "stopped; a call with the same --work goes on from the checkpoint")
+        job.cannot(whole, "stopped; a call with the same --work goes on from the checkpoint")
         return outcome.signal
-    if not goes_on:
-        job.note(f"{epochs} epochs: an epoch with checkpoint and kNN", seconds / epochs, "s")
+    if goes_on:
+        job.cannot(whole, "the run was stopped on its way, and went on")
+    else:
+        job.note(whole, seconds / epochs, "s")
     found = stats(run.checkpoint_dir)
     judged = [line["knn"] for line in found if "knn" in line]
     job.note(f"{epochs} epochs: kNN, untrained", judged[0], "%")
@@ -183,6 +188,8 @@ def long_run(job, epochs):
 def linear(job, epochs):
     """The task cifar10_probe at 32 pixels, with a coarser grid of penalties than the protocol's 45."""
     strengths, iterations = ("2", "20") if job.small else ("8", "300")
+    for folder in ("linear", "records"):  # of an earlier call
+        shutil.rmtree(job.work / folder, ignore_errors=True)
     record = run_task(Request(
         task="cifar10_probe", weights=job.work / "barlow_twins" / "resnet18.pth", name="bt_cifar10_gpu",
         stem="small" if job.small else "cifar", data=job.work, output=job.work / "linear",
