@@ -20,7 +20,7 @@ from pretrain import trainer
 from pretrain.methods import recipe as make_recipe
 from pretrain.trainer import Run
 from pretrain.upkeep.knn import Labelled
-from tools.gpu_kit.job import Job
+from tools.gpu_kit.job import Job, lines
 from tools.gpu_kit.pack import CIFAR
 from tools.gpu_kit.step import stepper
 from transfer.execution import run as run_task
@@ -169,10 +169,10 @@ def long_run(job, epochs):
     if outcome.signal:
         job.cannot(whole, "stopped; a call with the same --work goes on from the checkpoint")
         return outcome.signal
-    if goes_on:
-        job.cannot(whole, "the run was stopped on its way, and went on")
-    else:
+    if not goes_on:
         job.note(whole, seconds / epochs, "s")
+    elif not any(line.get("name") == whole and "value" in line for line in lines(job.out)):
+        job.cannot(whole, "the run was stopped on its way, and went on")
     found = stats(run.checkpoint_dir)
     judged = [line["knn"] for line in found if "knn" in line]
     job.note(f"{epochs} epochs: kNN, untrained", judged[0], "%")
