@@ -130,7 +130,8 @@ def run_phase(phase: str, args: argparse.Namespace, environment: dict[str, str])
             end, why = "cut off", "over its budget"
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
+                if process.wait(GRACE) == 0:  # it was at its end
+                    end = "done"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # loader processes, too
