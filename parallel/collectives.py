@@ -4,8 +4,9 @@ Everything here also works in a single process without a process group: the coll
 identity, so callers need no special case. Tensors on a CPU travel through gloo and tensors on a GPU
 through NCCL; both are in the same group, so a run with `--device cpu` works on a GPU machine too.
 """
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,9 +14,27 @@ import torch.distributed as dist
 
 from parallel.process import in_group, is_main, rank
 
+Note = Callable[[str, int], None]  # (kind of collective, bytes of its whole result)
+_rehearsed: tuple[int, Note] | None = None
+
+
+@contextlib.contextmanager
+def rehearsing(processes: int, note: Note) -> Iterator[None]:
+    """Inside, this process takes itself for one of so many, each with as many rows. The collectives of
+    tensors send nothing and tell `note` instead. Results have the right shapes and no meaning: this is for
+    tensors without values."""
+    global _rehearsed
+    _rehearsed = processes, note
+    try:
+        yield
+    finally:
+        _rehearsed = None
+
 
 def world_size() -> int:
     """Return the number of processes that take part in collectives, 1 outside a group."""
+    if _rehearsed:
+        return _rehearsed[0]
     return dist.get_world_size() if in_group() else 1
 
 
@@ -43,7 +62,9 @@ def local_device(device: str) -> torch.device:
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over processes, in place. Returns the same tensor. Invisible to autograd."""
-    if world_size() > 1:
+    if _rehearsed:
+        _rehearsed[1]("all-reduce", tensor.nbytes)
+    elif world_size() > 1:
         with torch.no_grad():
             dist.all_reduce(tensor)
     return tensor
@@ -58,8 +79,8 @@ def all_reduce_max(tensor: torch.Tensor) -> torch.Tensor:
 
 def row_counts(rows: int) -> list[int]:
     """Return how many rows each process holds, by rank."""
-    if world_size() == 1:
-        return [rows]
+    if world_size() == 1 or _rehearsed:
+        return [rows] * world_size()
     counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = rows
     return all_reduce_sum(counts).tolist()
@@ -81,7 +102,10 @@ def all_gather_rows(tensor: torch.Tensor, counts: list[int] | None = None) -> to
     if len(tensor) < most:  # gloo and NCCL need the same shape from every process
         padded = torch.cat([padded, padded.new_zeros(most - len(tensor), *tensor.shape[1:])])
     parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
+    if _rehearsed:
+        _rehearsed[1]("all-gather", padded.nbytes * len(parts))
+    else:
+        dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 

@@ -80,10 +80,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--tensorboard", action=argparse.BooleanOptionalAction, default=True,
                         help="the figures of stats.txt for TensorBoard, too (default: yes)")
     parser.add_argument("--wandb", action="store_true", help="and for Weights & Biases (needs wandb)")
-    parser.add_argument("--dry-run", action="store_true", help="print recipe, rates, and memory and time "
-                        f"from {dryrun.WARM + dryrun.MEASURED} steps; write nothing")
-    parser.add_argument("--plan", action="store_true", help="with --launcher slurm: print the job script and "
-                        "submit nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print recipe, rates, forecast, and memory "
+                        f"and time from {dryrun.WARM + dryrun.MEASURED} steps; write nothing")
+    parser.add_argument("--plan", action="store_true", help="with --launcher slurm: print what each process "
+                        "will need and the job script; submit nothing")
+    parser.add_argument("--device-memory", type=float, metavar="GIB", help="of a GPU; --dry-run and --plan "
+                        "say whether a step fits into it (default: what this machine's GPU has)")
     method = method_of(arguments)
     parser.add_argument("--preset", default="code", metavar="NAME",
                         help=f"recipe that the flags below change: {', '.join(method.PRESETS)} "
@@ -170,7 +172,10 @@ def submit(cluster: argparse.Namespace, arguments: list[str]) -> int:
     """Submit the same command as a job (--launcher slurm). What can be known to be wrong is refused here."""
     plan = "--plan" in arguments
     own = ["--device", cluster.device, *(word for word in arguments if word != "--plan")]
-    _, run, _, _ = prepare([*own, "--processes", str(cluster.tasks), *(["--dry-run"] if plan else [])])
+    recipe, run, processes, _ = prepare([*own, "--processes", str(cluster.tasks),
+                                         *(["--dry-run"] if plan else [])])
+    if plan:
+        print(f"# {dryrun.foreseen(recipe, run, processes)}")
     command = [str(Path(__file__).resolve()), *own]
     folder = run.checkpoint_dir
     return jobs.run([jobs.Cell(f"pretraining in {folder}", command, command)], cluster, folder,

@@ -50,6 +50,7 @@ class Run:
     tensorboard: bool = False
     wandb: bool = False
     knn_data: Path | None = None  # labelled pictures, see knn.py
+    device_memory: float | None = None  # GiB, which a forecast is held against; None: the GPU's own
 
     def __post_init__(self):
         if self.data_on not in DATA_ON:

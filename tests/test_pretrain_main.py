@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,7 +147,8 @@ def test_dry_run_tells_what_a_run_costs_and_writes_nothing(call, pictures, tmp_p
     assert lines["learning rates after 0 epochs of warm-up"].startswith("weights 1, biases 7.5e-05 on 1/32")
     assert lines["network"].startswith("11.18 million parameters")
     assert lines["data"].startswith("9 images, 2 steps an epoch of 4 images, 4 in each of 1 processes, 2 mic")
-    assert list(lines).index("measured now") == 4 and len(lines) == 7  # what is known comes before
+    assert list(lines).index("measured now") == 5 and len(lines) == 8  # what is known comes before
+    assert "GiB at most in each process" in lines["forecast for 1 processes"]
     assert float(lines["memory"].split()[0]) > 0.1
     seconds = float(lines["time"].split()[0])
     assert seconds > 0 and "for all 100" in lines["time"]
@@ -189,8 +191,10 @@ def test_interrupted_leaves_a_checkpoint_and_says_so(pictures, tmp_path, number,
 
 def test_a_job_script_is_planned_and_nothing_written(pictures, call, tmp_path):
     status, out, err = call(pictures, *SMALL, "--launcher", "slurm", "--nodes", "2", "--gpus-per-node", "0",
-                            "--time", "1:00:00", "--checkpoint-dir", "bt", "--plan")
+                            "--time", "1:00:00", "--checkpoint-dir", "bt", "--device-memory", "0.1",
+                            "--plan")
     assert (status, err) == (0, "")
+    assert re.match(r"# forecast for 2 processes: \S+ TFLOP a step, 0.\d\d GiB .* 0.1 GiB has no safe", out)
     assert "#SBATCH --nodes=2\n" in out and "#SBATCH --job-name=pretrain-bt\n" in out
     assert f"--output {tmp_path}/bt/slurm/%j_%t_log.out --cpus-per-task=2 " in out
     assert out.splitlines()[-1].startswith(f"# task becomes: python {SCRIPT} --device cpu {pictures} --arch")

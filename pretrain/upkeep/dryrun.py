@@ -10,6 +10,7 @@ import torch
 from parallel.collectives import is_main, world_size
 from pretrain.recipe import Recipe, show
 from pretrain.trainer import Run, Training, prepare, train_step
+from pretrain.upkeep.forecast import forecast
 
 WARM, MEASURED = 2, 5  # steps
 
@@ -62,8 +63,17 @@ def known(config: Recipe, run: Run, training: Training) -> list[str]:
             f"{config.batch_size} images, {config.batch_size // world_size()} in each of {world_size()} "
             "processes" + (f", {config.accumulate} micro-batches with their own batch-norm statistics"
                            if config.accumulate > 1 else ""),
+            foreseen(config, run, world_size()),
             f"measured now: up to {WARM + MEASURED} steps; if they end with a killed process, there was not "
             "enough memory: lower --batch-size or raise --accumulate"]
+
+
+def foreseen(config: Recipe, run: Run, processes: int) -> str:
+    """Return the line that says what each of so many processes needs, and whether its device has it."""
+    gib = run.device_memory
+    if gib is None and run.device == "cuda" and torch.cuda.is_available():
+        gib = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
+    return f"forecast for {processes} processes: {forecast(config, processes, run.device).sentence(gib)}"
 
 
 def duration(seconds: float) -> str:
