@@ -62,11 +62,13 @@ def local_device(device: str) -> torch.device:
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over processes, in place. Returns the same tensor. Invisible to autograd."""
+    if world_size() == 1:
+        return tensor
     if _rehearsed:
         _rehearsed[1]("all-reduce", tensor.nbytes)
-    elif world_size() > 1:
-        with torch.no_grad():
-            dist.all_reduce(tensor)
+        return tensor
+    with torch.no_grad():
+        dist.all_reduce(tensor)
     return tensor
 
 

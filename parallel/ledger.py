@@ -8,6 +8,7 @@ import weakref
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -21,11 +22,24 @@ IN_PLACE = {aten.addmm_: aten.addmm, aten.baddbmm_: aten.baddbmm}
 VIEWS = {aten.view, aten.t, aten.transpose, aten.permute, aten.expand, aten.slice, aten.select, aten.detach,
          aten.alias, aten.unsqueeze, aten.squeeze, aten.as_strided, aten.split, aten.unbind,
          aten._unsafe_view, aten.split_with_sizes, aten.diagonal, aten.empty, aten.new_empty, aten.empty_like}
+# These read their inputs for the statistics, and once more.
+TWICE = {aten.native_batch_norm, aten.native_batch_norm_backward}
+
+
+def renewed(network: nn.Module) -> nn.Module:
+    """Replace all parameters and buffers by new ones without the values; within a FakeTensorMode and a Ledger
+    they are fake, and counted."""
+    for module in network.modules():
+        for name, value in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty_like(value), value.requires_grad))
+        for name, value in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(value))
+    return network
 
 
 class Kernel(NamedTuple):
     """flops: of matrix products and convolutions, two for each multiplication with its addition; bytes: of
-    inputs and outputs; dtype: of the first output."""
+    inputs and outputs, which it reads and writes; dtype: of the first output."""
     flops: int
     bytes: int
     dtype: torch.dtype
@@ -34,10 +48,13 @@ class Kernel(NamedTuple):
 class Ledger(TorchDispatchMode):
     """Inside a `with` block: held, the bytes of all tensors made in it that are alive; peak, the most so far;
     kernels, what ran. `restart` begins a new count of the last two. Within a FakeTensorMode it comes second.
+
+    device: its kind ("cuda"), whose memory alone is counted; fake tensors are on a GPU without one, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
         super().__init__()
+        self.device = device
         self.held = self.peak = 0
         self.kernels: list[Kernel] = []
         self.storages: dict[int, weakref.ref] = {}
@@ -51,17 +68,23 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (),
                            kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs, packet = kwargs or {}, function._overloadpacket
+        # What is made of other operations arrives whole in inference mode, else in parts.
+        if torch.is_inference_mode_enabled() and function is not torch.ops.prim.device.default:
+            with self:
+                outputs = function.decompose(*args, **kwargs)
+            if outputs is not NotImplemented:
+                return outputs
         outputs = function(*args, **kwargs)
-        packet = function._overloadpacket
         made = [one for one in tree_leaves(outputs) if isinstance(one, torch.Tensor)]
         for tensor in made:
-            self.hold(tensor.untyped_storage())
+            if self.device in (None, tensor.device.type):
+                self.hold(tensor.untyped_storage())
         if made and packet not in VIEWS:
             counted = flop_registry.get(IN_PLACE.get(packet, packet))
             flops = counted(*args, **kwargs, out_val=outputs) if counted else 0
             read = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-            moved = sum(one.numel() * one.element_size() for one in (*read, *made))
+            moved = sum(one.nbytes for one in (*read, *(read if packet in TWICE else ()), *made))
             self.kernels.append(Kernel(flops, moved, made[0].dtype))
         return outputs
 

@@ -175,7 +175,7 @@ def submit(cluster: argparse.Namespace, arguments: list[str]) -> int:
     recipe, run, processes, _ = prepare([*own, "--processes", str(cluster.tasks),
                                          *(["--dry-run"] if plan else [])])
     if plan:
-        print(f"# {dryrun.foreseen(recipe, run, processes)}")
+        print(f"# {dryrun.foreseen(dryrun.forecast(recipe, processes, run.device), run, processes)}")
     command = [str(Path(__file__).resolve()), *own]
     folder = run.checkpoint_dir
     return jobs.run([jobs.Cell(f"pretraining in {folder}", command, command)], cluster, folder,

@@ -14,7 +14,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +31,7 @@ from results.record import Result
 RUNS = ROOT / "results" / "runs"
 OUT = ROOT / "results" / "tables"
 README = ROOT / "README.md"
+MEASURED = ("speed.md", "gpu.md")  # in OUT, written by benchmarks and by tools/gpu.py
 
 
 def _protocol(result):
@@ -78,7 +79,8 @@ def make(arguments: argparse.Namespace) -> int:
     readme = arguments.readme or (README if standard else None)
     texts = wanted(sheets, arguments.out or OUT, readme)
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
-    orphans = sorted(path for path in OUT.glob("*.*") if path not in texts) if standard else []
+    orphans = sorted(path for path in OUT.glob("*.*") if path not in texts and path.name not in MEASURED) \
+        if standard else []
     if arguments.show:
         print("\n\n".join(render.plain(sheet).rstrip() for sheet in sheets))
     for path in stale:
@@ -98,25 +100,25 @@ def wanted(sheets: list[Sheet], out: Path, readme: Path | None) -> dict[Path, st
     texts = {Path(out, f"{sheet.name}.{suffix}"): form(sheet)
              for sheet in sheets for suffix, form in render.FORMATS.items()}
     if readme:
-        texts[readme] = fill_blocks(readme.read_text("utf-8"), sheets, readme)
+        blocks = {sheet.name: render.markdown(sheet) for sheet in sheets}
+        texts[readme] = fill_blocks(readme.read_text("utf-8"), blocks, readme)
     return texts
 
 
-def fill_blocks(text: str, sheets: Iterable[Sheet], name: str | Path) -> str:
-    """Return a document with each table block rewritten.
+def fill_blocks(text: str, blocks: Mapping[str, str], name: str | Path, kind: str = "table") -> str:
+    """Return a document with each of its blocks rewritten. blocks: {name: text}; kind: word of the markers.
 
-    Raises ValueError, naming the document, for an unknown table and for a marker without its partner.
+    Raises ValueError, naming the document, for an unknown block and for a marker without its partner.
     """
-    known = {sheet.name: sheet for sheet in sheets}
-    block = re.compile(r"<!-- table:(\S+) -->\n(?:(?!<!-- /?table:).)*?<!-- /table:\1 -->", re.DOTALL)
-    for lonely in re.findall(r"<!-- /?table:.*?-->", block.sub("", text)):
-        raise ValueError(f"{name}: expected <!-- table:NAME --> and <!-- /table:NAME --> on lines of their "
+    block = re.compile(rf"<!-- {kind}:(\S+) -->\n(?:(?!<!-- /?{kind}:).)*?<!-- /{kind}:\1 -->", re.DOTALL)
+    for lonely in re.findall(rf"<!-- /?{kind}:.*?-->", block.sub("", text)):
+        raise ValueError(f"{name}: expected <!-- {kind}:NAME --> and <!-- /{kind}:NAME --> on lines of their "
                          f"own, found {lonely} alone; add its partner")
 
     def rewrite(match):
-        if match[1] not in known:
-            raise ValueError(f"{name}: unknown table {match[1]!r}; known are {', '.join(known)}")
-        return f"<!-- table:{match[1]} -->\n{render.markdown(known[match[1]])}<!-- /table:{match[1]} -->"
+        if match[1] not in blocks:
+            raise ValueError(f"{name}: unknown {kind} {match[1]!r}; known are {', '.join(blocks)}")
+        return f"<!-- {kind}:{match[1]} -->\n{blocks[match[1]]}<!-- /{kind}:{match[1]} -->"
 
     return block.sub(rewrite, text)
 

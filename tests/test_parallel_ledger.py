@@ -34,6 +34,13 @@ def test_a_kernel_has_its_operations_bytes_and_type():
     assert ledger.kernels[-1] == (0, 2 * 2 * 21, torch.bfloat16)
 
 
+def test_memory_of_a_gpu_is_told_from_the_hosts():
+    with FakeTensorMode(), Ledger("cuda") as ledger:
+        on_host = torch.zeros(1000)
+        on_gpu = on_host.to("cuda")
+        assert ledger.held == 8 * BLOCK and on_gpu.device.type == "cuda"
+
+
 @pytest.mark.parametrize("fake", [False, True])
 def test_operations_are_those_of_torchs_counter(fake):
     def work():

@@ -67,6 +67,8 @@ def test_the_papers_step_costs_what_torchs_trackers_said():
     assert one_of_eight.flops == pytest.approx(alone.flops / 8, rel=0.02)  # the loss's share is larger
     gradients = sum(message.bytes for message in one_of_eight.traffic["gradients"])
     assert gradients == pytest.approx(4 * (23.5e6 + 2048 * 8192 + 2 * 8192**2), rel=0.01)
+    parameters = 23.508e6 + 2048 * 8192 + 2 * 8192**2 + 4 * 8192
+    assert alone.checkpoint_bytes == pytest.approx(4 * 2 * parameters, rel=1e-3)  # with LARS's momenta
     assert not any(alone.traffic[name] for name in ("batch norm", "gradients", "buffers"))
 
 

@@ -10,7 +10,7 @@ import torch
 from parallel.collectives import is_main, world_size
 from pretrain.recipe import Recipe, show
 from pretrain.trainer import Run, Training, prepare, train_step
-from pretrain.upkeep.forecast import forecast
+from pretrain.upkeep.forecast import Forecast, forecast
 
 WARM, MEASURED = 2, 5  # steps
 
@@ -52,28 +52,29 @@ def known(config: Recipe, run: Run, training: Training) -> list[str]:
     """Return the lines that need no measurement, and one that says what is measured now."""
     weights, biases = config.peak_rates()
     parameters = sum(p.numel() for p in training.network.parameters())
+    cost = forecast(config, world_size(), run.device)
     reference = config.reference_world_size if config.reference_world_size != "actual" else world_size()
     return ["recipe: " + ", ".join(f"{one.name} {show(getattr(config, one.name))}"
                                    for one in dataclasses.fields(config)),
             f"learning rates after {config.warmup_epochs} epochs of warm-up: weights {weights:g}, biases "
             f"{biases:g} on 1/{reference:g} of the exact gradient times {config.loss_scale:g}",
             f"network: {parameters / 1e6:.2f} million parameters; a checkpoint has about "
-            f"{8 * parameters / 2**30:.2f} GiB, {run.keep} are kept",
+            f"{cost.checkpoint_bytes / 2**30:.2f} GiB, {run.keep} are kept",
             f"data: {training.feed.identity['images']} images, {training.feed.steps} steps an epoch of "
             f"{config.batch_size} images, {config.batch_size // world_size()} in each of {world_size()} "
             "processes" + (f", {config.accumulate} micro-batches with their own batch-norm statistics"
                            if config.accumulate > 1 else ""),
-            foreseen(config, run, world_size()),
+            foreseen(cost, run, world_size()),
             f"measured now: up to {WARM + MEASURED} steps; if they end with a killed process, there was not "
             "enough memory: lower --batch-size or raise --accumulate"]
 
 
-def foreseen(config: Recipe, run: Run, processes: int) -> str:
+def foreseen(cost: Forecast, run: Run, processes: int) -> str:
     """Return the line that says what each of so many processes needs, and whether its device has it."""
     gib = run.device_memory
     if gib is None and run.device == "cuda" and torch.cuda.is_available():
         gib = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
-    return f"forecast for {processes} processes: {forecast(config, processes, run.device).sentence(gib)}"
+    return f"forecast for {processes} processes: {cost.sentence(gib)}"
 
 
 def duration(seconds: float) -> str:

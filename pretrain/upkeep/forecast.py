@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from parallel.collectives import rehearsing
 from parallel.ledger import Kernel, Ledger
@@ -36,10 +37,10 @@ class Message(NamedTuple):
 @dataclass(frozen=True)
 class Forecast:
     """One step of one process. peak_bytes: the most that tensors take at once, weights and momenta included;
-    weight_bytes: of parameters and buffers; traffic: {"batch norm", "loss", "gradients", "buffers"}."""
+    checkpoint_bytes: of a checkpoint's tensors; traffic: {"batch norm", "loss", "gradients", "buffers"}."""
     images: int
     peak_bytes: int
-    weight_bytes: int
+    checkpoint_bytes: int
     kernels: list[Kernel]
     traffic: dict[str, list[Message]]
 
@@ -76,7 +77,6 @@ def forecast(recipe: Recipe, processes: int = 1, device: str = "cuda") -> Foreca
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                     layer.forward = functools.partial(joint_batch_norm, layer,  # type: ignore[method-assign]
                                                       traffic["batch norm"], processes)
-        weights = ledger.held
         # No data set and no log take part. On the CPU autocast knows the same 16-bit operations as on a GPU.
         training = Training(recipe, Run(Path(), Path()), torch.device("cpu"), cast(Any, None), network,
                             network, build_optimizer(recipe, network),
@@ -94,12 +94,14 @@ def forecast(recipe: Recipe, processes: int = 1, device: str = "cuda") -> Foreca
             backward(training, step, views)
             training.optimizer.step()
         peak, kernels = ledger.peak, ledger.kernels
+        kept = [*network.state_dict().values(), *tree_leaves(training.optimizer.state_dict()["state"])]
     if processes > 1:
         gradients = sum(p.nbytes for p in network.parameters())
         count = math.ceil(gradients / BUCKET)
         traffic["gradients"] = [Message("all-reduce", gradients // count)] * count
         traffic["buffers"] = [Message("broadcast", sum(b.nbytes for b in network.buffers()))]
-    return Forecast(images, peak, weights, kernels, traffic)
+    return Forecast(images, peak, sum(one.nbytes for one in kept if isinstance(one, torch.Tensor)), kernels,
+                    traffic)
 
 
 def joint_batch_norm(layer: nn.modules.batchnorm._BatchNorm, messages: list[Message], processes: int,
