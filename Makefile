@@ -19,7 +19,8 @@ help:
 	@echo "                                    one benchmark, or all whose data is found"
 	@echo "make tables                         rewrite results/tables and the README's blocks"
 	@echo "make report [ARGS=...]              report.html: tables, records, curves, pictures, in one file"
-	@echo "make bench                          speed and memory, as ratios to plain formulations"
+	@echo "make bench [ARGS=...]               speed and memory, as ratios to plain formulations, into"
+	@echo "                                    results/tables/speed.md; ARGS: some benchmarks' names"
 	@echo "make gpu [ARGS=...]                 everything proven and measured on one GPU, in 8 minutes"
 	@echo "make doctor                         what is installed, which data is found, what can run"
 
@@ -90,8 +91,7 @@ report: setup
 	@$(PY) results/report.py $(ARGS)
 
 bench: setup
-	@status=0; for benchmark in loss lars views resident sources frozen sweep svm knn evaluation detection_loader tables; do \
-	    echo "benchmarks/$$benchmark.py"; $(PY) -m benchmarks.$$benchmark || status=1; done; exit $$status
+	@$(PY) -m benchmarks $(ARGS)
 
 gpu: setup
 	@$(PY) tools/gpu.py $(ARGS)

@@ -8,6 +8,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import ctypes
+import importlib
 import multiprocessing
 import statistics
 import sys
@@ -15,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import tabulate
 import torch
 
 MIB = 2 ** 20
@@ -31,20 +33,62 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a benchmark found about one case. measured: what the value is a ratio or a number of; beside: more
+    figures, in words; missed: whether a target of a CPU was."""
+    case: str
+    measured: str
+    value: Ratio | float
+    target: str = ""
+    beside: str = ""
+    missed: bool = False
+
+    def cells(self) -> tuple[str, ...]:
+        value = self.value
+        if isinstance(value, Ratio):
+            figures = f"{value.median:.2f}", f"{value.low:.2f} to {value.high:.2f}"
+        else:
+            figures = f"{value:.3g}" if value < 100 else f"{value:,.0f}", ""
+        return (self.case, self.measured, *figures, self.target, self.beside)
+
+
+def table(rows: list[Row], form: str) -> str:
+    """Return rows as a table in a format of tabulate."""
+    return tabulate.tabulate([row.cells() for row in rows], disable_numparse=True, tablefmt=form,
+                             headers=("case", "measured", "median", "spread", "target", "beside it"))
+
+
+def main(doc: str, flags: dict, measure, arguments: list[str] | None = None) -> int:
+    """Run one benchmark and print its rows. measure(namespace of flags) -> rows. Returns the exit status: 1
+    where targets were missed on a CPU, for which they are, 2 where it cannot run here."""
+    args = options(doc, arguments, **flags)
+    lacking = lack(getattr(args, "device", "cpu"))
+    if lacking:
+        print(f"error: {lacking}", file=sys.stderr)
+        return 2
+    rows = measure(args)
+    print(table(rows, "simple"))
+    missed = [f"{row.case}, {row.measured}" for row in rows if row.missed]
+    if missed and getattr(args, "device", "cpu") == "cpu":
+        print(f"error: target missed: {'; '.join(missed)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def lack(device: str) -> str:
+    """Return what is missing here to run on a device, in words, or ""."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return "expected a GPU, found none; run this benchmark where PyTorch finds one"
+    return ""
+
+
 def options(doc: str, given: list[str] | None, **defaults) -> argparse.Namespace:
     """A benchmark's flags, one for each default and of its type: --device cpu, --rounds 5."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"(default: {value})")
     return parser.parse_args(given)
-
-
-def status(missed: list[str], device: torch.device) -> int:
-    """The exit status: 1 with a line where targets were missed on a CPU, for which they are."""
-    if missed and device.type == "cpu":
-        print(f"error: target missed: {', '.join(missed)}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def compare(competitors: dict, rounds: int = 7, least_seconds: float = 0.1, synchronise=lambda: None) -> dict:
@@ -81,6 +125,13 @@ def ratio(reference: list[float], ours: list[float]) -> Ratio:
     """Return the ratio of the medians. The spread is that of single rounds."""
     single = [a / b for a, b in zip(reference, ours, strict=True)]
     return Ratio(statistics.median(reference) / statistics.median(ours), min(single), max(single))
+
+
+def measured(name: str, flags: dict) -> tuple[list[Row], int]:
+    """Return the rows of the benchmark of that name, and the threads that it ran with. flags: its changes."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    rows = module.measure(argparse.Namespace(**{**module.FLAGS, **flags}))
+    return rows, torch.get_num_threads()
 
 
 def in_fresh_process(function, *arguments):

@@ -8,6 +8,7 @@ same batches. The ratio shows what that costs. The pictures are those of benchma
 each.
 """
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from detectron2.data import (
 )
 from detectron2.structures import BoxMode
 
+from benchmarks import common
 from benchmarks.common import compare, ratio
 from benchmarks.views import photographs
 from transfer.detection import configuration
 from transfer.detection.loader import TrainLoader
 
+FLAGS = {}
 NAME, BATCH, BATCHES = "benchmark_photographs", 4, 4
 
 
@@ -59,17 +62,15 @@ def drawing(batches):
     return lambda: [next(stream) for _ in range(BATCHES)]
 
 
-def main() -> None:
+def measure(args):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         register(Path(folder))
         seconds = compare({name: drawing(batches) for name, batches in loaders().items()})
-    print(f"{BATCHES} batches of {BATCH} images a round, one thread; Detectron2's seconds over ours, with "
-          "the spread over rounds")
-    for name, own in seconds.items():
-        rate = BATCH * BATCHES / statistics.median(own)
-        print(f"{name:14} {str(ratio(seconds['detectron2'], own)):20} {rate:6.1f} images/s")
+    return [common.Row(f"{BATCHES} batches of {BATCH} images", "time, Detectron2 over ours",
+                       ratio(seconds["detectron2"], seconds["ours"]),
+                       beside=f"{BATCH * BATCHES / statistics.median(seconds['ours']):.1f} images/s")]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(common.main(__doc__, FLAGS, measure))

@@ -6,7 +6,7 @@ It runs the YAML files of the Barlow Twins rows as a run builds them (model, opt
 on random pictures of the largest training size with eight random objects each. Speeds are ratios to float32
 in the same process. Memory is the most that is allocated from before the network is built to the end of its
 second iteration, weights and momenta included. The default is 2 images, one GPU's share of the paper's 16 on
-8. Without a GPU it exits with 2, so `make bench` leaves it out.
+8. Without a GPU it exits with 2, and `make bench` leaves it out.
 """
 import itertools
 import statistics
@@ -22,6 +22,7 @@ from transfer.detection.accumulation import AccumulatingTrainer
 from transfer.detection.trainer import Trainer
 from transfer.precision import tf32
 
+FLAGS = {"device": "cuda", "images": 2, "rounds": 5}
 YAMLS = ("pascal_voc_R_50_C4_24k_bt.yaml", "coco_R_50_C4_1x_bt.yaml")
 PRECISIONS = {"float32": (), "tf32": ("SOLVER.TF32", "True"), "amp": ("SOLVER.AMP.ENABLED", "True")}
 OBJECTS = 8
@@ -64,25 +65,20 @@ def step_of(yaml, pairs, images, device):
     return step
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, images=2, rounds=5)
-    if not torch.cuda.is_available():
-        print("error: expected a GPU, found none; run benchmarks/detection_step.py where PyTorch finds one",
-              file=sys.stderr)
-        return 2
-    print(f"{args.images} images an iteration on one {torch.cuda.get_device_name()}")
+def measure(args):
+    rows = []
     for yaml in YAMLS:
-        built = {name: common.built(lambda: step_of(yaml, pairs, args.images, "cuda"), torch.device("cuda"))
-                 for name, pairs in PRECISIONS.items()}
-        steps = {name: step for name, (step, _) in built.items()}
-        seconds = common.compare(steps, args.rounds, 1.0, torch.cuda.synchronize)
-        print(f"{yaml}: float32's seconds over these, with the spread over rounds")
-        for name, own in seconds.items():
-            print(f"{name:>8}  {common.ratio(seconds['float32'], own)!s:>18}  "
-                  f"{1 / statistics.median(own):6.2f} iterations/s  "
-                  f"{built[name][1] / common.MIB:7.0f} MiB", flush=True)
-    return 0
+        built = {name: common.built(lambda: step_of(yaml, pairs, args.images, args.device),
+                                    torch.device(args.device)) for name, pairs in PRECISIONS.items()}
+        seconds = common.compare({name: step for name, (step, _) in built.items()}, args.rounds, 1.0,
+                                 torch.cuda.synchronize)
+        rows += [common.Row(f"{yaml.removesuffix('.yaml')}, {name}", "time, float32 over this",
+                            common.ratio(seconds["float32"], own),
+                            beside=f"{1 / statistics.median(own):.2f} iterations/s, "
+                                   f"{built[name][1] / common.MIB:.0f} MiB")
+                 for name, own in seconds.items()]
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))

@@ -6,20 +6,22 @@ Both take truth and detections from memory, index, evaluate, accumulate and summ
 must be equal. The detections are synthetic: 7 objects and 100 detections in each image of 640 x 480, 80
 classes, polygons of 24 corners as truth, run lengths as detections, half of them near an object.
 """
-import argparse
 import contextlib
 import io
 import os
 import statistics
+import sys
 
 import numpy as np
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from benchmarks import common
 from benchmarks.common import compare, ratio
 from transfer.detection.sets.coco import FIGURES, figures
 
+FLAGS = {"images": 200}  # COCO's validation set has 5000
 WIDTH, HEIGHT, CLASSES, OBJECTS, DETECTIONS, CORNERS = 640, 480, 80, 7, 100, 24
 
 
@@ -80,15 +82,11 @@ def official(truth, detections, kind):
     return dict(zip(FIGURES, 100 * evaluation.stats))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Seconds of COCO evaluation as ratios to pycocotools.")
-    parser.add_argument("--images", type=int, default=200, help="COCO's validation set has 5000")
-    images = parser.parse_args().images
+def measure(args):
     if hasattr(os, "sched_setaffinity"):  # faster-coco-eval uses as many threads as it may have cores
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    truth, detections = synthetic(images)
-    print(f"{images} images, {len(truth['annotations'])} objects, {len(detections)} detections, one core; "
-          "seconds of pycocotools over\nours, with the spread over rounds")
+    truth, detections = synthetic(args.images)
+    rows = []
     for kind in ("bbox", "segm"):
         theirs, ours = official(truth, detections, kind), figures(truth, detections, kind)[0]
         apart = max(abs(theirs[name] - ours[name]) for name in FIGURES)
@@ -96,9 +94,12 @@ def main() -> None:
             raise ValueError(f"{kind}: expected pycocotools' figures, found {ours}, theirs {theirs}")
         seconds = compare({"pycocotools": lambda kind=kind: official(truth, detections, kind),
                            "ours": lambda kind=kind: figures(truth, detections, kind)}, rounds=3)
-        print(f"{kind}  {str(ratio(seconds['pycocotools'], seconds['ours'])):20} "
-              f"{statistics.median(seconds['ours']):6.2f} s, twelve figures equal to {apart:.0e} percent")
+        rows.append(common.Row(f"{kind}, {args.images} images", "time, pycocotools over ours",
+                               ratio(seconds["pycocotools"], seconds["ours"]),
+                               beside=f"{statistics.median(seconds['ours']):.2f} s; twelve figures equal to "
+                                      f"{apart:.0e} percent"))
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(common.main(__doc__, FLAGS, measure))

@@ -6,7 +6,7 @@ Both take the same uint8 images of 224 px to the updated head of 1000 classes. P
 eval mode, float32, only the head requiring a gradient. Ours: inference mode, folded norms and channels_last,
 in float32 and in bfloat16, which is an option of the tasks and never the paper's row. Exits with 1 when a
 target is missed. Targets are for one thread of a CPU (OMP_NUM_THREADS=1); that of bfloat16 is for one that
-has it. Measured on a shared server with AVX-512: 1.28 and 2.45.
+has it.
 """
 import sys
 from pathlib import Path
@@ -22,6 +22,7 @@ from transfer.classification.heads import make_heads
 from transfer.weights.backbone import build
 from transfer.weights.readers import read
 
+FLAGS = {"device": "cpu", "images": 16, "rounds": 5}
 CLASSES, SIZE = 1000, 224
 TARGETS = {"float32": 1.2, "bfloat16": 2.2}  # least ratio of time
 
@@ -79,20 +80,18 @@ def has_bfloat16(device) -> bool:
     return device.type == "cuda" or "_bf16" in Path("/proc/cpuinfo").read_text()
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, device="cpu", images=16, rounds=5)
-    device, missed = torch.device(args.device), []
+def measure(args):
+    device, rows = torch.device(args.device), []
     names = ["plain", "float32", *(["bfloat16"] if has_bfloat16(device) else [])]
     mib = {name: common.in_fresh_process(peak, name, args.device, args.images) / common.MIB for name in names}
     steps = {name: step_of(name, args.device, args.images) for name in names}
     seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
-    print(f"{'ours in':>8}  {'time':>18}  {'target':>6}  MiB plain, ours")
     for name in names[1:]:
         time = common.ratio(seconds["plain"], seconds[name])
-        print(f"{name:>8}  {time!s:>18}  {TARGETS[name]:>6}  {mib['plain']:.0f}, {mib[name]:.0f}", flush=True)
-        missed += [name] if time.median < TARGETS[name] else []
-    return common.status(missed, device)
+        rows.append(common.Row(f"ours in {name}", "time, plain over ours", time, f"{TARGETS[name]}",
+                               f"{mib['plain']:.0f} and {mib[name]:.0f} MiB", time.median < TARGETS[name]))
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))

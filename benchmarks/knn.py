@@ -15,6 +15,7 @@ from torch.nn import functional
 from benchmarks import common
 from transfer.classification import knn
 
+FLAGS = {"images": 40_000, "queries": 512, "device": "cpu"}
 DIMENSIONS, CLASSES, KS, TEMPERATURE = 2048, 1000, (20, 200), 0.07
 BOUND = 256  # MiB: a block of the bank, normalised, and its similarities; the allocator's and libraries' own
 
@@ -59,26 +60,22 @@ def peak(name, images, queries, device):
     return common.peak_bytes(lambda: FORMULATIONS[name](*data, torch.device(device)), torch.device(device))
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, images=40_000, queries=512, device="cpu")
+def measure(args):
     device, sizes = torch.device(args.device), (args.images, args.queries)
     mib = {name: common.in_fresh_process(peak, name, *sizes, args.device) / common.MIB
            for name in FORMULATIONS}
     data, found = problem(*sizes), {}
     seconds = common.compare({name: lambda name=name: found.update({name: FORMULATIONS[name](*data, device)})
                               for name in FORMULATIONS}, rounds=3, synchronise=common.synchroniser(device))
-    same = {k: (found["plain"][k] == votes).double().mean().item() for k, votes in found["ours"].items()}
-    print(f"{args.images} x {DIMENSIONS} features, {args.images * DIMENSIONS * 4 / common.MIB:.0f} MiB; "
-          f"{args.queries} queries; same votes: "
-          + ", ".join(f"{share:.2%} (k = {k})" for k, share in same.items()))
-    print(f"memory above the features: {mib['plain']:.0f} MiB plain, {mib['ours']:.0f} MiB ours")
-    print(f"time, plain over ours: {common.ratio(seconds['plain'], seconds['ours'])}")
     bound = BOUND + 4 * args.queries * DIMENSIONS / common.MIB
-    if mib["ours"] > bound:
-        print(f"error: ours takes more than {bound:.0f} MiB", file=sys.stderr)
-        return 1
-    return 0
+    case = f"{args.images} images, {args.queries} queries"
+    return [common.Row(case, "time, plain over ours", common.ratio(seconds["plain"], seconds["ours"])),
+            common.Row(case, "MiB of ours above the features", mib["ours"], f"{bound:.0f} at most",
+                       f"{mib['plain']:.0f} MiB plain", mib["ours"] > bound),
+            *(common.Row(f"k = {k}", "percent of votes that are the same",
+                         100 * (found["plain"][k] == votes).double().mean().item())
+              for k, votes in found["ours"].items())]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))

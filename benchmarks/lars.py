@@ -13,6 +13,7 @@ from benchmarks import common
 from pretrain.methods import build, recipe
 from pretrain.optim import LARS, parameter_groups
 
+FLAGS = {"device": "cpu", "rounds": 5}
 NETWORKS = {"resnet50, 8192-8192-8192": recipe("code"), "resnet18, 2048-2048-2048": recipe("cifar10")}
 RATE, DECAY, MOMENTUM, ETA = 1e-3, 1e-6, 0.9, 0.001
 
@@ -58,19 +59,18 @@ def peak(name, network, device):
     return common.peak_bytes(optimiser.step, device)
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, device="cpu", rounds=5)
-    device = torch.device(args.device)
-    print(f"{'network':>26}  {'time':>18}  MiB plain, ours")
+def measure(args):
+    device, rows = torch.device(args.device), []
     for network in NETWORKS:
         mib = [common.in_fresh_process(peak, name, network, args.device) / common.MIB
                for name in ("plain", "ours")]
         steps = {name: one.step for name, one in optimisers(network, device).items()}
         seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
-        time = common.ratio(seconds["plain"], seconds["ours"])
-        print(f"{network:>26}  {time!s:>18}  {mib[0]:.0f}, {mib[1]:.0f}", flush=True)
-    return 0
+        rows.append(common.Row(network, "time, plain over ours",
+                               common.ratio(seconds["plain"], seconds["ours"]),
+                               beside=f"{mib[0]:.0f} and {mib[1]:.0f} MiB"))
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))

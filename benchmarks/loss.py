@@ -2,9 +2,7 @@
 
     python -m benchmarks.loss [--device cpu|cuda] [--rounds N]
 
-Prints one line a shape, the ratios with the spread of single rounds, and exits with 1 when a target is
-missed. Targets are for a CPU, where ratios of 8.7, 52, 7.4, 3.4 (time) and 10, 27, 8, 4 (memory) were
-measured.
+A case is N x D. Exits with 1 when a target, the least ratio, is missed. Targets are for a CPU.
 """
 import statistics
 import sys
@@ -15,6 +13,7 @@ from torch import nn
 from benchmarks import common
 from pretrain.methods.correlation import Objective, correlation_loss
 
+FLAGS = {"device": "cpu", "rounds": 5}
 LAMBD = 0.0051
 # (N, D): least ratio of time, of peak memory
 TARGETS = {(256, 2048): (6, 6), (256, 8192): (35, 15), (1024, 8192): (5, 5), (2048, 8192): (2.5, 3)}
@@ -58,24 +57,22 @@ def peak(name, count, width, device):
     return common.peak_bytes(step(name, count, width, device), device)
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, device="cpu", rounds=5)
-    device, missed = torch.device(args.device), []
-    print(f"{'N x D':>12}  {'time':>22}  {'target':>6}  {'memory':>6}  {'target':>6}  MiB plain, ours")
+def measure(args):
+    device, rows = torch.device(args.device), []
     for (count, width), (least_time, least_memory) in TARGETS.items():
         # The median of three, since Linux sometimes counts a buffer that was just freed.
         mib = {name: statistics.median(common.in_fresh_process(peak, name, count, width, args.device)
                                        for _ in range(3)) / common.MIB for name in FORMULATIONS}
         steps = {name: step(name, count, width, device) for name in FORMULATIONS}
         seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
-        time = common.ratio(seconds["plain"], seconds["ours"])
-        memory = mib["plain"] / mib["ours"]
+        time, memory = common.ratio(seconds["plain"], seconds["ours"]), mib["plain"] / mib["ours"]
         shape = f"{count} x {width}"
-        print(f"{shape:>12}  {time!s:>22}  {least_time:>6}  {memory:>6.1f}  {least_memory:>6}  "
-              f"{mib['plain']:.0f}, {mib['ours']:.0f}", flush=True)
-        missed += [shape] if time.median < least_time or memory < least_memory else []
-    return common.status(missed, device)
+        rows += [common.Row(shape, "time, plain over ours", time, f"{least_time}",
+                            missed=time.median < least_time),
+                 common.Row(shape, "memory, plain over ours", memory, f"{least_memory}",
+                            f"{mib['plain']:.0f} and {mib['ours']:.0f} MiB", memory < least_memory)]
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))

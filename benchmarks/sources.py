@@ -24,6 +24,7 @@ from pretrain.pictures.augment import make_backend
 from pretrain.pictures.sources import open_source
 from tools import write_shards
 
+FLAGS = {"pictures": 1000, "rows": 100, "members": 20_000}
 GROUPS, SPARE = 8, 80  # row groups and MiB (pyarrow and its allocator) that reading a parquet file may take
 CPU = torch.device("cpu")
 KINDS = ("folder", "shards", "parquet")
@@ -69,24 +70,27 @@ def peak_whole(place):
     return common.peak_bytes(lambda: parquet.read_table(place, columns=["image", "label"]), CPU)
 
 
-def show_sources(root, count, rows) -> bool:
-    """Print a line for each kind. Returns whether parquet's memory is within its bounds."""
+def measure_sources(root, count, rows) -> list[common.Row]:
+    """Return a row of reading and one of views for each kind, and the memory of the parquet file."""
     write(root, count, rows)
     draws = random.Random(0).sample(range(count), 40)
     opened = {kind: open_source(root / kind) for kind in KINDS}
     read, views = (common.compare({kind: work(source, draws) for kind, source in opened.items()}, rounds=3)
                    for work in (reading, viewing))
     size = len(opened["folder"].read(0)) / common.MIB
-    print(f"{count} pictures of {size:.2f} MiB; seconds of image files over those of the kind")
+    found, bound = [], GROUPS * rows * size + SPARE
     for kind in KINDS:
         mib = common.in_fresh_process(peak, root / kind, 40) / common.MIB
-        print(f"{kind:8} read {str(common.ratio(read['folder'], read[kind])):20} "
-              f"views {str(common.ratio(views['folder'], views[kind])):20} "
-              f"{len(draws) / statistics.median(views[kind]):4.0f} pictures/s, {mib:4.0f} MiB of memory, "
-              f"{size * (rows if kind == 'parquet' else 1):5.2f} MiB read a picture")
+        fetched = size * (rows if kind == "parquet" else 1)
+        found += [common.Row(kind, "time of reading, folder over this",
+                             common.ratio(read["folder"], read[kind]),
+                             beside=f"{fetched:.2f} MiB read a picture"),
+                  common.Row(kind, "time of views, folder over this",
+                             common.ratio(views["folder"], views[kind]),
+                             beside=f"{len(draws) / statistics.median(views[kind]):.0f} pictures/s")]
     whole = common.in_fresh_process(peak_whole, root / "parquet" / "train.parquet") / common.MIB
-    print(f"parquet read whole: {whole:.0f} MiB of memory")
-    return mib < GROUPS * rows * size + SPARE
+    return [*found, common.Row(f"parquet, {count} pictures of {size:.2f} MiB", "MiB of memory", mib,
+                               f"{bound:.0f} at most", f"{whole:.0f} MiB if read whole", mib >= bound)]
 
 
 def tiny_shards(root: Path, members: int) -> list[Path]:
@@ -114,36 +118,32 @@ def peak_index(root, plain):
     return common.peak_bytes(lambda: members_of(paths) if plain else open_source(root), CPU)
 
 
-def show_index(root, members) -> None:
+def measure_index(root, members) -> list[common.Row]:
     paths = tiny_shards(root, members)
     index = root.glob(".pretrain_index_*.npz")
     plain = common.clock(lambda: members_of(paths), 1, lambda: None)
     made = common.clock(lambda: open_source(root), 1, lambda: None)
     there = common.clock(lambda: open_source(root), 1, lambda: None)
     file, = index
-    bytes_ = file.stat().st_size
+    size = file.stat().st_size
     mib = {"plain": common.in_fresh_process(peak_index, root, True),
            "there": common.in_fresh_process(peak_index, root, False)}
     file.unlink()
     mib["made"] = common.in_fresh_process(peak_index, root, False)
-    print(f"index of {members} pictures: {made:.1f} s once, by one process; tarfile's list {plain:.1f} s "
-          f"at each start; with the index {there:.2f} s")
-    print(f"  {bytes_ / 1e6:.1f} MB on disk; memory of a process: {mib['plain'] / common.MIB:.0f} MiB "
-          f"tarfile's list, {mib['made'] / common.MIB:.0f} MiB making the index, "
-          f"{mib['there'] / common.MIB:.0f} MiB with it")
+    mib = {name: value / common.MIB for name, value in mib.items()}
+    case = f"index of {members} pictures"
+    return [common.Row(case, "time of a start, tarfile's list over ours", plain / there,
+                       beside=f"{plain:.1f} and {there:.2f} s; {made:.1f} s once, {size / 1e6:.1f} MB"),
+            common.Row(case, "memory, tarfile's list over ours", mib["plain"] / mib["there"],
+                       beside=f"{mib['plain']:.0f} and {mib['there']:.0f} MiB; {mib['made']:.0f} MiB once")]
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, pictures=1000, rows=100, members=20_000)
+def measure(args):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        within = show_sources(Path(folder), args.pictures, args.rows)
-        show_index(Path(folder) / "index", args.members)
-    if not within:
-        print(f"error: a parquet file takes more memory than {GROUPS} of its row groups", file=sys.stderr)
-        return 1
-    return 0
+        return [*measure_sources(Path(folder), args.pictures, args.rows),
+                *measure_index(Path(folder) / "index", args.members)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))

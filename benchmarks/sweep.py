@@ -18,6 +18,7 @@ from transfer.classification.features import features_of, freeze
 from transfer.classification.heads import make_heads
 from transfer.weights.readers import read
 
+FLAGS = {"device": "cpu", "images": 32, "rounds": 5}
 TARGET = 1.2
 CONFIGS = {"one": linear.IMAGENET,
            "ten": dataclasses.replace(linear.IMAGENET, sweep_learning_rates=(0.03, 0.1, 0.3, 1.0, 3.0),
@@ -42,17 +43,15 @@ def peak(name, device, images):
     return common.peak_bytes(step, torch.device(device))
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, device="cpu", images=32, rounds=5)
+def measure(args):
     device = torch.device(args.device)
     mib = [common.in_fresh_process(peak, name, args.device, args.images) / common.MIB for name in CONFIGS]
     steps = {name: step_of(name, args.device, args.images) for name in CONFIGS}
     seconds = common.compare(steps, args.rounds, synchronise=common.synchroniser(device))
     ratio = common.ratio(seconds["ten"], seconds["one"])
-    print(f"memory: {mib[0]:.0f} MiB one head, {mib[1]:.0f} MiB {len(CONFIGS['ten'].grid)} heads")
-    print(f"time, ten heads over one: {ratio}, target {TARGET} at most")
-    return common.status(["time"] if ratio.median > TARGET else [], device)
+    return [common.Row(f"{args.images} images", "time, ten heads over one", ratio, f"{TARGET} at most",
+                       f"{mib[1]:.0f} and {mib[0]:.0f} MiB", ratio.median > TARGET)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))

@@ -16,6 +16,7 @@ from benchmarks import common
 from results import assembly, render, store
 from results.record import SCHEMA, Result, to_json
 
+FLAGS = {"records": 10_000, "rounds": 3}
 SEEDS = 5
 START = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 TASKS = {"imagenet_linear": ("top1", "top5"), "voc_det": ("AP", "AP50", "AP75"), "voc07_svm": ("mAP",),
@@ -65,17 +66,16 @@ def peak(name, root):
     return common.peak_bytes(lambda: {"plain": plain, "ours": ours}[name](root), common.torch.device("cpu"))
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, records=10_000, rounds=3)
+def measure(args):
     with tempfile.TemporaryDirectory() as root:
         write_records(root, args.records)
         mib = {name: common.in_fresh_process(peak, name, root) / common.MIB for name in ("plain", "ours")}
         seconds = common.compare({"plain": lambda: plain(root), "ours": lambda: ours(root)}, args.rounds)
-    ratio = common.ratio(seconds["plain"], seconds["ours"])
-    print(f"{args.records} records: plain json.load {min(seconds['plain']):.2f} s, all tables "
-          f"{min(seconds['ours']):.2f} s, ratio {ratio}; MiB {mib['plain']:.0f}, {mib['ours']:.0f}")
-    return 0
+    return [common.Row(f"{args.records} records", "time, json.load over all tables",
+                       common.ratio(seconds["plain"], seconds["ours"]),
+                       beside=f"{min(seconds['plain']):.2f} and {min(seconds['ours']):.2f} s; "
+                              f"{mib['plain']:.0f} and {mib['ours']:.0f} MiB")]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))

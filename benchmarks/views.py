@@ -8,6 +8,7 @@ the same draws. The photographs are scikit-learn's, cropped and resampled to abo
 """
 import io
 import statistics
+import sys
 
 import torch
 from PIL import Image
@@ -15,11 +16,13 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import default_collate
 from torchvision.transforms import functional
 
+from benchmarks import common
 from benchmarks.common import compare, ratio
 from parallel.pixels import MEAN, STD
 from pretrain.pictures.augment import VIEWS, draws, make_backend
 from pretrain.pictures.views_pil import apply
 
+FLAGS = {}
 SIZE = 224
 
 
@@ -68,7 +71,7 @@ def over(files, function, repeats):
     return work
 
 
-def main() -> None:
+def measure(args):
     torch.set_num_threads(1)
     files, repeats = photographs(), 4
     device = make_backend("device", SIZE)
@@ -78,15 +81,11 @@ def main() -> None:
         whole_batch(device, files, number * len(files)) for number in range(repeats)]
     competitors |= {f"{name}, worker (8 bits)": over(files, worker(name), repeats)
                     for name in ("pil", "fast", "device")}
-    seconds = compare(competitors)
-    images = len(files) * repeats
-    kilobytes = sum(map(len, files)) / len(files) / 1000
-    print(f"{images} images of {kilobytes:.0f} kB a round, one thread; images per second as a ratio to the "
-          "official\npipeline's, with the spread over rounds")
-    for name, own in seconds.items():
-        rate = images / statistics.median(own)
-        print(f"{name:36} {str(ratio(seconds['official'], own)):20} {rate:6.0f} images/s")
+    seconds, images = compare(competitors), len(files) * repeats
+    return [common.Row(name, "speed, official is 1", ratio(seconds["official"], own),
+                       beside=f"{images / statistics.median(own):.0f} images/s")
+            for name, own in seconds.items()]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(common.main(__doc__, FLAGS, measure))

@@ -31,9 +31,9 @@ def renewed(network: nn.Module) -> nn.Module:
     they are fake, and counted."""
     for module in network.modules():
         for name, value in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.empty_like(value), value.requires_grad))
-        for name, value in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty_like(value))
+            module.register_parameter(name, nn.Parameter(torch.empty_like(value), value.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(buffer))
     return network
 
 

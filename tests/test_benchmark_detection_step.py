@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.utils.events import get_event_storage
 
-from benchmarks import detection_step
+from benchmarks import common, detection_step
 
 
 @pytest.mark.parametrize("yaml, losses", [(detection_step.YAMLS[0], 4), (detection_step.YAMLS[1], 5)])
@@ -25,6 +25,6 @@ def test_a_step_trains_the_yaml_s_detector_in_the_precision_asked_for(yaml, loss
 
 def test_without_a_gpu_it_is_refused_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert detection_step.main([]) == 2
-    assert capsys.readouterr() == ("", "error: expected a GPU, found none; run benchmarks/detection_step.py "
-                                       "where PyTorch finds one\n")
+    assert common.main("What it is.", detection_step.FLAGS, detection_step.measure, []) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: expected a GPU, found none") and err.count("\n") == 1
