@@ -9,6 +9,7 @@ takes the longer of its operations and its bytes, collectives go round a ring. G
 computation, everything else before it goes on. Kernel launches, stragglers and the host are not in it.
 """
 import dataclasses
+import functools
 import sys
 import tracemalloc
 from dataclasses import dataclass
@@ -23,11 +24,14 @@ from parallel.collectives import rehearsing
 from parallel.files import write_whole
 from parallel.ledger import Ledger, renewed
 from pretrain.methods import recipe
+from pretrain.upkeep.dryrun import duration
 from pretrain.upkeep.forecast import forecast
 from results.make import fill_blocks
 from transfer.classification import knn, linear, svm_solver
 from transfer.classification.features import features_of, freeze
 from transfer.classification.heads import make_heads
+from transfer.detection import configuration
+from transfer.tasks import TASKS
 from transfer.weights.readers import read
 
 RANKS, BATCHES = (1, 8, 32, 256), (256, 512, 1024, 2048, 4096)
@@ -46,6 +50,7 @@ class Rates:
     inside: float = 300.0     # GB/s of each GPU to others in its host (NVLink)
     between: float = 50.0     # GB/s of each GPU to other hosts
     host: int = 8             # GPUs in a host
+    room: float = 80.0        # GiB of a GPU
     latency: float = 20.0     # microseconds that a collective takes at least
     views: float = 700.0      # of 224 pixels that one core makes: `fast` (benchmarks/views.py)
     disk: float = 1.0         # GB/s of a checkpoint's folder
@@ -64,6 +69,14 @@ class Rates:
         rounds = {"all-reduce": 2, "all-gather": 1, "broadcast": 1}
         return sum(rounds[message.kind] * message.bytes * (ranks - 1) / ranks / rate + self.latency / 1e6
                    for message in messages)
+
+    def step(self, cost, ranks) -> tuple[float, float, float, float]:
+        """Return the seconds of a forecast step: computing, collectives that it waits for, those of the
+        gradients, and the whole."""
+        sent = {kind: self.sending(messages, ranks) for kind, messages in cost.traffic.items()}
+        gradients, computing = sent.pop("gradients"), self.computing(cost.kernels)
+        waiting = sum(sent.values())
+        return computing, waiting, gradients, max(computing, gradients) + waiting
 
 
 @dataclass(frozen=True)
@@ -88,13 +101,13 @@ def pretraining(rates: Rates, batches=BATCHES, ranks=RANKS, **changes) -> list[S
     for batch in batches:
         for processes in ranks:
             cost = forecast(recipe("code", batch_size=batch, precision="bf16", **changes), processes)
-            sent = {kind: rates.sending(messages, processes) for kind, messages in cost.traffic.items()}
-            computing, gradients = rates.computing(cost.kernels), sent.pop("gradients")
-            seconds = max(computing, gradients) + sum(sent.values())
-            times = [f"{1e3 * part:.1f}" for part in (computing, sum(sent.values()), gradients, seconds)]
+            *_, seconds = parts = rates.step(cost, processes)
             cores = 2 * batch / processes / seconds / rates.views
-            steps.append((batch, processes, f"{cost.flops / 1e12:.2f}", f"{cost.peak_bytes / GIB:.1f}",
-                          *times, f"{batch / seconds:,.0f}", f"{cores:.1f}"))
+            peak = f"{cost.peak_bytes / GIB:.1f}"
+            steps.append((batch, processes, f"{cost.flops / 1e12:.2f}",
+                          peak if cost.fits(rates.room) else f"too much: {peak}",
+                          *(f"{1e3 * part:.1f}" for part in parts), f"{batch / seconds:,.0f}",
+                          f"{cores:.1f}"))
             if processes > 1:
                 traffic.append((batch, processes, *(
                     f"{sum(one.bytes for one in messages) / 1e6:.1f} in {len(messages)}"
@@ -107,6 +120,31 @@ def pretraining(rates: Rates, batches=BATCHES, ranks=RANKS, **changes) -> list[S
                   ("batch", "GPUs", *cost.traffic), traffic),
             Sheet("checkpoint", f"A checkpoint of it: {size / GIB:.2f} GiB, weights, statistics and momenta",
                   ("GB/s of the folder", "seconds"), [(rates.disk, f"{size / rates.disk / 1e9:.1f}")])]
+
+
+def tasks(rates: Rates, batch=2048, ranks=8) -> Sheet:
+    """Return the table of whole tasks by the paper's protocol on one host."""
+    shared = recipe("code", batch_size=batch, precision="bf16")
+    *_, seconds = rates.step(forecast(shared, ranks), ranks)
+    rows = [("pretraining", f"{shared.epochs} epochs of batch {batch}, bfloat16",
+             TRAIN // batch * shared.epochs * seconds)]
+    image = rates.computing(linear_costs(ranks).kernels) / linear.IMAGENET.batch_size
+    for name, config in (("imagenet_linear", linear.IMAGENET), ("places205_linear", linear.PLACES205),
+                         ("inat18_linear", linear.INAT18)):
+        images = TASKS[name].counts["train"]
+        rows.append((name, f"{config.epochs} epochs of {images:,} images", config.epochs * images * image))
+    _, gpu = nearest_costs(ranks)
+    rows.append(("imagenet_knn", f"features of {TRAIN + VALIDATION:,} images, and the search",
+                 (TRAIN + VALIDATION) * image + rates.computing(gpu.kernels)))
+    for name, yaml in zip(("voc_det", "coco_det"), detection_step.YAMLS):
+        solver = configuration.build(yaml, ()).SOLVER
+        for precision, pairs in detection_step.PRECISIONS.items():
+            costs = detection_costs.step_costs(yaml, pairs, solver.IMS_PER_BATCH // ranks)
+            what = f"{solver.MAX_ITER:,} iterations of {solver.IMS_PER_BATCH} images, {precision}"
+            rows.append((name, what,
+                         solver.MAX_ITER * rates.computing(costs.kernels, tf32=precision != "float32")))
+    return Sheet("tasks", f"Whole tasks on {ranks} GPUs; float32 unless it says more",
+                 ("task", "what", "at least"), [(*row, duration(seconds)) for *row, seconds in rows])
 
 
 def detection(rates: Rates, images=2) -> Sheet:
@@ -141,6 +179,7 @@ def features(rates: Rates, ranks=(1, 8, 32)) -> Sheet:
                  ("task", "host", "GPU", "computing"), rows)
 
 
+@functools.cache
 def nearest_costs(processes, train=TRAIN, validation=VALIDATION):
     """Return the ledgers (host, GPU) of kNN's search in one of so many processes."""
     config = knn.Config()
@@ -153,6 +192,7 @@ def nearest_costs(processes, train=TRAIN, validation=VALIDATION):
     return host, gpu
 
 
+@functools.cache
 def linear_costs(processes):
     """Return the ledger of a step of linear evaluation in one of so many processes."""
     config, count = linear.IMAGENET, -(-linear.IMAGENET.batch_size // processes)
@@ -186,7 +226,7 @@ def svm_bytes():
 def main(arguments=None) -> int:
     args = vars(common.options(__doc__, arguments, write="", **dataclasses.asdict(Rates())))
     path, rates = args.pop("write"), Rates(**args)
-    sheets = [*pretraining(rates), detection(rates), features(rates)]
+    sheets = [tasks(rates), *pretraining(rates), detection(rates), features(rates)]
     for sheet in sheets:
         print(sheet.text("simple"))
     if path:

@@ -64,6 +64,7 @@ def test_the_tables_of_pretraining_are_printed_and_put_into_a_page(tmp_path, mon
     assert [row[:2] for row in traffic.rows] == [(64, 8)]
     assert "GiB, weights" in kept.title
     monkeypatch.setattr(scale, "pretraining", lambda rates: sheets)
+    monkeypatch.setattr(scale, "tasks", lambda rates: kept)
     monkeypatch.setattr(scale, "detection", lambda rates: kept)
     monkeypatch.setattr(scale, "features", lambda rates: kept)
     page = tmp_path / "page.md"

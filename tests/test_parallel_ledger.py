@@ -34,6 +34,15 @@ def test_a_kernel_has_its_operations_bytes_and_type():
     assert ledger.kernels[-1] == (0, 2 * 2 * 21, torch.bfloat16)
 
 
+def test_batch_norm_reads_its_input_twice():
+    with FakeTensorMode(), Ledger() as ledger:
+        x = torch.zeros(50, 4)
+        ledger.restart()
+        torch.batch_norm(x, None, None, None, None, True, 0.0, 1e-5, False)
+    kernel, = ledger.kernels
+    assert kernel.bytes == 4 * (2 * 200 + 200 + 2 * 4)  # and y, mean and inverse deviation
+
+
 def test_memory_of_a_gpu_is_told_from_the_hosts():
     with FakeTensorMode(), Ledger("cuda") as ledger:
         on_host = torch.zeros(1000)

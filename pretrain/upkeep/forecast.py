@@ -48,6 +48,10 @@ class Forecast:
     def flops(self) -> int:
         return sum(kernel.flops for kernel in self.kernels)
 
+    def fits(self, device_gib: float) -> bool:
+        """Return whether a device of so many GiB has room, with a margin for workspaces."""
+        return self.peak_bytes < MARGIN * device_gib * 2**30
+
     def sentence(self, device_gib: float | None = None) -> str:
         """Return the costs in words. device_gib: memory of the process's device, if that is known."""
         need = self.peak_bytes / 2**30
@@ -55,7 +59,7 @@ class Forecast:
                "without workspaces"
         if device_gib is None:
             return f"{text}; a device of {math.ceil(need / MARGIN)} GiB has room for it"
-        if need < MARGIN * device_gib:
+        if self.fits(device_gib):
             return f"{text}; a device of {device_gib:.1f} GiB has room for it"
         return f"{text}; a device of {device_gib:.1f} GiB has no safe room for it: lower --batch-size, " \
                "raise --accumulate or take more processes"
