@@ -19,6 +19,7 @@ from pretrain import methods
 from pretrain.pictures.feed import Feed
 from pretrain.trainer import Run
 
+FLAGS = {"device": "cpu", "data": "", "workers": 2, "rounds": 5}
 PICTURES = 50_000 // 16
 KINDS = {"pil": ("pil", "host"), "fast": ("fast", "host"), "device": ("device", "host"),
          "device, pictures too": ("device", "device")}
@@ -39,8 +40,7 @@ def epoch_of(views, data_on, args, folder):
     return epoch, feed.steps * recipe.batch_size
 
 
-def main(arguments=None) -> int:
-    args = common.options(__doc__, arguments, device="cpu", data="", workers=2, rounds=5)
+def measure(args):
     with tempfile.TemporaryDirectory() as folder:
         if not args.data:
             images = np.random.default_rng(0).integers(0, 256, (PICTURES, 32, 32, 3), np.uint8)
@@ -48,12 +48,11 @@ def main(arguments=None) -> int:
         made = {name: epoch_of(*kind, args, Path(folder)) for name, kind in KINDS.items()}
         seconds = common.compare({name: epoch for name, (epoch, _) in made.items()}, args.rounds, 0.0,
                                  common.synchroniser(torch.device(args.device)))
-    print(f"{args.workers} workers; pictures per second as a ratio to pil's, with the spread over rounds")
-    for name, own in seconds.items():
-        print(f"{name:22} {common.ratio(seconds['pil'], own)!s:20} "
-              f"{made[name][1] / statistics.median(own):8.0f} pictures/s")
-    return 0
+    return [common.Row(f"{name}, {args.workers} workers", "pictures a second, over pil's",
+                       common.ratio(seconds["pil"], own),
+                       beside=f"{made[name][1] / statistics.median(own):.0f} pictures/s")
+            for name, own in seconds.items()]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.main(__doc__, FLAGS, measure))
