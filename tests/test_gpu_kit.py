@@ -119,7 +119,8 @@ def test_what_cannot_be_is_one_line(folders, monkeypatch, capsys):
 
 # Tables
 
-def test_tables_show_targets_predictions_and_what_could_not_be_measured(folders):
+def test_tables_show_targets_predictions_and_what_could_not_be_measured(folders, monkeypatch):
+    monkeypatch.setattr(report, "PREDICTIONS", folders / "packed" / "predictions.json")
     job = job_of(folders, "cuda")
     job.note("speed", 1.0, "images/s")
     job.note("speed", 12345.6, "images/s", **job.goal(least=1.8))
@@ -129,7 +130,7 @@ def test_tables_show_targets_predictions_and_what_could_not_be_measured(folders)
     with open(job.out / "results.jsonl", "a") as file:
         file.write('{"phase": "step", "na')  # its writer was killed
     (job.pack / "predictions.json").write_text(json.dumps({"step: speed": 10000.0}))
-    said = report.write(job.out, job.pack)
+    said = report.write(job.out)
     page = (job.out / "gpu.md").read_text()
     assert "| speed | 12,346 images/s | 10,000 | at least 1.8 | yes |" in page
     assert "| memory | 3 GiB | – | at most 2 | no |" in page

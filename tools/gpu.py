@@ -13,8 +13,8 @@ cifar   CIFAR-10 on the device: as many epochs as the time allows, kNN, linear; 
 
 Each runs in a process of its own for at most its budget and writes its figures to results.jsonl in --out as
 it goes; gpu.md there has the tables. A phase that was finished is not run again with the same --out, and
-cifar goes on from its checkpoint in --work. If --out or --packed has a predictions.json,
-{"phase: figure": value}, the tables set it beside what was measured.
+cifar goes on from its checkpoint in --work. The tables set what was predicted for an H100 beside what was
+measured (gpu_kit/predictions.json).
 
 The machine needs no registry: it installs what it lacks from the packed folder, into --work. Where only the
 checkout travels, carry the ignored folder .gpu along.
@@ -91,8 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not job.finished(args.out, phase):
             print(f"{phase}: up to {60 * args.minutes[phase]:.0f} s", flush=True)
             run_phase(phase, args, environment)
-            report.write(args.out, args.packed)
-    print(report.write(args.out, args.packed))
+            report.write(args.out)
+    print(report.write(args.out))
     print(f"files: {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
     return 0 if all(job.finished(args.out, phase) for phase in args.phase) else 1
 

@@ -5,15 +5,14 @@ from typing import Any
 
 from tools.gpu_kit import job
 
-PREDICTIONS = "predictions.json"  # {"phase: name": value}, written before
+PREDICTIONS = Path(__file__).with_name("predictions.json")  # {"phase: name": value}, written before a run
 
 
-def write(out: Path, pack: Path) -> str:
-    """Write gpu.md into the results folder and return the short table. Predictions come from the results
-    folder, else from the packed one."""
+def write(out: Path) -> str:
+    """Write gpu.md into the results folder and return the short table."""
     found = job.lines(out)
-    path = next((one for one in (out / PREDICTIONS, pack / PREDICTIONS) if one.is_file()), None)
-    predicted = json.loads(path.read_text()) if path else {}
+    miniature = any(line.get("asked") == "cpu" for line in found)
+    predicted = {} if miniature else json.loads(PREDICTIONS.read_text())
     (out / "gpu.md").write_text(markdown(found, predicted))
     return "\n".join(short(found, predicted))
 
