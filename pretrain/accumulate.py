@@ -49,7 +49,8 @@ def accumulated_backward(network: torch.nn.Module, model: torch.nn.Module, input
     buffers = list(network.buffers())
     once = [buffer.clone() for buffer in buffers]  # loss_of moved those of the embeddings
     sizes = [len(part[0]) for part in parts]
-    gradients = list(zip(*(z.grad.split(sizes) for z in outputs)))  # type: ignore[union-attr]
+    found = (torch.zeros_like(z) if z.grad is None else z.grad for z in outputs)  # not all are in every loss
+    gradients = list(zip(*(gradient.split(sizes) for gradient in found)))
     for number, (part, gradient) in enumerate(zip(parts, gradients)):
         last = number == len(parts) - 1
         # Processes exchange gradients once, in the last micro-batch's backward.

@@ -1,4 +1,6 @@
 """What every method is built from: a ResNet without its classifier, and projectors."""
+import copy
+
 from torch import nn
 
 from parallel.resnets import build_resnet, models
@@ -9,6 +11,13 @@ def build_backbone(arch: str, stem: str) -> tuple[nn.Module, int]:
     if arch not in models():
         raise ValueError(f"--arch expected one of {', '.join(models())}, found {arch!r}")
     return build_resnet(arch, stem, zero_init_residual=True)
+
+
+def without_fc(network: nn.Module) -> nn.Module:
+    """Return a ResNet that shares all layers and the mode of this one, but for its fc."""
+    bare = copy.copy(network)
+    bare._modules = network._modules | {"fc": nn.Identity()}
+    return bare
 
 
 def build_projector(width: int, sizes: str, hidden_bias: bool = False, bias: bool = False) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The optimisers, their two parameter groups, and the learning rate as a function of the step."""
+"""The optimisers, their parameter groups, and the learning rate as a function of the step."""
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
+from pretrain.methods.method import Method
 from pretrain.recipe import Recipe
 
 CHUNK = 2 ** 22  # elements; on a GPU each chunk takes a few kernel launches
@@ -63,6 +64,22 @@ class Adam(torch.optim.Adam):
         super().__init__(parameters, lr=0.0, weight_decay=weight_decay, fused=True)
 
 
+class SGD(torch.optim.SGD):
+    """torch's with momentum 0.9 and weight decay on all parameters, fused as above."""
+
+    found_inf: torch.Tensor | None = None
+
+    def __init__(self, parameters: ParamsT, weight_decay: float):
+        super().__init__(parameters, lr=0.0, momentum=0.9, weight_decay=weight_decay, fused=True)
+
+    def step(self) -> None:  # type: ignore[override]
+        # torch's kernel would leave a momentum without values behind if it skipped the first step.
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        super().step()
+
+
 def chunks(parameters: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Yield the parameters in lists of at most CHUNK elements, or of a single parameter. `scaled_updates`
     copies their gradients, so it need not copy all of them at once."""
@@ -96,26 +113,36 @@ def scaled_updates(parameters: list[torch.Tensor], weight_decay: float, eta: flo
     return updates
 
 
-def parameter_groups(model: torch.nn.Module) -> list[dict[str, list[torch.nn.Parameter]]]:
+def parameter_groups(model: torch.nn.Module,
+                     constant: tuple[str, ...] = ()) -> list[dict[str, list[torch.nn.Parameter]]]:
     """Return two groups: weights, and one-dimensional parameters (biases and batch norm), each in the model's
-    order. Parameters without gradients are left out."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [{"params": [p for p in parameters if p.ndim != 1]},
-            {"params": [p for p in parameters if p.ndim == 1]}]
+    order. Parameters without gradients are left out.
+
+    constant: beginnings of the names of parameters whose rates follow no schedule; if there are any, they are
+        a third and a fourth group.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parts = [[p for name, p in named if name.startswith(constant) == apart]
+             for apart in ((False, True) if constant else (False,))]
+    return [{"params": [p for p in part if (p.ndim == 1) == flat]}
+            for part in parts for flat in (False, True)]
 
 
-def build_optimizer(recipe: Recipe, model: torch.nn.Module) -> LARS | Adam:
-    """Return the recipe's optimiser for the model's parameters, in the two groups of `parameter_groups`."""
-    groups = parameter_groups(model)
+def build_optimizer(recipe: Recipe, model: Method) -> LARS | Adam | SGD:
+    """Return the recipe's optimiser for the model's parameters, in the groups of `parameter_groups`."""
+    groups = parameter_groups(model, model.constant_rate)
     if recipe.optimizer == "adam":
         return Adam(groups, recipe.weight_decay)
+    if recipe.optimizer == "sgd":
+        return SGD(groups, recipe.weight_decay)
     return LARS(groups, weight_decay=recipe.weight_decay, eta=recipe.trust_coefficient,
                 clip=recipe.clip_ratio)
 
 
 def slots(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     """Return the names of what an optimiser keeps for each parameter."""
-    return ("mu",) if isinstance(optimizer, LARS) else ("step", "exp_avg", "exp_avg_sq")
+    names = {LARS: ("mu",), SGD: ("momentum_buffer",), Adam: ("step", "exp_avg", "exp_avg_sq")}
+    return names[type(optimizer)]
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int = 10,
@@ -131,8 +158,9 @@ def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_ep
     return cosine + 0.001 * (1 - cosine)
 
 
-def learning_rates(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
-    """Return the rates of the two groups. The base rates belong to 256 images a step."""
+def learning_rates(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float, float, float]:
+    """Return the rates of weights and of one-dimensional parameters, then both without the schedule. The base
+    rates belong to 256 images a step."""
     factor = learning_rate_factor(step, steps_per_epoch, recipe.epochs, recipe.warmup_epochs, recipe.schedule)
     factor *= recipe.batch_size / 256
-    return factor * recipe.learning_rate_weights, factor * recipe.learning_rate_biases
+    return (factor * recipe.learning_rate_weights, factor * recipe.learning_rate_biases, *recipe.peak_rates())

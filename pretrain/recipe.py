@@ -20,7 +20,7 @@ from pretrain.pictures.augment import ViewRecipe
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 VIEW_BACKENDS = ("pil", "fast", "device")
-OPTIMIZERS = ("lars", "adam")
+OPTIMIZERS = ("lars", "adam", "sgd")
 SCHEDULES = ("cosine", "constant")
 
 Value = bool | int | float | str | tuple[float, float]  # of a setting
@@ -72,7 +72,8 @@ class Recipe:
     stem: str = setting("imagenet", "imagenet, or cifar: 3 x 3 first convolution, stride 1, no pooling, as "
                         "is usual at 32 pixels; small: the same with pooling, for 64 to 96 pixels")
     image_size: int = setting(224, "side of a view in pixels (paper 2.1)")
-    optimizer: str = setting("lars", "lars, or adam with weight decay on all parameters (paper 2.2: lars)")
+    optimizer: str = setting("lars", "lars; or adam, or sgd with momentum 0.9, each with weight decay on all "
+                             "parameters (paper 2.2: lars)")
     schedule: str = setting("cosine", "of the learning rate after the warm-up: cosine down to 1/1000, or "
                             "constant (paper 2.2: cosine)")
     warmup_epochs: int = setting(10, "linear warm-up from 0, per step (paper 2.2)")

@@ -16,7 +16,7 @@ from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, rank, world_size
 from pretrain import methods
 from pretrain.accumulate import Tensors, accumulated_backward, plain_backward
-from pretrain.optim import LARS, Adam, build_optimizer, learning_rates
+from pretrain.optim import LARS, SGD, Adam, build_optimizer, learning_rates
 from pretrain.pictures.feed import Feed
 from pretrain.recipe import Recipe
 from pretrain.upkeep import checkpoint, knn
@@ -88,7 +88,7 @@ class Training:
     feed: Feed
     network: methods.Method
     model: torch.nn.Module  # the network, wrapped for several processes
-    optimizer: LARS | Adam
+    optimizer: LARS | Adam | SGD
     scaler: torch.amp.GradScaler
     guard: Guard
     logbook: Logbook | None = None  # of the main process
@@ -198,7 +198,7 @@ def judge(training: Training, labelled: knn.Labelled, epoch: int, step: int) -> 
 class Seen:
     """What one step showed, on the device: `numbers` of the guard, figures and outputs of the method."""
     numbers: torch.Tensor
-    rates: tuple[float, float]
+    rates: tuple[float, ...]  # of weights, of one-dimensional parameters
     figures: dict[str, torch.Tensor]
     outputs: Tensors
 

@@ -16,6 +16,7 @@ from pretrain.methods.vicreg import vicreg_terms
 from pretrain.optim import build_optimizer
 from pretrain.upkeep import checkpoint
 from tests.pretrain_toys import lines, start, toy_backbone, write_pictures
+from transfer.weights.readers import recognised
 
 BATCH = 12
 
@@ -150,11 +151,52 @@ def test_vicreg_is_lightlys():
         assert torch.allclose(a, b, atol=1e-12)
 
 
+def cosine_by_the_book(p, z):
+    return sum((a @ b) / (a @ a).sqrt() / (b @ b).sqrt() for a, b in zip(p, z)) / len(p)
+
+
+def test_simsiams_loss_is_its_papers():
+    torch.manual_seed(0)
+    z1, z2, p1, p2 = (torch.randn(5, 4, dtype=torch.float64).requires_grad_() for _ in range(4))
+    network = methods.build(recipe(method="simsiam", arch="resnet18", projector="8-4"))
+    ours, _ = network.loss((z1, z2, p1, p2), (), 0)
+    theirs = -cosine_by_the_book(p1, z2.detach()) / 2 - cosine_by_the_book(p2, z1.detach()) / 2
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    found = torch.autograd.grad(ours, (z1, z2, p1, p2), allow_unused=True)
+    assert found[:2] == (None, None)  # no gradient flows to what is predicted
+    for a, b in zip(found[2:], torch.autograd.grad(theirs, (p1, p2))):
+        assert torch.allclose(a, b, atol=1e-12)
+    lightly = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    criterion = lightly.NegativeCosineSimilarity()
+    assert ours.item() == pytest.approx((criterion(p1, z2) + criterion(p2, z1)).item() / 2, rel=1e-12)
+
+
+def test_simsiams_network_is_its_codes():
+    """simsiam/builder.py of facebookresearch/simsiam."""
+    one = recipe(method="simsiam", arch="resnet18")
+    network = methods.build(one)
+    state = network.state_dict()
+    assert {"encoder.layer4.1.bn2.weight", "encoder.fc.0.weight", "encoder.fc.7.running_mean",
+            "predictor.0.weight", "predictor.3.bias"} <= state.keys()
+    assert not {"encoder.fc.0.bias", "encoder.fc.7.weight", "predictor.0.bias"} & state.keys()
+    assert not network.encoder.fc[6].bias.requires_grad
+    resnet, width = backbones.build_backbone("resnet18", "imagenet")
+    assert network.torchvision_state().keys() == resnet.state_dict().keys()
+    assert network.eval().backbone(torch.zeros(2, 3, 32, 32)).shape == (2, width)
+    assert recognised({"model": state, "epoch": 1}, "").format == "simsiam"
+    groups = build_optimizer(one, network).param_groups
+    predictor = {id(p) for p in network.predictor.parameters()}
+    apart = [all(id(p) in predictor for p in group["params"]) for group in groups]
+    assert apart == [False, False, True, True]
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters())) - 1
+
+
 @pytest.mark.parametrize("arguments, message", [
+    (dict(method="simsiam", spike_factor=10.0), "--spike-factor expected 0"),
     (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
     (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
     (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
-], ids=["method", "value", "preset"])
+], ids=["spikes", "method", "value", "preset"])
 def test_what_a_method_does_not_know_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe(**arguments)

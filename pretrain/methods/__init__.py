@@ -4,10 +4,12 @@ from typing import Any
 from pretrain.methods.barlow_twins import BarlowTwins
 from pretrain.methods.hsic import HSIC
 from pretrain.methods.method import Method
+from pretrain.methods.simsiam import SimSiam
 from pretrain.methods.vicreg import VICReg
 from pretrain.recipe import Recipe, Value
 
-METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (BarlowTwins, VICReg, HSIC)}
+METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
+    BarlowTwins, VICReg, HSIC, SimSiam)}
 
 
 def method_named(name: str) -> type[Method]:

@@ -31,6 +31,7 @@ class Method(nn.Module):
 
     backbone: nn.Module  # images (n, 3, H, W) -> features (n, width)
     width: int
+    constant_rate: tuple[str, ...] = ()  # beginnings of the names of parameters whose rates have no schedule
     forward: Callable[..., tuple[torch.Tensor, ...]]  # inputs -> outputs (n, ...), first those of two views
 
     def inputs(self, views: tuple[torch.Tensor, ...], draw: torch.Generator) -> tuple[torch.Tensor, ...]:
