@@ -117,6 +117,7 @@ def prepare(recipe: Recipe, run: Run, record: Path | None = None) -> Training:
     feed = Feed(recipe, run, device, record)
     torch.manual_seed(recipe.seed)
     network = methods.build(recipe).to(device)
+    network.steps_per_epoch = feed.steps
     if run.memory_format == torch.channels_last:
         network.to(memory_format=torch.channels_last)
     network = cast(methods.Method, convert_sync_batchnorm(network))

@@ -191,12 +191,52 @@ def test_simsiams_network_is_its_codes():
     assert sum(len(group["params"]) for group in groups) == len(list(network.parameters())) - 1
 
 
+def test_byols_loss_is_its_papers():
+    torch.manual_seed(0)
+    p1, p2, t1, t2 = (torch.randn(5, 4, dtype=torch.float64).requires_grad_() for _ in range(4))
+    network = methods.build(recipe(method="byol", arch="resnet18", projector="8-4", predictor=8))
+    ours, _ = network.loss((p1, p2, p1, p2), (t1, t2), 0)
+    theirs = sum((a / a.norm(dim=1, keepdim=True) - b / b.norm(dim=1, keepdim=True)).square().sum(1).mean()
+                 for a, b in ((p1, t2), (p2, t1)))
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    for a, b in zip(torch.autograd.grad(ours, (p1, p2)), torch.autograd.grad(theirs, (p1, p2))):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_byols_target_follows_the_steps_that_count():
+    network = methods.build(recipe(method="byol", arch="resnet18", projector="8-4", predictor=8, epochs=10))
+    network.steps_per_epoch = 4
+    assert not {id(p) for p in network.target_encoder.parameters()} & {
+        id(p) for group in build_optimizer(recipe(method="byol"), network).param_groups
+        for p in group["params"]}
+    for step, tau in ((0, 0.996), (20, 0.998), (40, 1.0)):  # 1 - (1 - tau) (cos(pi k / K) + 1) / 2
+        before = [p.clone() for p in network.target_encoder.parameters()]
+        online = [p.detach().clone() for p in network.online_encoder.parameters()]
+        network.after_step(step, torch.tensor(False))
+        assert all(map(torch.equal, before, network.target_encoder.parameters()))
+        network.after_step(step, torch.tensor(True))
+        for old, new, found in zip(before, online, network.target_encoder.parameters()):
+            assert torch.allclose(found, tau * old + (1 - tau) * new, atol=1e-7)
+        assert all(map(torch.equal, online, network.online_encoder.parameters()))
+
+
+def test_byols_names_are_its_ports():
+    """byol_pytorch/byol_pytorch.py of lucidrains/byol-pytorch."""
+    network = methods.build(recipe(method="byol", arch="resnet18"))
+    assert {"online_encoder.net.conv1.weight", "online_encoder.projector.0.bias", "online_predictor.3.weight",
+            "target_encoder.net.layer4.1.bn2.weight"} <= network.state_dict().keys()
+    found = recognised({"model": network.state_dict(), "epoch": 1}, "")
+    assert (found.format, list(found.encoders)) == ("byol_lucidrains", ["online", "target"])
+    assert found.encoders["online"].keys() == network.torchvision_state().keys()
+
+
 @pytest.mark.parametrize("arguments, message", [
+    (dict(method="byol", tau=1.5), "--tau expected a share"),
     (dict(method="simsiam", spike_factor=10.0), "--spike-factor expected 0"),
     (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
     (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
     (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
-], ids=["spikes", "method", "value", "preset"])
+], ids=["average", "spikes", "method", "value", "preset"])
 def test_what_a_method_does_not_know_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe(**arguments)

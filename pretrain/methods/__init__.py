@@ -2,6 +2,7 @@
 from typing import Any
 
 from pretrain.methods.barlow_twins import BarlowTwins
+from pretrain.methods.byol import BYOL
 from pretrain.methods.hsic import HSIC
 from pretrain.methods.method import Method
 from pretrain.methods.simsiam import SimSiam
@@ -9,7 +10,7 @@ from pretrain.methods.vicreg import VICReg
 from pretrain.recipe import Recipe, Value
 
 METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
-    BarlowTwins, VICReg, HSIC, SimSiam)}
+    BarlowTwins, VICReg, HSIC, SimSiam, BYOL)}
 
 
 def method_named(name: str) -> type[Method]:

@@ -23,7 +23,7 @@ class Method(nn.Module):
       inputs may be cut by rows;
     - `loss` is that of the joint batch of all processes, the same value in each, and the gradient of this
       process's outputs is their part of the joint loss's gradient (collectives.gather_rows);
-    - a number that depends on time is a function of the global step.
+    - a number that depends on time is a function of the global step (and of steps_per_epoch).
     """
 
     Recipe = Recipe  # the shared recipe with the method's own numbers
@@ -32,6 +32,7 @@ class Method(nn.Module):
     backbone: nn.Module  # images (n, 3, H, W) -> features (n, width)
     width: int
     constant_rate: tuple[str, ...] = ()  # beginnings of the names of parameters whose rates have no schedule
+    steps_per_epoch: int = 1  # of the run; the trainer sets it
     forward: Callable[..., tuple[torch.Tensor, ...]]  # inputs -> outputs (n, ...), first those of two views
 
     def inputs(self, views: tuple[torch.Tensor, ...], draw: torch.Generator) -> tuple[torch.Tensor, ...]:
