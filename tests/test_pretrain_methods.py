@@ -11,7 +11,7 @@ from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
 from pretrain import backbones, methods, trainer
-from pretrain.methods import METHODS, recipe
+from pretrain.methods import METHODS, contrast, recipe
 from pretrain.methods.vicreg import vicreg_terms
 from pretrain.optim import build_optimizer
 from pretrain.upkeep import checkpoint
@@ -230,13 +230,67 @@ def test_byols_names_are_its_ports():
     assert found.encoders["online"].keys() == network.torchvision_state().keys()
 
 
+def contrast_by_the_book(z1, z2, temperature, labels):
+    """Row by row: Khosla et al., eq. 2 (arXiv 2004.11362); eq. 1 of SimCLR if all labels differ."""
+    z = torch.cat([z1, z2])
+    z = z / z.norm(dim=1, keepdim=True)
+    labels, total = [*labels, *labels], 0
+    for i in range(len(z)):
+        others = [k for k in range(len(z)) if k != i]
+        normaliser = sum((z[i] @ z[k] / temperature).exp() for k in others)
+        positives = [k for k in others if labels[k] == labels[i]]
+        total -= sum((z[i] @ z[k] / temperature - normaliser.log()) for k in positives) / len(positives)
+    return total / len(z)
+
+
+@pytest.mark.parametrize("strip", [3, 1024])
+@pytest.mark.parametrize("labels", [None, [0, 1, 0, 2, 0, 1, 1]], ids=["SimCLR", "SupCon"])
+def test_contrast_is_the_papers(labels, strip, monkeypatch):
+    monkeypatch.setattr(contrast, "STRIP", strip)
+    torch.manual_seed(0)
+    z1, z2 = (torch.randn(7, 4, dtype=torch.float64).requires_grad_() for _ in range(2))
+    classes = None if labels is None else torch.tensor(labels)
+    ours, _ = contrast.contrastive_loss(z1, z2, 0.2, classes)
+    theirs = contrast_by_the_book(z1, z2, 0.2, labels or range(7))
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    for a, b in zip(torch.autograd.grad(ours, (z1, z2)), torch.autograd.grad(theirs, (z1, z2))):
+        assert torch.allclose(a, b, atol=1e-12)
+    if labels is None:
+        lightly = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+        assert ours.item() == pytest.approx(lightly.NTXentLoss(temperature=0.2)(z1, z2).item(), rel=1e-12)
+
+
+def test_the_nearest_row_is_judged():
+    """At 0, 90 and 174 degrees, and at 5.7, 84 and 5.1: only the second image finds its other view."""
+    z1 = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.1]])
+    z2 = torch.tensor([[1.0, 0.1], [0.1, 1.0], [1.0, 0.09]])
+    loss, share = contrast.contrastive_loss(z1.half(), z2.half(), 0.1)
+    assert loss.dtype == torch.float32 and share.item() == pytest.approx(2 / 6)
+
+
+def test_simclrs_network_is_its_codes():
+    """The projection head of model_util.py, and solo-learn's; names of Spijkervet/SimCLR."""
+    network = methods.build(recipe(method="simclr", arch="resnet18"))
+    assert [type(one).__name__ for one in network.projector] == 2 * ["Linear", "BatchNorm1d", "ReLU"] + [
+        "Linear", "BatchNorm1d"]
+    assert not network.projector[-1].bias.requires_grad and network.projector[0].bias is None
+    state = network.state_dict()
+    found = recognised({"model": state, "epoch": 1}, "")
+    assert found.format == "simclr_spijkervet"
+    assert found.encoders["backbone"].keys() == network.torchvision_state().keys()
+    network = methods.build(recipe("cifar10", method="simclr"))
+    assert [type(one).__name__ for one in network.projector] == ["Linear", "ReLU", "Linear"]
+    assert network.projector[2].bias is not None
+
+
 @pytest.mark.parametrize("arguments, message", [
+    (dict(method="simclr", temperature=0.0), "--temperature expected more than 0"),
     (dict(method="byol", tau=1.5), "--tau expected a share"),
     (dict(method="simsiam", spike_factor=10.0), "--spike-factor expected 0"),
     (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
     (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
     (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
-], ids=["average", "spikes", "method", "value", "preset"])
+], ids=["temperature", "average", "spikes", "method", "value", "preset"])
 def test_what_a_method_does_not_know_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe(**arguments)

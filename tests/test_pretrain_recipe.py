@@ -45,6 +45,8 @@ def test_views_of_a_recipe():
     one, two = recipe("stl10").view_recipes()
     assert one == two and (one.scale, one.saturation, one.grey) == ((0.2, 1), 0.4, 0.1)
     assert (one.blur, one.solarise) == (0, 0)
+    one, two = recipe(method="simclr").view_recipes()
+    assert one == two and (one.brightness, one.contrast, one.saturation, one.hue) == (0.8, 0.8, 0.8, 0.2)
 
 
 def test_peak_rates_are_the_papers():
@@ -54,6 +56,7 @@ def test_peak_rates_are_the_papers():
 @pytest.mark.parametrize("changes, message", [
     ({"blur": (0.5, 1.5)}, "--blur expected two probabilities"),
     ({"crop_scale": (0.5, 0.2)}, "--crop-scale expected two shares in rising order"),
+    ({"jitter": 3.0}, "--jitter expected a factor"),
     ({"grey": -1.0}, "--grey expected a number from 0 to 1"),
     ({"views": "opencv"}, "--views expected one of pil, fast, device, found 'opencv'"),
     ({"accumulate": 3, "batch_size": 4}, "--accumulate expected micro-batches of at least 2 of the 4 images"),

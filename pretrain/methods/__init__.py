@@ -5,12 +5,13 @@ from pretrain.methods.barlow_twins import BarlowTwins
 from pretrain.methods.byol import BYOL
 from pretrain.methods.hsic import HSIC
 from pretrain.methods.method import Method
+from pretrain.methods.simclr import SimCLR
 from pretrain.methods.simsiam import SimSiam
 from pretrain.methods.vicreg import VICReg
 from pretrain.recipe import Recipe, Value
 
 METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
-    BarlowTwins, VICReg, HSIC, SimSiam, BYOL)}
+    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR)}
 
 
 def method_named(name: str) -> type[Method]:
