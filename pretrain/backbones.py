@@ -26,9 +26,16 @@ def build_projector(width: int, sizes: str, hidden_bias: bool = False, bias: boo
     sizes: "8192-8192-8192". hidden_bias, bias: whether the linear layers before the last, and the last one,
     have biases. Barlow Twins' have none (main.py:195-202 of facebookresearch/barlowtwins).
     """
-    layers = []
+    layers: list[nn.Module] = []
     *hidden, last = map(int, sizes.split("-"))
     for size in hidden:
         layers += [nn.Linear(width, size, bias=hidden_bias), nn.BatchNorm1d(size), nn.ReLU(inplace=True)]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, last, bias=bias))
+
+
+def build_plain_projector(width: int, sizes: str) -> nn.Sequential:
+    """Return linear layers with biases, and ReLU after all but the last, without batch norm: (N, width) ->
+    (N, last of sizes)."""
+    layers = build_projector(width, sizes, hidden_bias=True, bias=True)
+    return nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.BatchNorm1d)))

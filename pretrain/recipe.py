@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from parallel.resnets import STEMS
 from pretrain.pictures.augment import ViewRecipe
@@ -60,6 +60,8 @@ switch.__name__ = "yes or no"
 class Recipe:
     """One recipe. Fields are the command line's flags with underscores. Raises ValueError for impossible
     values."""
+    labelled: ClassVar[bool] = False  # whether the method needs the pictures' classes
+
     method: str = setting("barlow_twins", "what is trained: the name of a method in pretrain/methods")
     epochs: int = setting(1000, "epochs in all (paper 2.2)")
     batch_size: int = setting(2048, "images per step over all processes (paper 2.2)")

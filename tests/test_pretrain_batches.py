@@ -63,7 +63,7 @@ def test_batches_that_cannot_be_dealt_out_are_refused(images, batch, processes, 
 
 
 def loader_of(root, workers, record=None):
-    settings = SimpleNamespace(batch_size=4, seed=5, accumulate=1)
+    settings = SimpleNamespace(batch_size=4, seed=5, accumulate=1, labelled=False)
     return build_loader(open_source(root), make_backend("pil", 32), settings, workers, processes=1, rank=0,
                         pin_memory=False, record=record)
 

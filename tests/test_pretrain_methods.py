@@ -1,5 +1,6 @@
 """The standing test of every method: the same step on any number of processes and micro-batches, and losses
 against formulations of others."""
+import dataclasses
 import math
 
 import pytest
@@ -14,8 +15,11 @@ from pretrain import backbones, methods, trainer
 from pretrain.methods import METHODS, contrast, recipe
 from pretrain.methods.vicreg import vicreg_terms
 from pretrain.optim import build_optimizer
+from pretrain.pictures.batches import epoch_batches
+from pretrain.pictures.feed import Feed
+from pretrain.pictures.sources import open_source
 from pretrain.upkeep import checkpoint
-from tests.pretrain_toys import lines, start, toy_backbone, write_pictures
+from tests.pretrain_toys import lines, start, toy_backbone, toy_recipe, toy_run, write_pictures
 from transfer.weights.readers import recognised
 
 BATCH = 12
@@ -46,7 +50,8 @@ def one_step(name, accumulate=1):
         group["lr"] = 0.1
     training = trainer.Training(one, None, torch.device("cpu"), None, network, model, optimizer,
                                 torch.amp.GradScaler("cpu", enabled=False), None)
-    loss, figures, outputs = trainer.backward(training, 3, [view[rows()] for view in views()])
+    given = [*views(), *([torch.arange(BATCH) % 5] if one.labelled else [])]
+    loss, figures, outputs = trainer.backward(training, 3, [one[rows()] for one in given])
     optimizer.step()
     network.after_step(3, torch.tensor(True))
     assert all(not output.requires_grad and len(output) == len(range(BATCH)[rows()]) for output in outputs)
@@ -281,6 +286,32 @@ def test_simclrs_network_is_its_codes():
     network = methods.build(recipe("cifar10", method="simclr"))
     assert [type(one).__name__ for one in network.projector] == ["Linear", "ReLU", "Linear"]
     assert network.projector[2].bias is not None
+
+
+def test_labels_are_those_of_the_pictures_used(tmp_path):
+    """Picture 3 is damaged; what replaces it brings its own class."""
+    write_pictures(tmp_path, 10)
+    names = sorted((tmp_path / "train" / "a").iterdir())
+    names[3].write_bytes(b"damaged")
+    (tmp_path / "list.txt").write_text("".join(f"{name} {number}\n" for number, name in enumerate(names)))
+    run = dataclasses.replace(toy_run(tmp_path, "run"), data=tmp_path / "list.txt")
+    feed = Feed(toy_recipe(method="supcon", batch_size=10), run, torch.device("cpu"))
+    (y1, y2, labels), = feed.batches(0, 0)
+    order = [index for _, index in next(iter(feed.loader.batch_sampler))]
+    assert labels.dtype == torch.int64 and len(y1) == len(y2) == 10
+    assert [one for one in zip(order, labels.tolist()) if one[0] != one[1]] == [(3, labels[order.index(3)])]
+    (tmp_path / "bare.txt").write_text("".join(f"{name}\n" for name in names))
+    with pytest.raises(ValueError, match="--method supcon expected pictures with labels"):
+        epoch_batches(open_source(tmp_path / "bare.txt"), toy_recipe(method="supcon"), 1)
+
+
+def test_supcons_names_are_its_codes():
+    """networks/resnet_big.py of HobbitLong/SupContrast, whose loss has the factor of losses.py."""
+    one = recipe(method="supcon", arch="resnet18")
+    network = methods.build(one)
+    assert {"encoder.layer4.1.bn2.weight", "head.0.bias", "head.2.bias"} <= network.state_dict().keys()
+    assert recognised({"model": network.state_dict(), "epoch": 1}, "").format == "supcontrast"
+    assert one.loss_scale * 0.07 == pytest.approx(one.temperature)
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -96,7 +96,7 @@ def write(kind, root, samples):
 
 
 def batches(source, workers=0):
-    settings = SimpleNamespace(batch_size=4, seed=5, accumulate=1)
+    settings = SimpleNamespace(batch_size=4, seed=5, accumulate=1, labelled=False)
     loader = build_loader(source, make_backend("pil", 32), settings, workers, 1, 0, False)
     return [torch.stack(list(batch)) for batch in loader]
 

@@ -65,6 +65,10 @@ def lightning(state):
                               "hyper_parameters": {"backbone": {"name": "resnet50"}}})
 
 
+def shortcuts(state):
+    return {name.replace(".downsample.", ".shortcut."): tensor for name, tensor in state.items()}
+
+
 def simclrv2(state):
     """Names of Separius/SimCLRv2-Pytorch's resnet.py."""
     names = {}
@@ -146,6 +150,11 @@ LAYOUTS = {
         one("backbone.") | linear("backbone.fc.0") | linear("backbone.fc.2"), arch="resnet50")),
     "SimCLR of Spijkervet": ("simclr_spijkervet", "backbone", lambda: one("encoder.")
                              | linear("projector.0", bias=False) | linear("projector.2", bias=False)),
+    "SupCon": ("supcontrast", "backbone", lambda: training(
+        shortcuts(one("encoder.")) | linear("head.0") | linear("head.2", 128), "model",
+        opt=Namespace(temp=0.1))),
+    "SupCon, several GPUs": ("supcontrast", "backbone", lambda: training(
+        shortcuts(one("encoder.module.")) | linear("head.0") | linear("head.2", 128), "model")),
     "SimCLR v2 of Separius": ("simclrv2", "backbone", lambda: {
         "resnet": simclrv2(without_counters(one())) | HEAD, "head": linear("layers.0", bias=False)}),
     "SimSiam": ("simsiam", "backbone", lambda: training(wrapped(

@@ -7,11 +7,12 @@ from pretrain.methods.hsic import HSIC
 from pretrain.methods.method import Method
 from pretrain.methods.simclr import SimCLR
 from pretrain.methods.simsiam import SimSiam
+from pretrain.methods.supcon import SupCon
 from pretrain.methods.vicreg import VICReg
 from pretrain.recipe import Recipe, Value
 
 METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
-    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR)}
+    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon)}
 
 
 def method_named(name: str) -> type[Method]:

@@ -73,8 +73,7 @@ class SimCLR(Method):
             last.bias.requires_grad_(False)
             self.projector = backbones.build_projector(self.width, recipe.projector).append(last)
         else:
-            layers = backbones.build_projector(self.width, recipe.projector, hidden_bias=True, bias=True)
-            self.projector = nn.Sequential(*(one for one in layers if not isinstance(one, nn.BatchNorm1d)))
+            self.projector = backbones.build_plain_projector(self.width, recipe.projector)
 
     @property
     def backbone(self) -> nn.Module:  # type: ignore[override]  # encoder is its name in the state dict

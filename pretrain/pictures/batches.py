@@ -27,10 +27,11 @@ Sample = tuple[tuple[torch.Tensor, ...], Failures]
 
 
 class TwoViews(Dataset):
-    """Item (epoch, index) -> what backend.views returns, and the failures on the way."""
+    """Item (epoch, index) -> what backend.views returns, if labelled with the picture's class behind it, and
+    the failures on the way."""
 
-    def __init__(self, source: Source, backend: Backend, seed: int):
-        self.source, self.backend, self.seed = source, backend, seed
+    def __init__(self, source: Source, backend: Backend, seed: int, labelled: bool = False):
+        self.source, self.backend, self.seed, self.labelled = source, backend, seed, labelled
 
     def __len__(self) -> int:
         return len(self.source)
@@ -47,7 +48,8 @@ class TwoViews(Dataset):
                 failures.append((self.source.name(chosen), reason(error)))
                 chosen = draw.randrange(len(self.source))
             else:
-                return self.backend.views(picture, self.seed, epoch, index), failures
+                label = (torch.as_tensor(self.source.labels(chosen)),) if self.labelled else ()
+                return (*self.backend.views(picture, self.seed, epoch, index), *label), failures
         name, why = failures[0]
         raise ValueError(f"{name}: {why}; none of {REPLACEMENTS - 1} other pictures could be used instead; "
                          "repair the data")
@@ -147,10 +149,12 @@ def collate(samples: list[Sample]) -> tuple[list[torch.Tensor], list[Failures]]:
 
 def epoch_batches(source: Source, recipe: Recipe, processes: int, rank: int = 0) -> EpochBatches:
     """Return the batches of a process. Raises ValueError if the batch cannot be dealt out: to the processes,
-    to their micro-batches, or from so few pictures."""
+    to their micro-batches, or from so few pictures; or if the method needs labels and there are none."""
     if rank >= processes:
         raise ValueError(f"expected a process below {processes}, found process {rank}: torchrun's processes "
                          "are no group yet; train inside `with parallel.groups.joined():`")
+    if recipe.labelled and source.labels(0) is None:
+        raise ValueError(f"--method {recipe.method} expected pictures with labels, found none")
     batches = EpochBatches(len(source), recipe.batch_size, processes, rank, recipe.seed)
     if recipe.batch_size % (processes * recipe.accumulate):
         raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not "
@@ -163,8 +167,9 @@ def build_loader(source: Source, backend: Backend, config: Recipe, workers: int,
     """Return the loader of this process. Set `loader.batch_sampler.epoch` (and `start`) before each epoch;
     the backend finishes the batches on the device. record: see Loader."""
     batches = epoch_batches(source, config, processes, rank)
-    return Loader(TwoViews(source, backend, config.seed), record, batch_sampler=batches, num_workers=workers,
-                  pin_memory=pin_memory, persistent_workers=workers > 0, worker_init_fn=signals.loader_worker)
+    return Loader(TwoViews(source, backend, config.seed, config.labelled), record, batch_sampler=batches,
+                  num_workers=workers, pin_memory=pin_memory, persistent_workers=workers > 0,
+                  worker_init_fn=signals.loader_worker)
 
 
 def one_line(error: ValueError) -> ValueError:

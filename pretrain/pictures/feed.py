@@ -30,7 +30,7 @@ class Feed:
 
     def __init__(self, config: Recipe, run: "Run", device: torch.device, record: Path | None = None):
         self.device, self.epochs, self.waited = device, config.epochs, 0.0
-        self.memory_format = run.memory_format
+        self.memory_format, self.labelled = run.memory_format, config.labelled
         source = open_source(run.data)
         held = hold(source, config, run, device)
         backend: Backend = ResidentViews(held, config.image_size, config.view_recipes()) if held else \
@@ -54,8 +54,8 @@ class Feed:
         self.replaced = self.before = state["replaced"]
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yield views (y1, y2), each (n, 3, S, S) float32 on the device, for the steps from `start` to the
-        end of the epoch."""
+        """Yield views (y1, y2), each (n, 3, S, S) float32, and for a labelled recipe the classes (n,), all on
+        the device, for the steps from `start` to the end of the epoch."""
         self.loader.batch_sampler.epoch, self.loader.batch_sampler.start = epoch, start
         hosts = self.from_loader(epoch, start)
         if self.device.type != "cuda":
@@ -76,8 +76,10 @@ class Feed:
             yield upcoming
 
     def finish(self, batch: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        return tuple(view.contiguous(memory_format=self.memory_format)
-                     for view in self.loader.backend.finish(batch, self.device))
+        batch, labels = (batch[:-1], batch[-1:]) if self.labelled else (batch, [])
+        views = (view.contiguous(memory_format=self.memory_format)
+                 for view in self.loader.backend.finish(batch, self.device))
+        return *views, *(one.to(self.device, non_blocking=True) for one in labels)
 
     def from_loader(self, epoch: int, start: int) -> Iterator[list[torch.Tensor]]:
         """Yield the loader's batches, with a progress bar on a terminal."""

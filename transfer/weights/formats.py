@@ -57,6 +57,15 @@ def from_byol_lucidrains(state: dict[str, Tensor]) -> Encoders | None:
     return encoders(state, online=f"{learner}online_encoder.net.", target=f"{learner}target_encoder.net.")
 
 
+@layout("encoder.", "head.", lacks=("backbone.", "neck.", "projector.", "predictor."))
+def from_supcontrast(state: dict[str, Tensor]) -> Encoders | None:
+    """SupCon, {opt, model, optimizer, epoch}: encoder, in DataParallel on several GPUs, and head; its own
+    ResNet calls downsample shortcut (HobbitLong/SupContrast networks/resnet_big.py, util.py:88-97)."""
+    entries = under(state, "encoder.module." if has(state, "encoder.module.") else "encoder.")
+    return {"backbone": {name.replace(".shortcut.", ".downsample."): value
+                         for name, value in entries.items()}}
+
+
 @layout("layer1.", "prototypes.")
 def from_swav(state: dict[str, Tensor]) -> Encoders | None:
     """SwAV and DeepCluster v2: a bare network with projection_head and prototypes (facebookresearch/swav
@@ -216,6 +225,7 @@ READERS = {
     "byol_sthalles": prefixed("online_network_state_dict/encoder.",
                               online="online_network_state_dict/encoder.",
                               target="target_network_state_dict/encoder."),
+    "supcontrast": from_supcontrast,
     "swav": from_swav,
     "vissl": from_vissl,
     # checkpoint.pth of DINO's ResNet, {student, teacher, optimizer, ...}: backbone and head each
