@@ -12,7 +12,7 @@ from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
 from pretrain import backbones, methods, trainer
-from pretrain.methods import METHODS, contrast, recipe
+from pretrain.methods import METHODS, contrast, mixed_barlow_twins, recipe
 from pretrain.methods.vicreg import vicreg_terms
 from pretrain.optim import build_optimizer
 from pretrain.pictures.batches import epoch_batches
@@ -31,9 +31,12 @@ def views():
 
 
 def rows():
-    """This process's share of the batch, of another size in each process."""
+    """This process's share of the batch, of another size in each process, dealt out in turn as the loader
+    does."""
     ends = [math.floor(BATCH * (part / world_size()) ** 1.3) for part in range(world_size() + 1)]
-    return slice(ends[rank()], ends[rank() + 1])
+    dealt = sorted((turn, process) for process in range(world_size())
+                   for turn in range(ends[process + 1] - ends[process]))
+    return [place for place, (_, process) in enumerate(dealt) if process == rank()]
 
 
 def one_step(name, accumulate=1):
@@ -54,7 +57,7 @@ def one_step(name, accumulate=1):
     loss, figures, outputs = trainer.backward(training, 3, [one[rows()] for one in given])
     optimizer.step()
     network.after_step(3, torch.tensor(True))
-    assert all(not output.requires_grad and len(output) == len(range(BATCH)[rows()]) for output in outputs)
+    assert all(not output.requires_grad and len(output) == len(rows()) for output in outputs)
     return (loss, [p.detach() for p in network.parameters()], [b.double() for b in network.buffers()],
             {name: value.item() for name, value in figures.items()})
 
@@ -314,14 +317,85 @@ def test_supcons_names_are_its_codes():
     assert one.loss_scale * 0.07 == pytest.approx(one.temperature)
 
 
+def mixing_by_the_book(z1, z2, zm, partners, share):
+    """main.py of wgcban/mix-bt, restated: four D x D matrices."""
+    a, b, m = ((z - z.mean(0)) / z.std(0) for z in (z1, z2, zm))
+    return sum(((m.T @ v - share * (a.T @ v) - (1 - share) * (b[partners].T @ v)) / len(v)).square().sum()
+               for v in (a, b))
+
+
+@pytest.mark.parametrize("count, width", [(5, 9), (9, 4)])
+def test_mixing_is_its_codes(count, width):
+    torch.manual_seed(count)
+    views = [torch.randn(count, width, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    partners, share = torch.randperm(count), torch.full((count,), 0.3, dtype=torch.float64)
+    ours = mixed_barlow_twins.mixing_terms(*views, partners, share)
+    theirs = mixing_by_the_book(*views, partners, 0.3)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    for x, y in zip(torch.autograd.grad(ours, views), torch.autograd.grad(theirs, views)):
+        assert torch.allclose(x, y, rtol=1e-10, atol=1e-12)
+
+
+def test_the_weight_of_mixing_rises():
+    """w = mixing x lambd x share of the warm-up, beside Barlow Twins' loss with the unbiased variance."""
+    one = recipe(method="mixed_barlow_twins", arch="resnet18", projector="8-4")
+    network = methods.build(one)
+    network.steps_per_epoch = 4
+    views = [torch.randn(9, 4, dtype=torch.float64) for _ in range(3)]
+    given = torch.randperm(9), torch.full((9,), 0.3, dtype=torch.float64)
+    z1, z2 = ((z - z.mean(0)) / z.std(0) for z in views[:2])
+    c = z1.T @ z2 / 9
+    plain = (c.diagonal() - 1).square().sum() + one.lambd * (c.square().sum() - c.diagonal().square().sum())
+    mixing = mixing_by_the_book(*views, given[0], 0.3)
+    for step, share in ((0, 0), (10, 0.25), (40, 1), (400, 1)):
+        found, _ = network.loss(views, given, step)
+        assert found.item() == pytest.approx((plain + share * 0.5 * 0.0051 * mixing).item(), rel=1e-10)
+
+
+def test_mixtures_are_of_the_views_and_redrawn_each_step():
+    network = methods.build(recipe(method="mixed_barlow_twins", arch="resnet18", projector="8-4"))
+    y1, y2 = views()
+    shares = set()
+    for step in range(3):
+        given = network.inputs((y1, y2), trainer.draw_of(0, step, 0))
+        _, _, mixed, partners, share = given
+        assert sorted(partners.tolist()) == list(range(BATCH)) and len(set(share.tolist())) == 1
+        assert torch.allclose(mixed, share[0] * y1 + (1 - share[0]) * y2[partners])
+        shares.add(share[0].item())
+        assert all(map(torch.equal, given, network.inputs((y1, y2), trainer.draw_of(0, step, 0))))
+    assert len(shares) == 3
+
+
+def test_a_picture_has_the_same_partner_on_any_number_of_processes():
+    def partners(counts):
+        """{picture: its partner}, pictures numbered as the loader deals them out."""
+        places = [(turn, process) for process, count in enumerate(counts) for turn in range(count)]
+        picture = {place: number for number, place in enumerate(sorted(places))}
+        found = mixed_barlow_twins.permuted(counts, torch.Generator().manual_seed(3)).tolist()
+        return {picture[place]: picture[places[row]] for place, row in zip(places, found)}
+
+    assert partners([12]) == partners([6, 6]) == partners([1, 3, 4, 4]) == partners([3, 3, 3, 3])
+
+
+def test_mixed_barlow_twins_names_are_its_codes():
+    network = methods.build(recipe(method="mixed_barlow_twins", arch="resnet18"))
+    assert recognised({"model": network.state_dict(), "epoch": 1}, "").format == "mixbt_checkpoint"
+    network = methods.build(recipe("cifar10", method="mixed_barlow_twins"))
+    assert network.projector[3].bias is not None
+    assert recognised({"model": network.state_dict(), "epoch": 1}, "").format == "mixbt_checkpoint"
+    outputs = network(*(view.float() for view in views()), views()[0].float())
+    assert all(torch.allclose(z.norm(dim=1), torch.ones(BATCH)) for z in outputs)
+
+
 @pytest.mark.parametrize("arguments, message", [
+    (dict(method="mixed_barlow_twins", mixing=-1.0), "--mixing expected at least 0"),
     (dict(method="simclr", temperature=0.0), "--temperature expected more than 0"),
     (dict(method="byol", tau=1.5), "--tau expected a share"),
     (dict(method="simsiam", spike_factor=10.0), "--spike-factor expected 0"),
     (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
     (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
     (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
-], ids=["temperature", "average", "spikes", "method", "value", "preset"])
+], ids=["mixing", "temperature", "average", "spikes", "method", "value", "preset"])
 def test_what_a_method_does_not_know_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe(**arguments)
