@@ -48,8 +48,10 @@ class TwoViews(Dataset):
                 failures.append((self.source.name(chosen), reason(error)))
                 chosen = draw.randrange(len(self.source))
             else:
-                label = (torch.as_tensor(self.source.labels(chosen)),) if self.labelled else ()
-                return (*self.backend.views(picture, self.seed, epoch, index), *label), failures
+                views = self.backend.views(picture, self.seed, epoch, index)
+                if self.labelled:
+                    views = *views, torch.as_tensor(self.source.labels(chosen), dtype=torch.int64)
+                return views, failures
         name, why = failures[0]
         raise ValueError(f"{name}: {why}; none of {REPLACEMENTS - 1} other pictures could be used instead; "
                          "repair the data")
