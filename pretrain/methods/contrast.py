@@ -6,9 +6,10 @@ P(i) are the other rows of its class; without labels that is the other view of i
 
     L = mean_i [ log sum_{k != i} exp(S_ik) - mean_{p in P(i)} S_ip ]
 
-With l_i = log sum_{k != i} exp(S_ik), the gradient is dL/dz_i = sum_{k != i} w_ik z_k / (2N temperature),
-where w_ik = exp(S_ik - l_i) + exp(S_ik - l_k) - 2 [k in P(i)] / |P(i)|: as an anchor, and as one of the
-others of anchor k. So a process needs its own rows of S only, in strips, and the l of all.
+With l_i = log sum_{k != i} exp(S_ik) and m_i, the mean of the z of P(i), the second term is z_i.m_i /
+temperature and the gradient dL/dz_i = [sum_{k != i} (exp(S_ik - l_i) + exp(S_ik - l_k)) z_k - 2 m_i] / (2N
+temperature): of row i as an anchor, and as one of the others of anchor k. So a process needs its own rows of
+S only, in strips, and the l of all.
 
 Several processes: each has its own anchors, all rows are their negatives, and each gets the rows of the joint
 loss's gradient that belong to its own z. All collectives are in the forward pass.
@@ -48,35 +49,40 @@ class _Contrast(torch.autograd.Function):
         count, first = sum(counts), sum(counts[:rank()])
         if count < 2:
             raise ValueError(f"the loss expected at least 2 images in the batch, found {count}")
-        everyone = torch.cat([all_gather_rows(view, counts) for view in (a, b)])  # (2N, D)
-        numbers = torch.arange(2 * count, device=a.device)
+        views = [all_gather_rows(view, counts) for view in (a, b)]
+        everyone, numbers = torch.cat(views), torch.arange(2 * count, device=a.device)
+        mine = numbers[first:first + len(a)]  # this process's images; its rows:
+        own = torch.cat([mine, mine + count])
         classes = numbers[:count] if labels is None else all_gather_rows(labels, counts)
-        classes = classes.repeat(2)
-        own = numbers.view(2, count)[:, first:first + len(a)].flatten()  # where this process's rows are
+        pairs = views[0] + views[1]
+        if labels is None:
+            friends, others = pairs[mine], 1
+        else:
+            same = (classes[mine][:, None] == classes).to(a.dtype)
+            friends, others = same @ pairs, (2 * same.sum(1, keepdim=True) - 1).repeat(2, 1)
+        rows = torch.cat([a, b])
+        middle = (friends.repeat(2, 1) - rows) / others  # of the positives of each row
 
-        def strip(some):
-            """S (s, 2N) of some rows, -inf for a row with itself; and who is in P, as shares of 1."""
-            similarity = everyone[some] @ everyone.T / temperature
-            itself = some[:, None] == numbers
-            positive = ((classes[some][:, None] == classes) & ~itself).to(similarity.dtype)
-            return similarity.masked_fill_(itself, -torch.inf), positive / positive.sum(1, keepdim=True)
+        def strips():
+            """Yield rows of S in strips (s, 2N), -inf for a row with itself, and which they are."""
+            for some in torch.arange(len(own), device=a.device).split(STRIP):
+                similarity = rows[some] @ everyone.T / temperature
+                yield some, similarity.scatter_(1, own[some, None], -torch.inf)
 
-        logs, totals = [], []
-        for some in own.split(STRIP):
-            similarity, share = strip(some)
+        logs, hits = [], []
+        for some, similarity in strips():
             logs.append(similarity.logsumexp(1))
-            hits = share.gather(1, similarity.argmax(1, keepdim=True)) > 0
-            pull = torch.where(share > 0, similarity, 0).mul_(share).sum(1)
-            totals.append(torch.stack([(logs[-1] - pull).double().sum(), hits.double().sum()]))
-        loss, accuracy = all_reduce_sum(torch.stack(totals).sum(0)) / (2 * count)
-        every_log = all_gather_rows(torch.cat(logs).view(2, -1).T, counts).T.flatten()
-        gradients = []
-        for some in own.split(STRIP):
-            similarity, share = strip(some)
-            weight = (similarity - every_log[some][:, None]).exp_()
-            weight += (similarity - every_log).exp_()
-            gradients.append((weight - 2 * share) @ everyone / (2 * count * temperature))
-        ctx.save_for_backward(torch.cat(gradients))
+            hits.append(classes[similarity.argmax(1) % count] == classes[own[some] % count])
+        log = torch.cat(logs)
+        pull = torch.linalg.vecdot(rows, middle) / temperature
+        totals = torch.stack([(log - pull).double().sum(), torch.cat(hits).double().sum()])
+        loss, accuracy = all_reduce_sum(totals) / (2 * count)
+        every_log = all_gather_rows(log.view(2, -1).T, counts).T.flatten()
+        gradients = torch.empty_like(rows)
+        for some, similarity in strips():
+            weight = (similarity - log[some, None]).exp_() + similarity.sub_(every_log).exp_()
+            gradients[some] = weight @ everyone
+        ctx.save_for_backward((gradients - 2 * middle) / (2 * count * temperature))
         ctx.mark_non_differentiable(accuracy)
         return loss.to(a.dtype), accuracy
 
