@@ -62,7 +62,7 @@ DISTANCES = [
     ("brightness", jitters("brightness", 0.6, 0.87, 1.0, 1.23, 1.4), (0, 0, 0)),
     ("contrast", jitters("contrast", 0.6, 0.87, 1.0, 1.23, 1.4), (0, 0, 0)),
     ("saturation", jitters("saturation", 0.8, 0.93, 1.0, 1.07, 1.2), (0, 0, 0)),
-    ("hue", jitters("hue", -0.1, -0.04, 0.0, 0.03, 0.1), (7, 0.15, 1.5)),
+    ("hue", jitters("hue", -0.25, -0.1, -0.04, 0.0, 0.03, 0.1, 0.2), (7, 0.15, 1.5)),
     ("grey", [changed(grey=True)], (0, 0, 0)),
     ("blur 0.1-0.5", [changed(blur=radius) for radius in (0.1, 0.3, 0.5)], (3, 0.3, 3)),
     ("blur 0.5-2", [changed(blur=radius) for radius in (0.6, 1.0, 1.41, 1.42, 2.0)], (3, 0.4, 0.6)),

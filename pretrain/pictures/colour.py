@@ -50,7 +50,7 @@ def blend(x: torch.Tensor, base: torch.Tensor, factor: Factor) -> torch.Tensor:
 
 
 def hue(x: torch.Tensor, steps: Factor) -> torch.Tensor:
-    """Turn the hue of RGB pictures by `steps` (whole, -42 to 42) of Pillow's steps, 256 to the circle.
+    """Turn the hue of RGB pictures by `steps` (whole, -84 to 84) of Pillow's steps, 256 to the circle.
 
     This is Pillow's conversion through 8-bit HSV, without its branches. Hue counts from red, positive towards
     green and negative towards blue; the sign only swaps green and blue.
