@@ -2,7 +2,7 @@
 
 process.py      which process this is, how its errors are printed; without torch
 collectives.py  sums and gathered rows, decisions that all processes make alike
-batchnorm.py    batch normalisation over the rows of all processes
+batchnorm.py    batch normalisation over the rows of all processes, or over groups of rows
 groups.py       the group of processes, also those of torchrun and SLURM: meeting and leaving together
 launch.py       starting processes on this machine
 files.py        writing a file whole

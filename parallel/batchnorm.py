@@ -1,8 +1,9 @@
-"""Batch normalisation over the rows of all processes, exact forward and backward."""
+"""Batch normalisation over the rows of all processes, exact forward and backward, or over groups of rows."""
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from parallel.collectives import all_reduce_sum, world_size
 
@@ -108,4 +109,54 @@ def _convert_for_cpu(module):
         return new.train(module.training)
     for name, child in module.named_children():
         setattr(module, name, _convert_for_cpu(child))
+    return module
+
+
+class GroupBatchNorm(nn.Module):
+    """Batch normalisation of each `rows` rows by themselves, in their order, for (N, C, ...) of whole groups.
+
+    The result does not depend on how the groups are spread over processes, if each has as many. The running
+    statistics move once a batch, by the mean over the groups of all processes. Not a subclass of torch's, so
+    convert_sync_batchnorm leaves it alone; names and constants are torch's.
+    """
+
+    eps, momentum = 1e-5, 0.1
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def __init__(self, channels: int, rows: int):
+        super().__init__()
+        self.rows = rows
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
+                                         eps=self.eps)
+        if len(x) % self.rows:
+            raise ValueError(f"batch normalisation expected whole groups of {self.rows} rows, found {len(x)}")
+        groups = x.split(self.rows)
+        # With momentum 1 torch's running statistics are those of the group.
+        seen = self.running_mean.new_zeros(2, len(groups), len(self.running_mean))
+        parts = [functional.batch_norm(group, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+                 for group, mean, variance in zip(groups, *seen)]
+        mean, variance = all_reduce_sum(seen.mean(1)) / world_size()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
+            self.num_batches_tracked += 1
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def convert_group_batchnorm(module: nn.Module, rows: int) -> nn.Module:
+    """Replace every batch norm below (and at) `module` by a new one that normalises each `rows` rows by
+    themselves. Its scales start at 1 and its offsets at 0."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return GroupBatchNorm(module.num_features, rows)
+    for name, child in module.named_children():
+        setattr(module, name, convert_group_batchnorm(child, rows))
     return module

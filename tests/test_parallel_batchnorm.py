@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from parallel.batchnorm import convert_sync_batchnorm
+from parallel.batchnorm import convert_group_batchnorm, convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, all_reduce_sum, rank
 from parallel.launch import launch
 
@@ -36,3 +36,25 @@ def test_sync_batchnorm_equals_one_process_on_the_joint_batch(sizes):
     for a, b in zip([*found[:2], *found[2], *found[3]], [*wanted[:2], *wanted[2], *wanted[3]]):
         a, b = a.double(), b.double()
         assert (a - b).abs().max() <= 1e-12 * max(1.0, b.abs().max())
+
+
+def test_groups_of_rows_have_their_own_statistics():
+    torch.manual_seed(0)
+    x, weights = torch.randn(6, 3, 4, 4), torch.randn(6, 3, 4, 4)
+    layers = [torch.nn.BatchNorm2d(3) for _ in range(3)]
+    grouped = convert_group_batchnorm(torch.nn.Sequential(torch.nn.BatchNorm2d(3)), 2)[0]
+    assert grouped.state_dict().keys() == layers[0].state_dict().keys()
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y = grouped(ours)
+    expected = torch.cat([layer(part) for layer, part in zip(layers, theirs.split(2))])
+    assert torch.allclose(y, expected, atol=1e-6)
+    (y * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        mean = torch.stack([getattr(layer, name).float() for layer in layers]).mean(0)
+        assert torch.allclose(getattr(grouped, name).float(), mean, atol=1e-6)
+    layers[0].load_state_dict(grouped.state_dict())
+    assert torch.allclose(grouped.eval()(x[:5]), layers[0].eval()(x[:5]), atol=1e-6)
+    with pytest.raises(ValueError, match="whole groups of 2 rows, found 5"):
+        grouped.train()(x[:5])

@@ -22,7 +22,8 @@ from pretrain.upkeep import checkpoint
 from tests.pretrain_toys import lines, start, toy_backbone, toy_recipe, toy_run, write_pictures
 from transfer.weights.readers import recognised
 
-BATCH = 12
+BATCH = 16
+TOYS = {"moco": dict(group=2, queue=24)}  # changes for small batches
 
 
 def views():
@@ -44,7 +45,8 @@ def one_step(name, accumulate=1):
     backbones.build_backbone = toy_backbone
     one = recipe(method=name, projector="10-7", precision="fp32", accumulate=accumulate, batch_size=BATCH,
                  learning_rate_weights=0.5, learning_rate_biases=0.5, warmup_epochs=0,
-                 optimizer="lars")  # Adam's first step would magnify rounding where a gradient is zero
+                 optimizer="lars",  # Adam's first step would magnify rounding where a gradient is zero
+                 **TOYS.get(name, {}))
     torch.manual_seed(5)
     network = convert_sync_batchnorm(methods.build(one).double())
     model = network if world_size() == 1 else DistributedDataParallel(network)
@@ -53,11 +55,11 @@ def one_step(name, accumulate=1):
         group["lr"] = 0.1
     training = trainer.Training(one, None, torch.device("cpu"), None, network, model, optimizer,
                                 torch.amp.GradScaler("cpu", enabled=False), None)
-    given = [*views(), *([torch.arange(BATCH) % 5] if one.labelled else [])]
-    loss, figures, outputs = trainer.backward(training, 3, [one[rows()] for one in given])
+    given, own = [*views(), *([torch.arange(BATCH) % 5] if one.labelled else [])], rows()
+    loss, figures, outputs = trainer.backward(training, 3, [one[own] for one in given])
     optimizer.step()
     network.after_step(3, torch.tensor(True))
-    assert all(not output.requires_grad and len(output) == len(rows()) for output in outputs)
+    assert all(not output.requires_grad and len(output) == len(own) for output in outputs)
     return (loss, [p.detach() for p in network.parameters()], [b.double() for b in network.buffers()],
             {name: value.item() for name, value in figures.items()})
 
@@ -83,7 +85,7 @@ def test_processes_do_what_one_does(processes):
 
 
 @pytest.mark.usefixtures("_restored")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.keys() - {"moco"})
 def test_micro_batches_are_exact_but_for_batch_norm(name, monkeypatch):
     """On one process, with the network's batch norms frozen."""
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda layer, x: x)
@@ -98,12 +100,13 @@ def test_micro_batches_are_exact_but_for_batch_norm(name, monkeypatch):
 def test_a_run_of_each_method_learns_its_names_and_resumes(name, tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "build_backbone", toy_backbone)
     write_pictures(tmp_path)
-    start(tmp_path, "whole", method=name, epochs=2)
-    start(tmp_path, "parts", method=name, epochs=2, run={"keep": 2})
+    changes = dict(method=name, epochs=2, **TOYS.get(name, {}))
+    start(tmp_path, "whole", **changes)
+    start(tmp_path, "parts", **changes, run={"keep": 2})
     folder = tmp_path / "parts"
     first = min(checkpoint.earlier(folder / "checkpoint.pth"))
     first.replace(folder / "checkpoint.pth")
-    start(tmp_path, "parts", method=name, epochs=2)
+    start(tmp_path, "parts", **changes)
     whole, parts = (torch.load(tmp_path / one / "checkpoint.pth", weights_only=True)
                     for one in ("whole", "parts"))
     assert whole["config"]["method"] == name
@@ -392,15 +395,116 @@ def test_mixed_barlow_twins_names_are_its_codes():
     assert all(torch.allclose(z.norm(dim=1), torch.ones(BATCH)) for z in outputs)
 
 
+def toy_moco(**changes):
+    one = recipe(method="moco", projector="10-7", batch_size=BATCH, **TOYS["moco"] | changes)
+    torch.manual_seed(5)
+    network = methods.build(one).double()
+    return trainer.Training(one, None, torch.device("cpu"), None, network, network,
+                            build_optimizer(one, network), torch.amp.GradScaler("cpu", enabled=False), None)
+
+
+class MoCoByTheBook:
+    """moco/builder.py of facebookresearch/moco in 8 processes of two images each, restated in one."""
+
+    def __init__(self, state):
+        self.q, self.k = self.encoder(state, "encoder_q."), self.encoder(state, "encoder_k.")
+        self.queue, self.pointer = state["queue"].clone(), 0
+
+    def encoder(self, state, prefix):
+        network, width = toy_backbone("", "")
+        network.fc = torch.nn.Sequential(torch.nn.Linear(width, 10), torch.nn.ReLU(), torch.nn.Linear(10, 7))
+        network.double().load_state_dict({name.removeprefix(prefix): value.clone()
+                                          for name, value in state.items() if name.startswith(prefix)})
+        return network
+
+    def step(self, y1, y2, order, rate):
+        q = torch.empty(BATCH, 7, dtype=torch.float64)
+        k, shuffled = torch.empty_like(q), torch.empty_like(q)
+        for process in range(8):
+            q[process::8] = functional.normalize(self.q(y1[process::8]), dim=1)
+            with torch.no_grad():
+                shuffled[process::8] = functional.normalize(self.k(y2[order][process::8]), dim=1)
+        for place, image in enumerate(order.tolist()):
+            k[image] = shuffled[place]
+        loss = 0
+        for i in range(BATCH):
+            logits = torch.stack([q[i] @ k[i], *(q[i] @ one for one in self.queue.T)]) / 0.2
+            loss = loss + functional.cross_entropy(logits[None], torch.tensor([0])) / BATCH
+        gradients = torch.autograd.grad(loss, list(self.q.parameters()))
+        with torch.no_grad():
+            for p, old, gradient in zip(self.q.parameters(), self.k.parameters(), gradients):
+                p -= rate * gradient
+                old.copy_(0.999 * old + 0.001 * p)
+        for key in k:
+            self.queue[:, self.pointer] = key
+            self.pointer = (self.pointer + 1) % self.queue.size(1)
+        return loss.item()
+
+
+def test_moco_is_its_code(monkeypatch):
+    """Three steps, in which the queue of 24 wraps around."""
+    monkeypatch.setattr(backbones, "build_backbone", toy_backbone)
+    training = toy_moco()
+    network, book = training.network, MoCoByTheBook(training.network.state_dict())
+    for step in range(3):
+        y1, y2 = (view + step for view in views())
+        training.optimizer.zero_grad()
+        loss, figures, _ = trainer.backward(training, step, (y1, y2))
+        with torch.no_grad():
+            for p in network.encoder_q.parameters():
+                p -= 0.5 * p.grad
+        network.after_step(step, torch.tensor(True))
+        order = torch.randperm(BATCH, generator=trainer.draw_of(0, step, 0))
+        assert loss.item() == pytest.approx(book.step(y1, y2, order, 0.5), rel=1e-12)
+        assert 0 <= figures["nearest_is_positive"].item() <= 1
+    for ours, theirs in ((network.encoder_q, book.q), (network.encoder_k, book.k)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-12)
+    assert torch.allclose(network.queue, book.queue, atol=1e-12) and network.queue_ptr.item() == 0
+    before = [p.clone() for p in network.encoder_k.parameters()]
+    network.after_step(3, torch.tensor(False))
+    assert all(map(torch.equal, before, network.encoder_k.parameters()))
+
+
+def test_mocos_network_is_its_codes():
+    one = recipe(method="moco", arch="resnet18")
+    network = methods.build(one)
+    state = network.state_dict()
+    assert {"encoder_q.fc.0.weight", "encoder_q.fc.2.bias",
+            "encoder_k.layer4.1.bn2.running_var"} <= state.keys()
+    assert state["queue"].shape == (128, 65536) and torch.equal(state["queue_ptr"], torch.tensor([0]))
+    assert torch.allclose(state["queue"].norm(dim=0), torch.ones(1))
+    assert (state["encoder_q.layer4.1.bn2.weight"] == 1).all()  # no residual branch starts at zero
+    assert all(torch.equal(value, state[name.replace("encoder_q", "encoder_k")])
+               for name, value in state.items())
+    found = recognised({"model": state, "epoch": 1}, "")
+    assert (found.format, list(found.encoders)) == ("moco", ["query", "key"])
+    resnet, width = backbones.build_backbone("resnet18", "imagenet")
+    assert network.torchvision_state().keys() == resnet.state_dict().keys()
+    assert network.eval().backbone(torch.zeros(3, 3, 32, 32)).shape == (3, width)
+    trained = {id(p) for group in build_optimizer(one, network).param_groups for p in group["params"]}
+    assert trained == {id(p) for p in network.encoder_q.parameters()}
+
+
+def test_moco_wants_whole_groups():
+    network = toy_moco(group=4).network
+    with pytest.raises(ValueError, match="--group 4: expected whole groups.* found \\[6\\]"):
+        network.inputs((torch.zeros(6, 3, 8, 8), torch.zeros(6, 3, 8, 8)), torch.Generator())
+
+
 @pytest.mark.parametrize("arguments, message", [
     (dict(method="mixed_barlow_twins", mixing=-1.0), "--mixing expected at least 0"),
+    (dict(method="moco", accumulate=2), "--accumulate expected 1, since keys are shuffled"),
+    (dict(method="moco", batch_size=100), "--group expected a divisor of the batch size 100"),
+    (dict(method="moco", queue=128), "--queue expected at least the batch size 256"),
     (dict(method="simclr", temperature=0.0), "--temperature expected more than 0"),
     (dict(method="byol", tau=1.5), "--tau expected a share"),
     (dict(method="simsiam", spike_factor=10.0), "--spike-factor expected 0"),
     (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
     (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
     (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
-], ids=["mixing", "temperature", "average", "spikes", "method", "value", "preset"])
+], ids=["mixing", "micro-batches", "groups", "queue", "temperature", "average", "spikes", "method", "value",
+        "preset"])
 def test_what_a_method_does_not_know_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe(**arguments)

@@ -6,6 +6,7 @@ from pretrain.methods.byol import BYOL
 from pretrain.methods.hsic import HSIC
 from pretrain.methods.method import Method
 from pretrain.methods.mixed_barlow_twins import MixedBarlowTwins
+from pretrain.methods.moco import MoCo
 from pretrain.methods.simclr import SimCLR
 from pretrain.methods.simsiam import SimSiam
 from pretrain.methods.supcon import SupCon
@@ -13,7 +14,7 @@ from pretrain.methods.vicreg import VICReg
 from pretrain.recipe import Recipe, Value
 
 METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
-    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins)}
+    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins, MoCo)}
 
 
 def method_named(name: str) -> type[Method]:

@@ -96,14 +96,9 @@ class BYOL(Method):
         t1, t2 = targets
         return 4 - 2 * (mean_cosine(p1, t2) + mean_cosine(p2, t1)), {}
 
-    @torch.no_grad()
     def after_step(self, step: int, taken: torch.Tensor) -> None:
         """Move the target towards the online network; by nothing if the step was not taken."""
-        targets, online = ([p.data for p in part.parameters()]
-                           for part in (self.target_encoder, self.online_encoder))
-        ways = list(torch._foreach_sub(online, targets))
-        torch._foreach_mul_(ways, taken.to(targets[0].dtype) * (1 - self.tau_at(step)))
-        torch._foreach_add_(targets, ways)
+        move_towards(self.target_encoder, self.online_encoder, 1 - self.tau_at(step), taken)
 
     def tau_at(self, step: int) -> float:
         """Return the share of the target that stays after a step."""
@@ -116,3 +111,13 @@ def encoder(recipe: BYOLRecipe) -> tuple[nn.Sequential, int]:
     net, width = backbones.build_backbone(recipe.arch, recipe.stem)
     projector = backbones.build_projector(width, recipe.projector, hidden_bias=True)
     return nn.Sequential(OrderedDict(net=net, projector=projector)), width
+
+
+@torch.no_grad()
+def move_towards(average: nn.Module, network: nn.Module, share: float, taken: torch.Tensor) -> None:
+    """Move the parameters of an averaged network by a share (0-1) of their way to those of another one.
+    taken: a boolean scalar on the device; false moves nothing."""
+    old, new = ([p.data for p in part.parameters()] for part in (average, network))
+    ways = list(torch._foreach_sub(new, old))
+    torch._foreach_mul_(ways, taken.to(old[0].dtype) * share)
+    torch._foreach_add_(old, ways)
