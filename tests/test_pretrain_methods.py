@@ -31,9 +31,11 @@ def views():
     return [torch.randn(BATCH, 3, 24, 24, dtype=torch.float64, generator=generator) for _ in range(2)]
 
 
-def rows():
-    """This process's share of the batch, of another size in each process, dealt out in turn as the loader
-    does."""
+def rows(name):
+    """This process's share of the batch, dealt out in turn as the loader does; of another size in each
+    process, but MoCo's groups need equal ones."""
+    if name == "moco":
+        return list(range(rank(), BATCH, world_size()))
     ends = [math.floor(BATCH * (part / world_size()) ** 1.3) for part in range(world_size() + 1)]
     dealt = sorted((turn, process) for process in range(world_size())
                    for turn in range(ends[process + 1] - ends[process]))
@@ -55,7 +57,7 @@ def one_step(name, accumulate=1):
         group["lr"] = 0.1
     training = trainer.Training(one, None, torch.device("cpu"), None, network, model, optimizer,
                                 torch.amp.GradScaler("cpu", enabled=False), None)
-    given, own = [*views(), *([torch.arange(BATCH) % 5] if one.labelled else [])], rows()
+    given, own = [*views(), *([torch.arange(BATCH) % 5] if one.labelled else [])], rows(name)
     loss, figures, outputs = trainer.backward(training, 3, [one[own] for one in given])
     optimizer.step()
     network.after_step(3, torch.tensor(True))
