@@ -13,6 +13,7 @@ from parallel.collectives import rank, world_size
 from parallel.launch import launch
 from pretrain import backbones, methods, trainer
 from pretrain.methods import METHODS, contrast, mixed_barlow_twins, recipe
+from pretrain.methods.swav import sinkhorn
 from pretrain.methods.vicreg import vicreg_terms
 from pretrain.optim import build_optimizer
 from pretrain.pictures.batches import epoch_batches
@@ -23,7 +24,8 @@ from tests.pretrain_toys import lines, start, toy_backbone, toy_recipe, toy_run,
 from transfer.weights.readers import recognised
 
 BATCH = 16
-TOYS = {"moco": dict(group=2, queue=24)}  # changes for small batches
+TOYS = {"moco": dict(group=2, queue=24),  # changes for small batches
+        "swav": dict(prototypes=5, freeze=0, queue=BATCH, queue_start=0)}
 
 
 def views():
@@ -494,7 +496,113 @@ def test_moco_wants_whole_groups():
         network.inputs((torch.zeros(6, 3, 8, 8), torch.zeros(6, 3, 8, 8)), torch.Generator())
 
 
+class SwAVByTheBook:
+    """train and distributed_sinkhorn of main_swav.py in facebookresearch/swav, restated for one process."""
+
+    def __init__(self, prototypes, queue, first):
+        """first: the step from which prototypes move and the queue is filled."""
+        self.prototypes, self.first = prototypes.clone(), first
+        self.queue, self.filled = [torch.zeros(queue, prototypes.size(1)).double() for _ in range(2)], 0
+
+    def assign(self, scores):
+        q = (scores / 0.05).exp().T
+        q = q / q.sum()
+        for _ in range(3):
+            q = q / q.sum(1, keepdim=True) / q.size(0)
+            q = q / q.sum(0, keepdim=True) / q.size(1)
+        return (q / q.sum(0)).T
+
+    def step(self, embeddings, number, rate):
+        weight = self.prototypes.detach()
+        weight = (weight / weight.norm(dim=1, keepdim=True)).requires_grad_()
+        scores, loss = [z @ weight.T for z in embeddings], 0
+        for view, z in enumerate(embeddings):
+            with torch.no_grad():
+                given = scores[view]
+                if self.filled >= len(self.queue[view]):
+                    given = torch.cat([self.queue[view] @ weight.T, given])
+                q = self.assign(given)[-len(z):]
+                if number >= self.first:
+                    self.queue[view] = torch.cat([z, self.queue[view]])[:len(self.queue[view])]
+            loss = loss - (q * (scores[1 - view] / 0.1).softmax(1).log()).sum(1).mean() / 2
+        gradients = torch.autograd.grad(loss, (weight, *embeddings))
+        self.prototypes = weight.detach()
+        if number >= self.first:
+            self.filled += len(z)
+            self.prototypes -= rate * gradients[0]
+        return loss.item(), gradients[1:]
+
+
+def test_swav_is_its_code(monkeypatch):
+    """Two steps with frozen prototypes, two that fill the queue, two that use it; one that is skipped."""
+    monkeypatch.setattr(backbones, "build_backbone", toy_backbone)
+    network = methods.build(recipe(method="swav", projector="8-7", prototypes=5, batch_size=BATCH, freeze=2,
+                                   queue=2 * BATCH, queue_start=1)).double()
+    network.steps_per_epoch = 2
+    weight, generator = network.prototypes.weight, torch.Generator().manual_seed(0)
+    book = SwAVByTheBook(weight.detach(), 2 * BATCH, first=2)
+    network.after_step(0, torch.tensor(True))  # length 1 in float64, too
+    for step in range(6):
+        z = [functional.normalize(torch.randn(BATCH, 7, dtype=torch.float64, generator=generator), dim=1)
+             .requires_grad_() for _ in range(2)]
+        ours, _ = network.loss((*z, *(one @ weight.T for one in z)), (), step)
+        theirs, gradients = book.step(z, step, 0.5)
+        assert ours.item() == pytest.approx(theirs, rel=1e-12)
+        *found, moves = torch.autograd.grad(ours, (*z, weight))
+        for a, b in zip(found, gradients):
+            assert torch.allclose(a, b, rtol=0, atol=1e-12)
+        with torch.no_grad():
+            weight.sub_(0.5 * moves)
+        network.after_step(step, torch.tensor(True))
+        new = book.prototypes / book.prototypes.norm(dim=1, keepdim=True)
+        assert torch.allclose(weight, new, rtol=0, atol=1e-12)
+        assert (moves == 0).all() == (step < 2)
+    assert torch.allclose(network.prototypes.queue, torch.stack(book.queue), rtol=0, atol=1e-12)
+    weight.data.mul_(2)
+    before = weight.clone()
+    network.after_step(6, torch.tensor(False))
+    assert torch.equal(weight, before)
+
+
+def assigned():
+    """Where this process's rows go, without and with others; which rows they are; the scores of all."""
+    generator = torch.Generator().manual_seed(2)
+    scores, others = (torch.rand(count, 5, dtype=torch.float64, generator=generator) for count in (BATCH, 9))
+    own = rows("swav")
+    without, joined = (sinkhorn(scores[own], 0.05, 3, others, torch.tensor(one)) for one in (False, True))
+    return without, joined, own, scores
+
+
+def test_assignments_are_joint_and_lightlys():
+    *one, _, scores = assigned()
+    *two, own, _ = launch(assigned, 2)
+    assert 0 < len(own) < BATCH / 2
+    for whole, part in zip(one, two):
+        assert torch.allclose(whole[own], part, rtol=0, atol=1e-12)
+    assert (one[0] - one[1]).abs().max() > 1e-3
+    assert torch.allclose(one[0], sinkhorn(scores, 0.05, 3), rtol=0, atol=1e-14)
+    assert sinkhorn(scores.float(), 0.01, 3).isfinite().all()
+    lightly = pytest.importorskip("lightly.loss.swav_loss", reason="lightly is not installed")
+    assert torch.allclose(one[0], lightly.sinkhorn(scores), rtol=0, atol=1e-14)
+
+
+def test_swavs_network_is_its_codes():
+    """src/resnet50.py of facebookresearch/swav: bare names."""
+    network = methods.build(recipe("cifar10", method="swav"))
+    state = network.state_dict()
+    assert {"conv1.weight", "layer4.1.bn2.weight", "projection_head.0.bias", "projection_head.3.bias",
+            "prototypes.weight", "prototypes.queue"} <= state.keys() and "prototypes.bias" not in state
+    found = recognised({"model": state, "epoch": 1}, "")
+    assert (found.format, found.encoders["backbone"].keys()) == ("swav", network.torchvision_state().keys())
+    assert torch.allclose(state["prototypes.weight"].norm(dim=1), torch.ones(1))
+    resnet, width = backbones.build_backbone("resnet18", "cifar")
+    assert network.torchvision_state().keys() == resnet.state_dict().keys()
+    assert network.eval().backbone(torch.zeros(2, 3, 32, 32)).shape == (2, width)
+
+
 @pytest.mark.parametrize("arguments, message", [
+    (dict(method="swav", queue=100), "--queue expected a multiple of 4096 images"),
+    (dict(method="swav", optimizer="adam"), "--optimizer expected lars or sgd"),
     (dict(method="mixed_barlow_twins", mixing=-1.0), "--mixing expected at least 0"),
     (dict(method="moco", accumulate=2), "--accumulate expected 1, since keys are shuffled"),
     (dict(method="moco", batch_size=100), "--group expected a divisor of the batch size 100"),
@@ -505,8 +613,8 @@ def test_moco_wants_whole_groups():
     (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
     (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
     (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
-], ids=["mixing", "micro-batches", "groups", "queue", "temperature", "average", "spikes", "method", "value",
-        "preset"])
+], ids=["whole queue", "decay", "mixing", "micro-batches", "groups", "queue", "temperature", "average",
+        "spikes", "method", "value", "preset"])
 def test_what_a_method_does_not_know_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe(**arguments)

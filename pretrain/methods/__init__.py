@@ -10,11 +10,12 @@ from pretrain.methods.moco import MoCo
 from pretrain.methods.simclr import SimCLR
 from pretrain.methods.simsiam import SimSiam
 from pretrain.methods.supcon import SupCon
+from pretrain.methods.swav import SwAV
 from pretrain.methods.vicreg import VICReg
 from pretrain.recipe import Recipe, Value
 
 METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
-    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins, MoCo)}
+    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins, MoCo, SwAV)}
 
 
 def method_named(name: str) -> type[Method]:

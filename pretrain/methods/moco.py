@@ -165,6 +165,7 @@ def info_nce(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor,
 @torch.no_grad()
 def joint(rows: torch.Tensor) -> torch.Tensor:
     """Gather rows (n, ...) as (N, ...) in the order of the batch, which is dealt out to the processes in
-    turn. Each has as many. No autograd."""
-    everyone = all_gather_rows(rows, [len(rows)] * world_size())
-    return everyone.unflatten(0, (world_size(), -1)).transpose(0, 1).flatten(0, 1)
+    turn. No autograd."""
+    counts = row_counts(len(rows))
+    order = torch.cat([torch.arange(count) for count in counts]).argsort(stable=True)
+    return all_gather_rows(rows, counts)[order.to(rows.device, non_blocking=True)]
