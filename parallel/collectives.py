@@ -124,6 +124,19 @@ class _GatherRows(torch.autograd.Function):
         return grad[ctx.own]
 
 
+def batch_order(counts: list[int]) -> torch.Tensor:
+    """Return where each row of the joint batch (N,) stands among the rows of all processes, those of rank 0
+    first. A loader deals a batch out in turn: row k of process r is row k W + r of the batch. counts: by
+    rank."""
+    return torch.cat([torch.arange(count) for count in counts]).argsort(stable=True)
+
+
+def gather_batch(rows: torch.Tensor) -> torch.Tensor:
+    """Gather (n_r, ...) of each rank as (N, ...) in the order of the batch (`batch_order`). No autograd."""
+    counts = row_counts(len(rows))
+    return all_gather_rows(rows, counts)[batch_order(counts).to(rows.device, non_blocking=True)]
+
+
 def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     """Gather rows as all_gather_rows, with a backward that returns to each process the gradient of its own
     rows. This is right if every process computes the same value from the gathered rows and parameter

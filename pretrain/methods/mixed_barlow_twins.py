@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from parallel.collectives import all_gather_rows, gather_rows, rank, row_counts
+from parallel.collectives import all_gather_rows, batch_order, gather_rows, rank, row_counts
 from pretrain import backbones
 from pretrain.methods.correlation import Objective, correlation_loss, working_type
 from pretrain.methods.method import Method
@@ -116,12 +116,10 @@ class MixedBarlowTwins(Method):
 def permuted(counts: list[int], draw: torch.Generator) -> torch.Tensor:
     """Return a random permutation (N,) of the rows of all processes, in the order of ranks. counts: by rank.
 
-    The loader deals a batch out in turn, so row k of process r is picture k W + r of it. The permutation is
-    drawn for the pictures: on any number of processes, a picture has the same partner.
+    It is drawn for the pictures of the batch: on any number of processes, a picture has the same partner.
     """
-    places = [(turn, process) for process, count in enumerate(counts) for turn in range(count)]
-    pictures = torch.tensor(sorted(range(len(places)), key=places.__getitem__))  # picture -> row
-    order = torch.randperm(len(places), generator=draw)
+    pictures = batch_order(counts)
+    order = torch.randperm(len(pictures), generator=draw)
     return pictures[order][pictures.argsort()]
 
 

@@ -21,7 +21,15 @@ from torch import nn
 from torch.nn import functional
 
 from parallel.batchnorm import convert_group_batchnorm
-from parallel.collectives import all_gather_rows, all_reduce_sum, gather_rows, rank, row_counts, world_size
+from parallel.collectives import (
+    all_gather_rows,
+    all_reduce_sum,
+    gather_batch,
+    gather_rows,
+    rank,
+    row_counts,
+    world_size,
+)
 from pretrain import backbones
 from pretrain.methods.byol import move_towards
 from pretrain.methods.correlation import working_type
@@ -113,13 +121,13 @@ class MoCo(Method):
         drawn = torch.randperm(sum(counts), generator=draw).to(y1.device, non_blocking=True)
         order = all_gather_rows(drawn, [len(drawn)] * world_size())[:len(drawn)]
         own = slice(rank(), None, world_size())
-        return y1, joint(y2)[order[own]], order.argsort()[own]
+        return y1, gather_batch(y2)[order[own]], order.argsort()[own]
 
     def forward(self, y1: torch.Tensor, shuffled: torch.Tensor,
                 places: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q = self.encode(self.encoder_q, y1)
         with torch.no_grad():
-            k = joint(self.encode(self.encoder_k, shuffled))[places]
+            k = gather_batch(self.encode(self.encoder_k, shuffled))[places]
         return q, k
 
     def encode(self, encoder: nn.Module, y: torch.Tensor) -> torch.Tensor:
@@ -132,7 +140,7 @@ class MoCo(Method):
         with torch.autocast(outputs[0].device.type, enabled=False):
             q, k = (functional.normalize(z.to(working_type(z)), dim=1) for z in outputs)
             losses, found = info_nce(q, k, self.queue, self.temperature)
-            self.enqueue(joint(k))
+            self.enqueue(gather_batch(k))
             losses = gather_rows(losses)
         share = all_reduce_sum(found.sum().to(losses.dtype)) / len(losses)
         return losses.mean(), {"nearest_is_positive": share}
@@ -160,12 +168,3 @@ def info_nce(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor,
     own = (q * k).sum(1, keepdim=True)
     similarity = torch.cat([own, q @ queue.clone()], 1) / temperature
     return similarity.logsumexp(1) - similarity[:, 0], similarity.argmax(1) == 0
-
-
-@torch.no_grad()
-def joint(rows: torch.Tensor) -> torch.Tensor:
-    """Gather rows (n, ...) as (N, ...) in the order of the batch, which is dealt out to the processes in
-    turn. No autograd."""
-    counts = row_counts(len(rows))
-    order = torch.cat([torch.arange(count) for count in counts]).argsort(stable=True)
-    return all_gather_rows(rows, counts)[order.to(rows.device, non_blocking=True)]

@@ -14,11 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from parallel.collectives import all_reduce_sum, gather_rows
+from parallel.collectives import all_reduce_sum, gather_batch, gather_rows
 from pretrain import backbones
 from pretrain.methods.correlation import working_type
 from pretrain.methods.method import Method
-from pretrain.methods.moco import joint
 from pretrain.recipe import CIFAR, Recipe, Value, require, setting
 
 
@@ -124,7 +123,7 @@ class SwAV(Method):
         queue = self.prototypes.get_buffer("queue")[view]
         counts = queue[-1].any()  # from when it is full
         assigned = sinkhorn(z @ weight.T, self.epsilon, self.rounds, queue @ weight.T, counts)
-        everyone = joint(z)
+        everyone = gather_batch(z)
         queue.copy_(torch.cat([everyone, queue[:-len(everyone)]]))
         return assigned
 
