@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pretrain import main
+from pretrain.methods import METHODS
 from pretrain.methods import recipe as make_recipe
 
 SCRIPT = Path(main.__file__)
@@ -210,3 +211,11 @@ def test_what_cannot_be_submitted_is_refused_here(pictures, call, words, message
     """The last reaches the command sbatch of the tests, which fails."""
     status, _, err = call(pictures, *SMALL, *words)
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_the_list_has_every_method_and_preset(capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(["--list"])
+    shown = {tuple(line.split()[:2]) for line in capsys.readouterr().out.splitlines()}
+    assert end.value.code == 0
+    assert shown >= {(name, preset) for name, method in METHODS.items() for preset in method.PRESETS}
