@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
-from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, rank, world_size
+from parallel.collectives import all_reduce_sum, barrier, is_main, local_device, world_size
 from pretrain import methods
 from pretrain.accumulate import Tensors, accumulated_backward, plain_backward
 from pretrain.optim import LARS, SGD, Adam, build_optimizer, learning_rates
@@ -237,7 +237,7 @@ def backward(training: Training, step: int,
         dtype = AUTOCAST.get(recipe.precision)
         return torch.autocast(training.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
-    inputs = network.inputs(views, draw_of(recipe.seed, step, rank()))
+    inputs = network.inputs(views, draw_of(recipe.seed, step))
     with torch.no_grad(), autocast():
         targets = network.targets(*inputs)
 
@@ -262,9 +262,9 @@ def gradient_factor(reference_world_size: int | str, processes: int) -> float:
     return 1.0 if reference_world_size == "actual" else processes / int(reference_world_size)
 
 
-def draw_of(seed: int, step: int, process: int) -> torch.Generator:
-    """Return the random numbers of one step of one process, the same after a resume."""
-    digest = hashlib.sha256(f"{seed} {step} {process}".encode()).digest()
+def draw_of(seed: int, step: int) -> torch.Generator:
+    """Return the random numbers of one step, the same in every process and after a resume."""
+    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

@@ -369,12 +369,12 @@ def test_mixtures_are_of_the_views_and_redrawn_each_step():
     y1, y2 = views()
     shares = set()
     for step in range(3):
-        given = network.inputs((y1, y2), trainer.draw_of(0, step, 0))
+        given = network.inputs((y1, y2), trainer.draw_of(0, step))
         _, _, mixed, partners, share = given
         assert sorted(partners.tolist()) == list(range(BATCH)) and len(set(share.tolist())) == 1
         assert torch.allclose(mixed, share[0] * y1 + (1 - share[0]) * y2[partners])
         shares.add(share[0].item())
-        assert all(map(torch.equal, given, network.inputs((y1, y2), trainer.draw_of(0, step, 0))))
+        assert all(map(torch.equal, given, network.inputs((y1, y2), trainer.draw_of(0, step))))
     assert len(shares) == 3
 
 
@@ -458,7 +458,7 @@ def test_moco_is_its_code(monkeypatch):
             for p in network.encoder_q.parameters():
                 p -= 0.5 * p.grad
         network.after_step(step, torch.tensor(True))
-        order = torch.randperm(BATCH, generator=trainer.draw_of(0, step, 0))
+        order = torch.randperm(BATCH, generator=trainer.draw_of(0, step))
         assert loss.item() == pytest.approx(book.step(y1, y2, order, 0.5), rel=1e-12)
         assert 0 <= figures["nearest_is_positive"].item() <= 1
     for ours, theirs in ((network.encoder_q, book.q), (network.encoder_k, book.k)):

@@ -70,20 +70,26 @@ DISTANCES = [
 ]
 
 
+def cases(operation, parameters):
+    """(picture, draw, size) for both photographs at both sizes. Only the resize starts from the whole one."""
+    for photograph in PHOTOGRAPHS:
+        for size in (32, 224):
+            for one in parameters:
+                if operation == "resize":
+                    yield photograph, one, size
+                else:
+                    yield (photograph.resize((size, size), Image.Resampling.BICUBIC),
+                           dataclasses.replace(one, box=(0, 0, size, size)), size)
+
+
 @pytest.mark.parametrize("operation, parameters, bounds", DISTANCES, ids=[row[0] for row in DISTANCES])
 @pytest.mark.parametrize("view", [by_fast, by_device], ids=["fast", "device"])
 def test_distance_from_pillow(operation, parameters, bounds, view):
     """Run with `-s` to see the table. Operations but the resize start from Pillow's resized picture."""
     differences = []
-    for photograph in PHOTOGRAPHS:
-        for size in (32, 224):
-            for one in parameters:
-                picture = photograph
-                if operation != "resize":
-                    picture = photograph.resize((size, size), Image.Resampling.BICUBIC)
-                    one = dataclasses.replace(one, box=(0, 0, size, size))
-                found, wanted = view(picture, one, size).float(), levels(apply(picture, one, size))
-                differences.append((found - wanted).abs().flatten())
+    for picture, one, size in cases(operation, parameters):
+        found, wanted = view(picture, one, size).float(), levels(apply(picture, one, size))
+        differences.append((found - wanted).abs().flatten())
     differences = torch.cat(differences)
     found = differences.max().item(), differences.mean().item(), 100 * (differences > 1).float().mean().item()
     print(f"\n{view.__name__[3:]:7} {operation:14} max {found[0]:2.0f}   mean {found[1]:.4f}   "

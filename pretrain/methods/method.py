@@ -36,7 +36,8 @@ class Method(nn.Module):
     forward: Callable[..., tuple[torch.Tensor, ...]]  # inputs -> outputs (n, ...), first those of two views
 
     def inputs(self, views: tuple[torch.Tensor, ...], draw: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Return what `forward` takes, n rows each; `draw` is of (seed, step, rank). A method whose recipe
+        """Return what `forward` takes, n rows each; `draw` is of (seed, step), the same in every
+        process. A method whose recipe
         is `labelled` gets the pictures' classes (n,), int64, after the views."""
         return views
 

@@ -86,12 +86,9 @@ class MixedBarlowTwins(Method):
         """
         y1, y2 = views
         counts = row_counts(len(y1))
-        # That of the main process is everybody's.
-        seed = all_gather_rows(torch.randint(2 ** 62, (1,), generator=draw), [1] * len(counts))[0]
-        joint = torch.Generator().manual_seed(int(seed))
-        share = torch.rand((), generator=joint, dtype=torch.float64).item()  # Beta(1, 1)
+        share = torch.rand((), generator=draw, dtype=torch.float64).item()  # Beta(1, 1)
         first = sum(counts[:rank()])
-        partners = permuted(counts, joint)[first:first + len(y1)].to(y1.device, non_blocking=True)
+        partners = permuted(counts, draw)[first:first + len(y1)].to(y1.device, non_blocking=True)
         mixed = share * y1 + (1 - share) * all_gather_rows(y2, counts)[partners]
         return y1, y2, mixed, partners, torch.full((len(y1),), share, device=y1.device, dtype=torch.float64)
 

@@ -21,15 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from parallel.batchnorm import convert_group_batchnorm
-from parallel.collectives import (
-    all_gather_rows,
-    all_reduce_sum,
-    gather_batch,
-    gather_rows,
-    rank,
-    row_counts,
-    world_size,
-)
+from parallel.collectives import all_reduce_sum, gather_batch, gather_rows, rank, row_counts, world_size
 from pretrain import backbones
 from pretrain.methods.byol import move_towards
 from pretrain.methods.correlation import working_type
@@ -110,16 +102,15 @@ class MoCo(Method):
         return backbones.without_fc(self.encoder_q)
 
     def inputs(self, views: tuple[torch.Tensor, ...], draw: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Return the first view; this process's part of the second view of all images, in the order that the
-        main process draws; and the places in that order, (n,), of this process's own images. Raises
+        """Return the first view; this process's part of the second view of all images, in an order that is
+        drawn; and the places in that order, (n,), of this process's own images. Raises
         ValueError unless each process has whole groups, and as many."""
         y1, y2 = views
         counts = row_counts(len(y1))
         if len(y1) % self.group or set(counts) != {len(y1)}:
             raise ValueError(f"--group {self.group}: expected whole groups, as many in each process, found "
                              f"{counts} images in them; use fewer processes or a larger batch")
-        drawn = torch.randperm(sum(counts), generator=draw).to(y1.device, non_blocking=True)
-        order = all_gather_rows(drawn, [len(drawn)] * world_size())[:len(drawn)]
+        order = torch.randperm(sum(counts), generator=draw).to(y1.device, non_blocking=True)
         own = slice(rank(), None, world_size())
         return y1, gather_batch(y2)[order[own]], order.argsort()[own]
 

@@ -3,13 +3,11 @@
 On a GPU only hue and blur may differ from a CPU, by a level where a fused multiply-add or another order of a
 sum falls on the other side of a rounding; all other operations are exact in float32.
 """
-import dataclasses
 
 import numpy as np
 import pytest
 import test_pretrain_views as table
 import torch
-from PIL import Image
 from torch.utils.data import default_collate
 
 from pretrain.pictures.augment import VIEWS, draws, make_backend
@@ -32,16 +30,10 @@ def view_on(device, picture, one, size):
                          ids=[row[0] for row in table.DISTANCES])
 def test_distance_from_pillow_and_from_a_cpu(operation, parameters, bounds, device):
     apart, moved = [], []
-    for photograph in table.PHOTOGRAPHS:
-        for size in (32, 224):
-            for one in parameters:
-                picture = photograph
-                if operation != "resize":
-                    picture = photograph.resize((size, size), Image.Resampling.BICUBIC)
-                    one = dataclasses.replace(one, box=(0, 0, size, size))
-                found = view_on(device, picture, one, size)
-                apart.append((found - table.levels(apply(picture, one, size))).abs().flatten())
-                moved.append((found - table.by_device(picture, one, size)).abs().flatten())
+    for picture, one, size in table.cases(operation, parameters):
+        found = view_on(device, picture, one, size)
+        apart.append((found - table.levels(apply(picture, one, size))).abs().flatten())
+        moved.append((found - table.by_device(picture, one, size)).abs().flatten())
     apart, moved = torch.cat(apart), torch.cat(moved)
     found = apart.max().item(), apart.mean().item(), 100 * (apart > 1).float().mean().item()
     print(f"{operation:14} max {found[0]:2.0f} mean {found[1]:.4f} over 1: {found[2]:.4f} %; "
