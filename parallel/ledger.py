@@ -27,13 +27,16 @@ TWICE = {aten.native_batch_norm, aten.native_batch_norm_backward}
 
 
 def renewed(network: nn.Module) -> nn.Module:
-    """Replace all parameters and buffers by new ones without the values; within a FakeTensorMode and a Ledger
-    they are fake, and counted."""
+    """Replace all parameters and buffers by new ones on the CPU without the values; within a FakeTensorMode
+    and a Ledger they are fake, and counted."""
+    def like(value: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
+
     for module in network.modules():
         for name, value in module.named_parameters(recurse=False):
-            module.register_parameter(name, nn.Parameter(torch.empty_like(value), value.requires_grad))
+            module.register_parameter(name, nn.Parameter(like(value), value.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty_like(buffer))
+            setattr(module, name, like(buffer))
     return network
 
 

@@ -117,3 +117,11 @@ def test_batch_norm_is_joint_in_every_process():
                                        (0.1, "no safe room")])
 def test_the_sentence_says_whether_it_fits(gib, word):
     assert word in forecast(toy_recipe(arch="resnet18")).sentence(gib)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_has_a_forecast(name):
+    """Also one with labels, a second network or random numbers of its own."""
+    one = methods.recipe(method=name, arch="resnet18", image_size=32, batch_size=64, precision="fp32")
+    cost = forecast(one, processes=2)
+    assert cost.flops > 0 and cost.peak_bytes > 0 and cost.traffic["loss"]

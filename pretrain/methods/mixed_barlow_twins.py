@@ -86,11 +86,11 @@ class MixedBarlowTwins(Method):
         """
         y1, y2 = views
         counts = row_counts(len(y1))
-        share = torch.rand((), generator=draw, dtype=torch.float64).item()  # Beta(1, 1)
+        share = torch.rand((), generator=draw, dtype=torch.float64)  # Beta(1, 1)
         first = sum(counts[:rank()])
         partners = permuted(counts, draw)[first:first + len(y1)].to(y1.device, non_blocking=True)
         mixed = share * y1 + (1 - share) * all_gather_rows(y2, counts)[partners]
-        return y1, y2, mixed, partners, torch.full((len(y1),), share, device=y1.device, dtype=torch.float64)
+        return y1, y2, mixed, partners, share.expand(len(y1)).to(y1.device, non_blocking=True)
 
     def targets(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return inputs[3:]

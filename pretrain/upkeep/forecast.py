@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from parallel.collectives import rehearsing
-from parallel.ledger import Kernel, Ledger
+from parallel.ledger import Kernel, Ledger, renewed
 from pretrain import methods
 from pretrain.optim import build_optimizer
 from pretrain.recipe import Recipe
@@ -74,8 +74,10 @@ def forecast(recipe: Recipe, processes: int = 1, device: str = "cuda") -> Foreca
     def note(kind: str, size: int) -> None:
         traffic["loss"].append(Message(kind, size))
 
-    with FakeTensorMode(), Ledger() as ledger, rehearsing(processes, note):
+    with torch.device("meta"):  # fake tensors cannot be copied as some methods copy a network
         network = methods.build(recipe)
+    with FakeTensorMode(), Ledger() as ledger, rehearsing(processes, note):
+        renewed(network)
         if processes > 1:
             for layer in network.modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -88,6 +90,7 @@ def forecast(recipe: Recipe, processes: int = 1, device: str = "cuda") -> Foreca
                             Guard(network, recipe.spike_factor))
         size = (images, 3, recipe.image_size, recipe.image_size)
         views = tuple(torch.empty(size) for _ in recipe.view_recipes())
+        views += (torch.empty(images, dtype=torch.int64),) if recipe.labelled else ()
         upcoming = tuple(map(torch.empty_like, views)) if device == "cuda" else ()  # noqa: F841  feed.py
         for step in range(2):  # the first makes the momenta
             ledger.restart()
