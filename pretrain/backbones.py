@@ -1,5 +1,7 @@
 """What every method is built from: a ResNet without its classifier, and projectors."""
 import copy
+import functools
+from collections.abc import Callable
 
 from torch import nn
 
@@ -39,3 +41,22 @@ def build_plain_projector(width: int, sizes: str) -> nn.Sequential:
     (N, last of sizes)."""
     layers = build_projector(width, sizes, hidden_bias=True, bias=True)
     return nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.BatchNorm1d)))
+
+
+build_biased_projector = functools.partial(build_projector, hidden_bias=True)
+
+
+def build_predictor(projector: str, hidden: str) -> nn.Module:
+    """Return what turns the embeddings of a projector into others as wide. projector: its widths; hidden:
+    those of the predictor's hidden layers, or "none": it changes nothing."""
+    width = projector.split("-")[-1]
+    return nn.Identity() if hidden == "none" else build_projector(int(width), f"{hidden}-{width}")
+
+
+def build_second(arch: str, stem: str, projector: str,
+                 build: Callable[[int, str], nn.Sequential]) -> nn.Module | None:
+    """Return a ResNet and its projector for the second view alone; None for "shared"."""
+    if arch == "shared":
+        return None
+    backbone, width = build_backbone(arch, stem)
+    return nn.Sequential(backbone, build(width, projector))

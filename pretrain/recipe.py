@@ -133,9 +133,7 @@ class Recipe:
                 "two shares in rising order, above 0 and up to 1")
         require(self.batch_size >= 2 * self.accumulate, self, "accumulate",
                 f"micro-batches of at least 2 of the {self.batch_size} images")
-        widths = self.projector.split("-")
-        require(all(width.isdigit() and int(width) > 0 for width in widths), self, "projector",
-                "widths joined by dashes, such as 8192-8192-8192")
+        require_widths(self, "projector")
         reference = self.reference_world_size
         require(reference == "actual" or isinstance(reference, int) and reference >= 1, self,
                 "reference_world_size", "actual or a number of processes from 1 on")
@@ -157,6 +155,13 @@ def require(condition: bool, recipe: Recipe, name: str, wanted: str) -> None:
     """Raise ValueError, naming the flag, unless the condition holds."""
     if not condition:
         raise ValueError(f"--{name.replace('_', '-')} expected {wanted}, found {getattr(recipe, name)!r}")
+
+
+def require_widths(recipe: Recipe, name: str) -> None:
+    """Raise ValueError unless a setting is widths of layers."""
+    widths = getattr(recipe, name).split("-")
+    require(all(width.isdigit() and int(width) > 0 for width in widths), recipe, name,
+            "widths joined by dashes, such as 8192-8192-8192")
 
 
 # solo-learn's recipe for small data, as far as its methods share it: scripts/pretrain/{cifar,imagenet-100},

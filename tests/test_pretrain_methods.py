@@ -217,7 +217,7 @@ def test_simsiams_network_is_its_codes():
 def test_byols_loss_is_its_papers():
     torch.manual_seed(0)
     p1, p2, t1, t2 = (torch.randn(5, 4, dtype=torch.float64).requires_grad_() for _ in range(4))
-    network = methods.build(recipe(method="byol", arch="resnet18", projector="8-4", predictor=8))
+    network = methods.build(recipe(method="byol", arch="resnet18", projector="8-4", predictor="8"))
     ours, _ = network.loss((p1, p2, p1, p2), (t1, t2), 0)
     theirs = sum((a / a.norm(dim=1, keepdim=True) - b / b.norm(dim=1, keepdim=True)).square().sum(1).mean()
                  for a, b in ((p1, t2), (p2, t1)))
@@ -227,7 +227,7 @@ def test_byols_loss_is_its_papers():
 
 
 def test_byols_target_follows_the_steps_that_count():
-    network = methods.build(recipe(method="byol", arch="resnet18", projector="8-4", predictor=8, epochs=10))
+    network = methods.build(recipe(method="byol", arch="resnet18", projector="8-4", predictor="8", epochs=10))
     network.steps_per_epoch = 4
     assert not {id(p) for p in network.target_encoder.parameters()} & {
         id(p) for group in build_optimizer(recipe(method="byol"), network).param_groups

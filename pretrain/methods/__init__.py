@@ -2,20 +2,25 @@
 from typing import Any
 
 from pretrain.methods.barlow_twins import BarlowTwins
+from pretrain.methods.barlow_twins_ablated import BarlowTwinsAblated
 from pretrain.methods.byol import BYOL
 from pretrain.methods.hsic import HSIC
 from pretrain.methods.method import Method
 from pretrain.methods.mixed_barlow_twins import MixedBarlowTwins
 from pretrain.methods.moco import MoCo
+from pretrain.methods.regularised import BYOLRegularised, SimSiamRegularised
 from pretrain.methods.simclr import SimCLR
 from pretrain.methods.simsiam import SimSiam
 from pretrain.methods.supcon import SupCon
 from pretrain.methods.swav import SwAV
 from pretrain.methods.vicreg import VICReg
+from pretrain.methods.vicreg_ablated import VICRegAblated
 from pretrain.recipe import Recipe, Value
 
+# The second line has what only the papers' ablations need (pretrain/experiments.py).
 METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
-    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins, MoCo, SwAV)}
+    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins, MoCo, SwAV,
+    BarlowTwinsAblated, VICRegAblated, SimSiamRegularised, BYOLRegularised)}
 
 
 def method_named(name: str) -> type[Method]:

@@ -16,7 +16,7 @@ from torch import nn
 from pretrain import backbones
 from pretrain.methods.method import Method
 from pretrain.methods.simsiam import mean_cosine
-from pretrain.recipe import CIFAR, SOLO_LEARN, Recipe, Value, require, setting
+from pretrain.recipe import CIFAR, SOLO_LEARN, Recipe, Value, require, require_widths, setting
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class BYOLRecipe(Recipe):
     weight_decay: float = 1.5e-6
     reference_world_size: int | str = 1  # the mean over images, of all devices
     projector: str = "4096-256"
-    predictor: int = setting(4096, "width of the predictor's hidden layer (code: predictor_hidden_size)")
+    predictor: str = setting("4096", "widths of the predictor's hidden layers (code: predictor_hidden_size)")
     tau: float = setting(0.996, "share of the target that stays in a step, at the start; it rises to 1 along "
                          "a cosine (code: base_target_ema)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.predictor >= 1, self, "predictor", "at least 1")
+        require_widths(self, "predictor")
         require(0 <= self.tau <= 1, self, "tau", "a share from 0 to 1")
 
 
@@ -64,7 +64,7 @@ class BYOL(Method):
         "epochs40": epochs(40, 0.45, 0.97),
         "imagenet100": SOLO_LEARN | OWN | {
             "epochs": 400, "learning_rate_weights": 0.5, "learning_rate_biases": 0.5, "weight_decay": 1e-6,
-            "predictor": 8192},
+            "predictor": "8192"},
         "cifar10": CIFAR | OWN | {
             "learning_rate_weights": 1.0, "learning_rate_biases": 1.0, "weight_decay": 1e-5,
             "blur": (0.0, 0.0), "solarise": (0.0, 0.2)},

@@ -69,28 +69,30 @@ class VICReg(Method):
 
     def loss(self, outputs: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...],
              step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        terms = vicreg_terms(*outputs)
+        terms = vicreg_terms(*map(self.joint, outputs))
         invariance, variance, covariance = (weight * term for weight, term
                                             in zip(self.coefficients, terms.values()))
         return invariance + variance + covariance, {name: term.detach() for name, term in terms.items()}
 
+    def joint(self, z: torch.Tensor) -> torch.Tensor:
+        """Return what the loss is computed from: embeddings (N, D) of all processes."""
+        return gather_rows(z)
+
 
 def vicreg_terms(z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the three terms of the joint batch of all processes, scalars, unweighted.
-
-    z1, z2: (n, D) embeddings of this process's two views; n may differ between processes. float32 also under
-    autocast and for 16-bit embeddings, float64 for float64. Raises ValueError for a joint batch below 2.
+    """Return the three terms of the joint batch's embeddings z1, z2 (N, D), scalars, unweighted. float32 also
+    under autocast and for 16-bit embeddings, float64 for float64. Raises ValueError for fewer than 2 rows.
 
     The covariance term needs |Cov|_F^2 less the squared diagonal, and |X'X|_F = |XX'|_F: the smaller of the
     two products is computed.
     """
     with torch.autocast(z1.device.type, enabled=False):
-        views = [gather_rows(z).to(working_type(z)) for z in (z1, z2)]
-        count, width = views[0].shape
+        z1, z2 = (z.to(working_type(z)) for z in (z1, z2))
+        count, width = z1.shape
         if count < 2:
             raise ValueError(f"the loss expected at least 2 images in the batch, found {count}")
-        variance_term = covariance_term = views[0].new_zeros(())
-        for x in views:
+        variance_term = covariance_term = z1.new_zeros(())
+        for x in (z1, z2):
             x = x - x.mean(0)
             variances = torch.linalg.vecdot(x, x, dim=0) / (count - 1)
             product = x @ x.T if count < width else x.T @ x
@@ -99,5 +101,5 @@ def vicreg_terms(z1: torch.Tensor, z2: torch.Tensor) -> dict[str, torch.Tensor]:
             off_diagonal = square - variances.double().square().sum()
             covariance_term = covariance_term + off_diagonal.to(x.dtype) / width
             variance_term = variance_term + functional.relu(1 - (variances + EPS).sqrt()).mean() / 2
-        return {"loss_invariance": functional.mse_loss(views[0], views[1]), "loss_variance": variance_term,
+        return {"loss_invariance": functional.mse_loss(z1, z2), "loss_variance": variance_term,
                 "loss_covariance": covariance_term}
