@@ -95,6 +95,7 @@ class Recipe:
                          "(colours, blur and solarisation on the accelerator)")
     crop_scale: tuple[float, float] = setting((0.08, 1.0), "share of the picture's area in a crop (code "
                                               "line 293)", pair)
+    flip: float = setting(0.5, "probability of a mirrored view (code line 294)")
     jitter: float = setting(1.0, "factor on the reach of all colour jitter: brightness and contrast 0.4, hue "
                             "0.1, and saturation (code line 297: 1)")
     saturation: float = setting(0.2, "reach of the saturation jitter (code line 297)")
@@ -126,7 +127,7 @@ class Recipe:
         for name in ("blur", "solarise"):
             require(all(0 <= share <= 1 for share in getattr(self, name)), self, name,
                     "two probabilities from 0 to 1")
-        for name in ("grey", "saturation"):
+        for name in ("flip", "grey", "saturation"):
             require(0 <= getattr(self, name) <= 1, self, name, "a number from 0 to 1")
         require(0 <= self.jitter <= 2.5, self, "jitter", "a factor from 0 to 2.5")
         require(0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, self, "crop_scale",
@@ -140,8 +141,8 @@ class Recipe:
 
     def view_recipes(self) -> tuple[ViewRecipe, ...]:
         """Return what is drawn for each view."""
-        return tuple(ViewRecipe(blur=blur, solarise=solarise, scale=self.crop_scale, grey=self.grey,
-                                brightness=0.4 * self.jitter, contrast=0.4 * self.jitter,
+        return tuple(ViewRecipe(blur=blur, solarise=solarise, scale=self.crop_scale, flip=self.flip,
+                                grey=self.grey, brightness=0.4 * self.jitter, contrast=0.4 * self.jitter,
                                 saturation=self.saturation * self.jitter, hue=0.1 * self.jitter)
                      for blur, solarise in zip(self.blur, self.solarise))
 

@@ -16,7 +16,7 @@ from torch import nn
 from pretrain import backbones
 from pretrain.methods.contrast import contrastive_loss
 from pretrain.methods.method import Method
-from pretrain.recipe import Recipe, require, setting
+from pretrain.recipe import Recipe, Value, require, setting
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SupCon(Method):
     """
 
     Recipe = SupConRecipe
-    PRESETS = {"code": {}}
+    PRESETS: dict[str, dict[str, Value]] = {"code": {}, "cifar10": {}}  # the code's numbers are CIFAR-10's
 
     def __init__(self, recipe: SupConRecipe):
         super().__init__()

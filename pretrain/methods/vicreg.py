@@ -52,6 +52,8 @@ class VICReg(Method):
     PRESETS = {
         "code": {},
         "paper": {"std_coeff": 50.0, "blur": (0.5, 0.5), "solarise": (0.1, 0.1)},  # appendix C
+        "ablation100": {"epochs": 100, "learning_rate_weights": 0.3, "learning_rate_biases": 0.3,
+                        "blur": (0.5, 0.5), "solarise": (0.1, 0.1)},  # appendix C; section 5: 100 epochs
         "short": {"epochs": 100, "batch_size": 512, "learning_rate_weights": 0.3,
                   "learning_rate_biases": 0.3},  # README of the code
         "imagenet100": SOLO_LEARN | OWN | {"epochs": 400, "blur": (0.5, 0.5)},

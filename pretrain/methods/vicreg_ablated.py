@@ -42,7 +42,7 @@ class VICRegAblated(VICReg):
 
     Recipe = VICRegAblatedRecipe
     PRESETS: dict[str, dict[str, Value]] = {
-        name: VICReg.PRESETS[name] for name in ("code", "short", "cifar10")}
+        name: VICReg.PRESETS[name] for name in ("code", "ablation100", "cifar10")}
 
     def __init__(self, recipe: VICRegAblatedRecipe):
         super().__init__(recipe)
