@@ -148,12 +148,15 @@ def slots(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
 def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int = 10,
                          schedule: str = "cosine") -> float:
     """Return the share (0-1) of the peak rate at a step, counted from the start of the run: linear warm-up
-    from 0, then constant or a cosine down to 1/1000 (arXiv 2103.03230, 2.2; main.py:155-168)."""
+    from 0, then constant, a tenth after each third of the run's epochs (step), or a cosine down to 1/1000
+    (arXiv 2103.03230, 2.2; main.py:155-168)."""
     warmup = warmup_epochs * steps_per_epoch
     if step < warmup:
         return step / warmup
     if schedule == "constant":
         return 1.0
+    if schedule == "step":
+        return 0.1 ** (3 * step // (epochs * steps_per_epoch))
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (epochs * steps_per_epoch - warmup)))
     return cosine + 0.001 * (1 - cosine)
 

@@ -15,13 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
+import numpy as np
+
 from parallel.resnets import STEMS
 from pretrain.pictures.augment import ViewRecipe
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 VIEW_BACKENDS = ("pil", "fast", "device")
 OPTIMIZERS = ("lars", "adam", "sgd")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "step")
 
 Value = bool | int | float | str | tuple[float, float]  # of a setting
 Kind = TypeVar("Kind", bound=Value)
@@ -76,8 +78,8 @@ class Recipe:
     image_size: int = setting(224, "side of a view in pixels (paper 2.1)")
     optimizer: str = setting("lars", "lars; or adam, or sgd with momentum 0.9, each with weight decay on all "
                              "parameters (paper 2.2: lars)")
-    schedule: str = setting("cosine", "of the learning rate after the warm-up: cosine down to 1/1000, or "
-                            "constant (paper 2.2: cosine)")
+    schedule: str = setting("cosine", "of the learning rate after the warm-up: cosine down to 1/1000, "
+                            "constant, or step: a tenth after each third of the epochs (paper 2.2: cosine)")
     warmup_epochs: int = setting(10, "linear warm-up from 0, per step (paper 2.2)")
     reference_world_size: int | str = setting(
         32, "the exact gradient is divided by this number, the processes of the run that the rate of biases "
@@ -134,17 +136,25 @@ class Recipe:
                 "two shares in rising order, above 0 and up to 1")
         require(self.batch_size >= 2 * self.accumulate, self, "accumulate",
                 f"micro-batches of at least 2 of the {self.batch_size} images")
-        require_widths(self, "projector")
+        if type(self).projector != "none":  # else the method has none
+            require_widths(self, "projector")
         reference = self.reference_world_size
         require(reference == "actual" or isinstance(reference, int) and reference >= 1, self,
                 "reference_world_size", "actual or a number of processes from 1 on")
 
     def view_recipes(self) -> tuple[ViewRecipe, ...]:
-        """Return what is drawn for each view."""
+        """Return what is drawn for each view. Without a reach there is no jitter: a hue that moves by 0 would
+        still be rounded."""
         return tuple(ViewRecipe(blur=blur, solarise=solarise, scale=self.crop_scale, flip=self.flip,
-                                grey=self.grey, brightness=0.4 * self.jitter, contrast=0.4 * self.jitter,
+                                grey=self.grey, jitter=ViewRecipe.jitter if self.jitter else 0.0,
+                                brightness=0.4 * self.jitter, contrast=0.4 * self.jitter,
                                 saturation=self.saturation * self.jitter, hue=0.1 * self.jitter)
                      for blur, solarise in zip(self.blur, self.solarise))
+
+    def check_labels(self, labels: np.ndarray | None) -> None:
+        """Raise ValueError unless the method can use the pictures' classes (N,). Only a labelled one asks."""
+        if labels is None:
+            raise ValueError(f"--method {self.method} expected pictures with labels, found none")
 
     def peak_rates(self) -> tuple[float, float]:
         """Return the rates of weights and biases after the warm-up. The base rates belong to 256 images."""

@@ -177,7 +177,8 @@ def train_epoch(training: Training, epoch: int, start: int, labelled: knn.Labell
             number, due = number or first, due or second
             late = 0 if number or due else late
         if done == steps:
-            save_correlation(run.checkpoint_dir / "correlation.npz", step, *seen.outputs[:2])
+            if len(training.recipe.view_recipes()) > 1:
+                save_correlation(run.checkpoint_dir / "correlation.npz", step, *seen.outputs[:2])
             if labelled:
                 judge(training, labelled, epoch, step)
             training.save(Position(epoch + 1, 0, step + 1))

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,7 +26,8 @@ from transfer.weights.readers import recognised
 
 BATCH = 16
 TOYS = {"moco": dict(group=2, queue=24),  # changes for small batches
-        "swav": dict(prototypes=5, freeze=0, queue=BATCH, queue_start=0)}
+        "swav": dict(prototypes=5, freeze=0, queue=BATCH, queue_start=0),
+        "supervised": dict(projector="none", classes=5)}
 
 
 def views():
@@ -47,10 +49,10 @@ def rows(name):
 def one_step(name, accumulate=1):
     """Loss, weights and buffers of a method after one step in float64, and its figures."""
     backbones.build_backbone = toy_backbone
-    one = recipe(method=name, projector="10-7", precision="fp32", accumulate=accumulate, batch_size=BATCH,
-                 learning_rate_weights=0.5, learning_rate_biases=0.5, warmup_epochs=0,
-                 optimizer="lars",  # Adam's first step would magnify rounding where a gradient is zero
-                 **TOYS.get(name, {}))
+    changes = dict(projector="10-7", precision="fp32", accumulate=accumulate, batch_size=BATCH,
+                   learning_rate_weights=0.5, learning_rate_biases=0.5, warmup_epochs=0,
+                   optimizer="lars")  # Adam's first step would magnify rounding where a gradient is zero
+    one = recipe(method=name, **changes | TOYS.get(name, {}))
     torch.manual_seed(5)
     network = convert_sync_batchnorm(methods.build(one).double())
     model = network if world_size() == 1 else DistributedDataParallel(network)
@@ -59,7 +61,8 @@ def one_step(name, accumulate=1):
         group["lr"] = 0.1
     training = trainer.Training(one, None, torch.device("cpu"), None, network, model, optimizer,
                                 torch.amp.GradScaler("cpu", enabled=False), None)
-    given, own = [*views(), *([torch.arange(BATCH) % 5] if one.labelled else [])], rows(name)
+    given = views()[:len(one.view_recipes())] + [torch.arange(BATCH) % 5] * one.labelled
+    own = rows(name)
     loss, figures, outputs = trainer.backward(training, 3, [one[own] for one in given])
     optimizer.step()
     network.after_step(3, torch.tensor(True))
@@ -327,6 +330,36 @@ def test_supcons_names_are_its_codes():
     assert {"encoder.layer4.1.bn2.weight", "head.0.bias", "head.2.bias"} <= network.state_dict().keys()
     assert recognised({"model": network.state_dict(), "epoch": 1}, "").format == "supcontrast"
     assert one.loss_scale * 0.07 == pytest.approx(one.temperature)
+
+
+def test_supervised_is_torchvisions_network_and_loss():
+    """The scores are those of torchvision's network with the state dict, which transfer reads, too."""
+    torch.manual_seed(0)
+    network = methods.build(recipe(method="supervised", arch="resnet18", classes=7)).double()
+    theirs = torchvision.models.resnet18(num_classes=7).double()
+    theirs.load_state_dict(network.state_dict())
+    y, labels = torch.randn(6, 3, 32, 32, dtype=torch.float64), torch.tensor([6, 0, 3, 3, 1, 5])
+    outputs = network(y, labels)
+    scores = theirs(y)
+    assert torch.allclose(outputs[1], scores, rtol=0, atol=1e-12)
+    loss, figures = network.loss(outputs, network.targets(y, labels), 0)
+    wanted = -sum(row[label] - row.exp().sum().log() for row, label in zip(scores, labels)) / len(y)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert figures["training_accuracy"] == (scores.argmax(1) == labels).double().mean()
+    found = recognised({"model": network.state_dict(), "epoch": 1}, "")
+    assert (found.format, found.encoders["backbone"].keys()) == ("torchvision",
+                                                                 network.torchvision_state().keys())
+    assert network.eval().backbone(y).shape == (6, network.width) and "fc.weight" in network.state_dict()
+
+
+@pytest.mark.parametrize("labels, found", [("0 5", "0 to 5"), ("-1 4", "-1 to 4")])
+def test_labels_that_are_no_classes_are_refused(labels, found, tmp_path):
+    write_pictures(tmp_path, 2)
+    pictures = zip(sorted((tmp_path / "train" / "a").iterdir()), labels.split())
+    (tmp_path / "list.txt").write_text("".join(f"{name} {label}\n" for name, label in pictures))
+    one = toy_recipe(method="supervised", batch_size=2, **TOYS["supervised"])
+    with pytest.raises(ValueError, match=f"--classes 5: expected labels from 0 to 4, found {found}"):
+        epoch_batches(open_source(tmp_path / "list.txt"), one, 1)
 
 
 def mixing_by_the_book(z1, z2, zm, partners, share):
@@ -610,11 +643,13 @@ def test_swavs_network_is_its_codes():
     (dict(method="simclr", temperature=0.0), "--temperature expected more than 0"),
     (dict(method="byol", tau=1.5), "--tau expected a share"),
     (dict(method="simsiam", spike_factor=10.0), "--spike-factor expected 0"),
+    (dict(method="supervised", projector="8-8"), "--projector expected none"),
+    (dict(method="supervised", classes=1), "--classes expected at least 2"),
     (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
     (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
     (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
 ], ids=["whole queue", "decay", "mixing", "micro-batches", "groups", "queue", "temperature", "average",
-        "spikes", "method", "value", "preset"])
+        "spikes", "no projector", "classes", "method", "value", "preset"])
 def test_what_a_method_does_not_know_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe(**arguments)

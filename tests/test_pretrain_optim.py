@@ -96,6 +96,12 @@ def test_schedule_at_named_steps(step, factor):
     assert learning_rate_factor(step, 625, 1000) == pytest.approx(factor, rel=1e-9, abs=1e-15)
 
 
+def test_the_rate_falls_in_steps():
+    """torch's StepLR with step size 30 over 90 epochs of 7 steps, one a batch."""
+    found = [learning_rate_factor(step, 7, 90, 0, "step") for step in (0, 209, 210, 419, 420, 629)]
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_rates_of_the_paper_at_2048():
     # docs/protocols.md#barlow-twins
     assert learning_rates(recipe(), 6250, 625)[:2] == pytest.approx((1.6, 0.0384))

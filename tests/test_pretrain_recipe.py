@@ -45,6 +45,8 @@ def test_views_of_a_recipe():
     one, two = recipe("stl10").view_recipes()
     assert one == two and (one.scale, one.saturation, one.grey) == ((0.2, 1), 0.4, 0.1)
     assert (one.blur, one.solarise) == (0, 0)
+    one, = recipe(method="supervised").view_recipes()
+    assert (one.jitter, one.grey, one.blur, one.solarise, one.flip, one.scale) == (0, 0, 0, 0, 0.5, (0.08, 1))
     one, two = recipe(method="simclr").view_recipes()
     assert one == two and (one.brightness, one.contrast, one.saturation, one.hue) == (0.8, 0.8, 0.8, 0.2)
 

@@ -12,6 +12,7 @@ from pretrain.methods.regularised import BYOLRegularised, SimSiamRegularised
 from pretrain.methods.simclr import SimCLR
 from pretrain.methods.simsiam import SimSiam
 from pretrain.methods.supcon import SupCon
+from pretrain.methods.supervised import Supervised
 from pretrain.methods.swav import SwAV
 from pretrain.methods.vicreg import VICReg
 from pretrain.methods.vicreg_ablated import VICRegAblated
@@ -19,7 +20,7 @@ from pretrain.recipe import Recipe, Value
 
 # The second line has what only the papers' ablations need (pretrain/experiments.py).
 METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
-    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins, MoCo, SwAV,
+    BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins, MoCo, SwAV, Supervised,
     BarlowTwinsAblated, VICRegAblated, SimSiamRegularised, BYOLRegularised)}
 
 

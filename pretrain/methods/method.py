@@ -33,7 +33,7 @@ class Method(nn.Module):
     width: int
     constant_rate: tuple[str, ...] = ()  # beginnings of the names of parameters whose rates have no schedule
     steps_per_epoch: int = 1  # of the run; the trainer sets it
-    forward: Callable[..., tuple[torch.Tensor, ...]]  # inputs -> outputs (n, ...), first those of two views
+    forward: Callable[..., tuple[torch.Tensor, ...]]  # inputs -> outputs (n, ...), first one of each view
 
     def inputs(self, views: tuple[torch.Tensor, ...], draw: torch.Generator) -> tuple[torch.Tensor, ...]:
         """Return what `forward` takes, n rows each; `draw` is of (seed, step), the same in every

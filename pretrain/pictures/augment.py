@@ -125,7 +125,7 @@ class Backend(Protocol[Picture]):
         """Return tensors, which the default collate stacks."""
 
     def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
-        """Return the stacked tensors as two views (n, 3, size, size) float32, normalised, on the device."""
+        """Return the stacked tensors as views (n, 3, size, size) float32, normalised, on the device."""
 
 
 class Views:

@@ -1,4 +1,4 @@
-"""Unlabelled batches of two views from any source of pictures, even if some pictures are damaged.
+"""Batches of views from any source of pictures, even if some pictures are damaged.
 
 A sample depends on (seed, epoch, index) alone, so the number of workers changes nothing. A picture that
 cannot be read or decoded is replaced by another one, which also depends on (seed, epoch, index) alone. The
@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ Failures = list[tuple[str, str]]  # (name, reason) of pictures that were unusabl
 Sample = tuple[tuple[torch.Tensor, ...], Failures]
 
 
-class TwoViews(Dataset):
+class Samples(Dataset):
     """Item (epoch, index) -> what backend.views returns, if labelled with the picture's class behind it, and
     the failures on the way."""
 
@@ -118,7 +118,7 @@ class Loader(DataLoader):
 
     batch_sampler: EpochBatches
 
-    def __init__(self, views: TwoViews, record: Path | None = None, **options: Any):
+    def __init__(self, views: Samples, record: Path | None = None, **options: Any):
         super().__init__(views, collate_fn=collate, **options)
         self.backend, self.record = views.backend, None if record is None else Path(record)
         self.replaced = 0
@@ -151,12 +151,12 @@ def collate(samples: list[Sample]) -> tuple[list[torch.Tensor], list[Failures]]:
 
 def epoch_batches(source: Source, recipe: Recipe, processes: int, rank: int = 0) -> EpochBatches:
     """Return the batches of a process. Raises ValueError if the batch cannot be dealt out: to the processes,
-    to their micro-batches, or from so few pictures; or if the method needs labels and there are none."""
+    to their micro-batches, or from so few pictures; or if the method needs other labels than there are."""
     if rank >= processes:
         raise ValueError(f"expected a process below {processes}, found process {rank}: torchrun's processes "
                          "are no group yet; train inside `with parallel.groups.joined():`")
-    if recipe.labelled and source.labels(0) is None:
-        raise ValueError(f"--method {recipe.method} expected pictures with labels, found none")
+    if recipe.labelled:
+        recipe.check_labels(cast(np.ndarray | None, source.labels(slice(None))))
     batches = EpochBatches(len(source), recipe.batch_size, processes, rank, recipe.seed)
     if recipe.batch_size % (processes * recipe.accumulate):
         raise ValueError(f"--accumulate {recipe.accumulate}: the batch of {recipe.batch_size} does not "
@@ -169,7 +169,7 @@ def build_loader(source: Source, backend: Backend, config: Recipe, workers: int,
     """Return the loader of this process. Set `loader.batch_sampler.epoch` (and `start`) before each epoch;
     the backend finishes the batches on the device. record: see Loader."""
     batches = epoch_batches(source, config, processes, rank)
-    return Loader(TwoViews(source, backend, config.seed, config.labelled), record, batch_sampler=batches,
+    return Loader(Samples(source, backend, config.seed, config.labelled), record, batch_sampler=batches,
                   num_workers=workers, pin_memory=pin_memory, persistent_workers=workers > 0,
                   worker_init_fn=signals.loader_worker)
 

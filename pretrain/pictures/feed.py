@@ -54,8 +54,8 @@ class Feed:
         self.replaced = self.before = state["replaced"]
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yield views (y1, y2), each (n, 3, S, S) float32, and for a labelled recipe the classes (n,), all on
-        the device, for the steps from `start` to the end of the epoch."""
+        """Yield the views, each (n, 3, S, S) float32, and for a labelled recipe the classes (n,), all on the
+        device, for the steps from `start` to the end of the epoch."""
         self.loader.batch_sampler.epoch, self.loader.batch_sampler.start = epoch, start
         hosts = self.from_loader(epoch, start)
         if self.device.type != "cuda":

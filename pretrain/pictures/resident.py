@@ -65,7 +65,7 @@ class Held:
 
 
 class ResidentViews(Views):
-    """views: for each of them its picture's index, the box and what is left to do, (2, 19) float64."""
+    """views: for each of them its picture's index, the box and what is left to do, (V, 19) float64."""
 
     def __init__(self, held: Held, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
         super().__init__(size, views)

@@ -51,7 +51,7 @@ def finish_views(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 class DeviceViews(Views):
-    """views: two crops (size, size, 3) uint8 and what is left to do, (2, 14) float32."""
+    """views: V crops (size, size, 3) uint8 and what is left to do, (V, 14) float32."""
 
     def decode(self, data: bytes | np.ndarray) -> torch.Tensor:
         return decode(data)

@@ -64,7 +64,7 @@ def finish_view(view: torch.Tensor, parameters: ViewParameters) -> torch.Tensor:
 
 
 class FastViews(Views):
-    """views: two (3, size, size) uint8."""
+    """views: (3, size, size) uint8 each."""
 
     def decode(self, data: bytes | np.ndarray) -> torch.Tensor:
         return decode(data)

@@ -52,7 +52,7 @@ def apply(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Im
 
 
 class PillowViews(Views):
-    """views: two (3, size, size) uint8."""
+    """views: (3, size, size) uint8 each."""
 
     def decode(self, data: bytes | np.ndarray) -> Image.Image:
         return open_rgb(data)
