@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import common
-from benchmarks.views import SIZE, photographs
+from benchmarks.views import photographs
 from pretrain.pictures.augment import make_backend
 from pretrain.pictures.sources import open_source
 from tools import write_shards
@@ -53,7 +53,7 @@ def reading(source, order):
 
 
 def viewing(source, order):
-    backend = make_backend("fast", SIZE)
+    backend = make_backend("fast")
     return lambda: [backend.views(backend.decode(source.read(index)), 0, 0, index) for index in order]
 
 

@@ -23,7 +23,7 @@ from pretrain.pictures.augment import VIEWS, draws, make_backend
 from pretrain.pictures.views_pil import apply
 
 FLAGS = {}
-SIZE = 224
+SIZE = 224  # that of the default views
 
 
 def photographs() -> list[bytes]:
@@ -48,12 +48,12 @@ def official(file, index, size=SIZE):
 
 
 def worker(name):
-    backend = make_backend(name, SIZE)
+    backend = make_backend(name)
     return lambda file, index: backend.views(backend.decode(file), 0, 0, index)
 
 
 def whole(name):
-    backend = make_backend(name, SIZE)
+    backend = make_backend(name)
     return lambda file, index: backend.finish(
         default_collate([backend.views(backend.decode(file), 0, 0, index)]), torch.device("cpu"))
 
@@ -74,7 +74,7 @@ def over(files, function, repeats):
 def measure(args):
     torch.set_num_threads(1)
     files, repeats = photographs(), 4
-    device = make_backend("device", SIZE)
+    device = make_backend("device")
     competitors = {"official": over(files, official, repeats)}
     competitors |= {name: over(files, whole(name), repeats) for name in ("pil", "fast")}
     competitors["device, its part on this core, too"] = lambda: [

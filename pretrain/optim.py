@@ -18,8 +18,9 @@ class LARS(torch.optim.Optimizer):
 
     For a weight p with gradient g: d = g + weight_decay p; d *= eta |p| / |d| (1 if either norm is 0); mu =
     momentum mu + d; p -= lr mu. One-dimensional parameters (biases, batch norm) have neither weight decay nor
-    the ratio. The official options `weight_decay_filter` and `lars_adaptation_filter` say so; they are kept
-    so that the official code can continue from our checkpoints. The state's name `mu` is official, too.
+    the ratio, unless `adapt_biases`. The official options `weight_decay_filter` and `lars_adaptation_filter`
+    say so; with them the official code can continue from our checkpoints. The state's name `mu` is official,
+    too.
 
     found_inf: None, or a scalar on the device; 1 leaves the update out, as in torch's fused optimisers.
 
@@ -30,9 +31,10 @@ class LARS(torch.optim.Optimizer):
     found_inf: torch.Tensor | None = None
 
     def __init__(self, parameters: ParamsT, lr: float = 0.0, weight_decay: float = 0.0,
-                 momentum: float = 0.9, eta: float = 0.001, clip: bool = False):
+                 momentum: float = 0.9, eta: float = 0.001, clip: bool = False, adapt_biases: bool = False):
         super().__init__(parameters, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, eta=eta,
-                                          clip=clip, weight_decay_filter=True, lars_adaptation_filter=True))
+                                          clip=clip, weight_decay_filter=not adapt_biases,
+                                          lars_adaptation_filter=not adapt_biases))
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -45,8 +47,8 @@ class LARS(torch.optim.Optimizer):
         for p in parameters:
             if "mu" not in self.state[p]:
                 self.state[p]["mu"] = torch.zeros_like(p)
-        plain = [p for p in parameters if p.ndim == 1]
-        scaled = [p for p in parameters if p.ndim != 1]
+        plain = [p for p in parameters if p.ndim == 1 and group["lars_adaptation_filter"]]
+        scaled = [p for p in parameters if p.ndim != 1 or not group["lars_adaptation_filter"]]
         updates = [p.grad for p in plain] + scaled_updates(scaled, group["weight_decay"], group["eta"],
                                                            group["lr"] if group["clip"] else None)
         momenta = [self.state[p]["mu"] for p in plain + scaled]
@@ -136,7 +138,7 @@ def build_optimizer(recipe: Recipe, model: Method) -> LARS | Adam | SGD:
     if recipe.optimizer == "sgd":
         return SGD(groups, recipe.weight_decay)
     return LARS(groups, weight_decay=recipe.weight_decay, eta=recipe.trust_coefficient,
-                clip=recipe.clip_ratio)
+                clip=recipe.clip_ratio, adapt_biases=recipe.adapt_biases)
 
 
 def slots(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
@@ -146,13 +148,13 @@ def slots(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int = 10,
-                         schedule: str = "cosine") -> float:
+                         schedule: str = "cosine", start: float = 0.0) -> float:
     """Return the share (0-1) of the peak rate at a step, counted from the start of the run: linear warm-up
-    from 0, then constant, a tenth after each third of the run's epochs (step), or a cosine down to 1/1000
-    (arXiv 2103.03230, 2.2; main.py:155-168)."""
+    from the share `start`, then constant, a tenth after each third of the run's epochs (step), or a cosine
+    down to 1/1000 (arXiv 2103.03230, 2.2; main.py:155-168)."""
     warmup = warmup_epochs * steps_per_epoch
     if step < warmup:
-        return step / warmup
+        return start + (1 - start) * step / warmup
     if schedule == "constant":
         return 1.0
     if schedule == "step":
@@ -164,6 +166,7 @@ def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_ep
 def learning_rates(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float, float, float]:
     """Return the rates of weights and of one-dimensional parameters, then both without the schedule. The base
     rates belong to 256 images a step."""
-    factor = learning_rate_factor(step, steps_per_epoch, recipe.epochs, recipe.warmup_epochs, recipe.schedule)
+    factor = learning_rate_factor(step, steps_per_epoch, recipe.epochs, recipe.warmup_epochs, recipe.schedule,
+                                  recipe.warmup_start)
     factor *= recipe.batch_size / 256
     return (factor * recipe.learning_rate_weights, factor * recipe.learning_rate_biases, *recipe.peak_rates())

@@ -80,7 +80,10 @@ class Recipe:
                              "parameters (paper 2.2: lars)")
     schedule: str = setting("cosine", "of the learning rate after the warm-up: cosine down to 1/1000, "
                             "constant, or step: a tenth after each third of the epochs (paper 2.2: cosine)")
-    warmup_epochs: int = setting(10, "linear warm-up from 0, per step (paper 2.2)")
+    warmup_epochs: int = setting(10, "linear warm-up, per step (paper 2.2)")
+    warmup_start: float = setting(0.0, "share of the peak rate that the warm-up begins at (code: 0)")
+    adapt_biases: bool = setting(False, "yes: weight decay and LARS's ratio for one-dimensional parameters, "
+                                 "too, as apex' LARC (code: no)", switch)
     reference_world_size: int | str = setting(
         32, "the exact gradient is divided by this number, the processes of the run that the rate of biases "
         "belongs to (paper 2.2: 32 GPUs); actual: this run's, as the official code does",
@@ -129,7 +132,7 @@ class Recipe:
         for name in ("blur", "solarise"):
             require(all(0 <= share <= 1 for share in getattr(self, name)), self, name,
                     "two probabilities from 0 to 1")
-        for name in ("flip", "grey", "saturation"):
+        for name in ("flip", "grey", "saturation", "warmup_start"):
             require(0 <= getattr(self, name) <= 1, self, name, "a number from 0 to 1")
         require(0 <= self.jitter <= 2.5, self, "jitter", "a factor from 0 to 2.5")
         require(0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, self, "crop_scale",
@@ -145,8 +148,9 @@ class Recipe:
     def view_recipes(self) -> tuple[ViewRecipe, ...]:
         """Return what is drawn for each view. Without a reach there is no jitter: a hue that moves by 0 would
         still be rounded."""
-        return tuple(ViewRecipe(blur=blur, solarise=solarise, scale=self.crop_scale, flip=self.flip,
-                                grey=self.grey, jitter=ViewRecipe.jitter if self.jitter else 0.0,
+        return tuple(ViewRecipe(blur=blur, solarise=solarise, size=self.image_size, scale=self.crop_scale,
+                                flip=self.flip, grey=self.grey,
+                                jitter=ViewRecipe.jitter if self.jitter else 0.0,
                                 brightness=0.4 * self.jitter, contrast=0.4 * self.jitter,
                                 saturation=self.saturation * self.jitter, hue=0.1 * self.jitter)
                      for blur, solarise in zip(self.blur, self.solarise))

@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms import functional
 
 from parallel.pixels import MEAN, STD
-from pretrain.pictures.augment import VIEWS, ViewParameters, make_backend, sample
+from pretrain.pictures.augment import VIEWS, ViewParameters, make_backend, sample, sized
 from pretrain.pictures.augment import draws as draws_of
 from pretrain.pictures.views_pil import apply
 
@@ -89,7 +89,7 @@ def test_jitter_is_done_in_the_drawn_order():
 
 
 def two_views(size, *draw):
-    backend = make_backend("pil", size)
+    backend = make_backend("pil", sized(size))
     batch = default_collate([backend.views(PHOTOGRAPH, *draw)])
     return [view[0] for view in backend.finish(batch, torch.device("cpu"))]
 
@@ -116,4 +116,4 @@ def test_views_are_bit_for_bit_what_to_tensor_and_normalize_give():
 
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="--views expected one of pil, fast, device, found 'cv'"):
-        make_backend("cv", 32)
+        make_backend("cv")

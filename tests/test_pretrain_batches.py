@@ -13,7 +13,7 @@ from torch.utils.data import DistributedSampler
 from torchvision.datasets import ImageFolder
 
 from pretrain.pictures import batches
-from pretrain.pictures.augment import make_backend
+from pretrain.pictures.augment import make_backend, sized
 from pretrain.pictures.batches import EpochBatches, build_loader, one_line
 from pretrain.pictures.sources import open_source
 
@@ -64,8 +64,8 @@ def test_batches_that_cannot_be_dealt_out_are_refused(images, batch, processes, 
 
 def loader_of(root, workers, record=None):
     settings = SimpleNamespace(batch_size=4, seed=5, accumulate=1, labelled=False)
-    return build_loader(open_source(root), make_backend("pil", 32), settings, workers, processes=1, rank=0,
-                        pin_memory=False, record=record)
+    return build_loader(open_source(root), make_backend("pil", sized(32)), settings, workers,
+                        processes=1, rank=0, pin_memory=False, record=record)
 
 
 def batches_of(root, workers, epochs, start=0):

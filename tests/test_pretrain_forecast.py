@@ -21,7 +21,7 @@ def two_steps(recipe):
     training = Training(recipe, Run(Path(), Path()), torch.device("cpu"), None, network, network,
                         build_optimizer(recipe, network), torch.amp.GradScaler("cpu", enabled=False),
                         Guard(network, recipe.spike_factor))
-    views = tuple(torch.rand(recipe.batch_size, 3, recipe.image_size, recipe.image_size) for _ in range(2))
+    views = tuple(torch.rand(recipe.batch_size, 3, one.size, one.size) for one in recipe.view_recipes())
     for step in range(2):
         training.optimizer.zero_grad()
         training.guard.begin()
@@ -34,6 +34,7 @@ RECIPES = {
     "micro-batches": dict(batch_size=16, image_size=64, projector="64-64", accumulate=4),
     "adam, 16 bits": dict(batch_size=16, image_size=64, projector="64", optimizer="adam", precision="bf16"),
     "vicreg": dict(method="vicreg", batch_size=16, image_size=64, projector="512-512"),
+    "swav": dict(method="swav", batch_size=16, image_size=64, small_size=32, projector="64-64"),
 }
 
 

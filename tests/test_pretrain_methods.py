@@ -16,7 +16,7 @@ from pretrain import backbones, methods, trainer
 from pretrain.methods import METHODS, contrast, mixed_barlow_twins, recipe
 from pretrain.methods.swav import sinkhorn
 from pretrain.methods.vicreg import vicreg_terms
-from pretrain.optim import build_optimizer
+from pretrain.optim import build_optimizer, learning_rates
 from pretrain.pictures.batches import epoch_batches
 from pretrain.pictures.feed import Feed
 from pretrain.pictures.sources import open_source
@@ -26,13 +26,16 @@ from transfer.weights.readers import recognised
 
 BATCH = 16
 TOYS = {"moco": dict(group=2, queue=24),  # changes for small batches
-        "swav": dict(prototypes=5, freeze=0, queue=BATCH, queue_start=0),
-        "supervised": dict(projector="none", classes=5)}
+         # Biases before a batch norm have a gradient of rounding only, which LARS would magnify.
+         "swav": dict(prototypes=5, freeze=0, queue=BATCH, queue_start=0, adapt_biases=False,
+                      small_crops=3, small_size=12),
+         "supervised": dict(projector="none", classes=5)}
 
 
-def views():
+def views(*sizes):
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(BATCH, 3, 24, 24, dtype=torch.float64, generator=generator) for _ in range(2)]
+    return [torch.randn(BATCH, 3, size, size, dtype=torch.float64, generator=generator)
+            for size in sizes or (24, 24)]
 
 
 def rows(name):
@@ -50,7 +53,7 @@ def one_step(name, accumulate=1):
     """Loss, weights and buffers of a method after one step in float64, and its figures."""
     backbones.build_backbone = toy_backbone
     changes = dict(projector="10-7", precision="fp32", accumulate=accumulate, batch_size=BATCH,
-                   learning_rate_weights=0.5, learning_rate_biases=0.5, warmup_epochs=0,
+                   image_size=24, learning_rate_weights=0.5, learning_rate_biases=0.5, warmup_epochs=0,
                    optimizer="lars")  # Adam's first step would magnify rounding where a gradient is zero
     one = recipe(method=name, **changes | TOYS.get(name, {}))
     torch.manual_seed(5)
@@ -61,8 +64,8 @@ def one_step(name, accumulate=1):
         group["lr"] = 0.1
     training = trainer.Training(one, None, torch.device("cpu"), None, network, model, optimizer,
                                 torch.amp.GradScaler("cpu", enabled=False), None)
-    given = views()[:len(one.view_recipes())] + [torch.arange(BATCH) % 5] * one.labelled
-    own = rows(name)
+    given, own = views(*(view.size for view in one.view_recipes())), rows(name)
+    given += [torch.arange(BATCH) % 5] * one.labelled
     loss, figures, outputs = trainer.backward(training, 3, [one[own] for one in given])
     optimizer.step()
     network.after_step(3, torch.tensor(True))
@@ -549,7 +552,7 @@ class SwAVByTheBook:
         weight = self.prototypes.detach()
         weight = (weight / weight.norm(dim=1, keepdim=True)).requires_grad_()
         scores, loss = [z @ weight.T for z in embeddings], 0
-        for view, z in enumerate(embeddings):
+        for view, z in enumerate(embeddings[:2]):
             with torch.no_grad():
                 given = scores[view]
                 if self.filled >= len(self.queue[view]):
@@ -557,7 +560,8 @@ class SwAVByTheBook:
                 q = self.assign(given)[-len(z):]
                 if number >= self.first:
                     self.queue[view] = torch.cat([z, self.queue[view]])[:len(self.queue[view])]
-            loss = loss - (q * (scores[1 - view] / 0.1).softmax(1).log()).sum(1).mean() / 2
+            others = [(s / 0.1).softmax(1).log() for number, s in enumerate(scores) if number != view]
+            loss = loss - sum((q * log).sum(1).mean() for log in others) / len(others) / 2
         gradients = torch.autograd.grad(loss, (weight, *embeddings))
         self.prototypes = weight.detach()
         if number >= self.first:
@@ -566,7 +570,8 @@ class SwAVByTheBook:
         return loss.item(), gradients[1:]
 
 
-def test_swav_is_its_code(monkeypatch):
+@pytest.mark.parametrize("count", [2, 5])
+def test_swav_is_its_code(count, monkeypatch):
     """Two steps with frozen prototypes, two that fill the queue, two that use it; one that is skipped."""
     monkeypatch.setattr(backbones, "build_backbone", toy_backbone)
     network = methods.build(recipe(method="swav", projector="8-7", prototypes=5, batch_size=BATCH, freeze=2,
@@ -577,7 +582,7 @@ def test_swav_is_its_code(monkeypatch):
     network.after_step(0, torch.tensor(True))  # length 1 in float64, too
     for step in range(6):
         z = [functional.normalize(torch.randn(BATCH, 7, dtype=torch.float64, generator=generator), dim=1)
-             .requires_grad_() for _ in range(2)]
+             .requires_grad_() for _ in range(count)]
         ours, _ = network.loss((*z, *(one @ weight.T for one in z)), (), step)
         theirs, gradients = book.step(z, step, 0.5)
         assert ours.item() == pytest.approx(theirs, rel=1e-12)
@@ -595,6 +600,54 @@ def test_swav_is_its_code(monkeypatch):
     before = weight.clone()
     network.after_step(6, torch.tensor(False))
     assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("small", [0, 4])
+def test_swavs_loss_is_lightlys(small, monkeypatch):
+    lightly = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    monkeypatch.setattr(backbones, "build_backbone", toy_backbone)
+    network = methods.build(recipe(method="swav", projector="8-7", prototypes=5, freeze=0)).double()
+    torch.manual_seed(0)
+    z = [functional.normalize(torch.randn(BATCH, 7, dtype=torch.float64), dim=1) for _ in range(2 + small)]
+    scores = [(one @ network.prototypes.weight.T).detach().requires_grad_() for one in z]
+    ours, _ = network.loss((*z, *scores), (), 0)
+    theirs = lightly.SwaVLoss()(scores[:2], scores[2:])
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    for a, b in zip(torch.autograd.grad(ours, scores), torch.autograd.grad(theirs, scores)):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_crops_of_one_size_go_through_the_network_together(monkeypatch):
+    """forward of src/resnet50.py: batch statistics of two and of three views, then of all five."""
+    seen = []
+
+    def watched(layer, x):
+        seen.append(tuple(x.shape[:1] + x.shape[2:]))
+        return x
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", watched)
+    monkeypatch.setattr(torch.nn.BatchNorm1d, "forward", watched)
+    monkeypatch.setattr(backbones, "build_backbone", toy_backbone)
+    network = methods.build(recipe(method="swav", projector="8-7", prototypes=5)).double()
+    given = views(24, 24, 12, 12, 12)
+    outputs = network(*given)
+    assert seen == [(2 * BATCH, 5, 5), (3 * BATCH, 2, 2), (5 * BATCH,)]
+    alone = [network(one) for one in given]
+    for number, (z, scores) in enumerate(alone):
+        assert torch.allclose(outputs[number], z) and torch.allclose(outputs[5 + number], scores)
+
+
+def test_crops_of_the_code_and_of_its_other_scripts():
+    def crops(preset):
+        return [(one.size, one.scale, one.blur, one.hue) for one in recipe(preset, "swav").view_recipes()]
+    multi = 2 * [(224, (0.14, 1.0), 0.5, 0.2)] + 6 * [(96, (0.05, 0.14), 0.5, 0.2)]
+    assert crops("code") == crops("batch256") == multi
+    assert crops("2x224") == 2 * [(224, (0.08, 1.0), 0.5, 0.2)]
+    assert [size for size, *_ in crops("cifar10")] == [32, 32]
+    for preset, first, peak, last in (("code", 0.3, 4.8, 0.0048), ("batch256", 0.6, 0.6, 0.0006)):
+        one = recipe(preset, "swav")
+        rates = [learning_rates(one, step, 100)[0] for step in (0, 1000, 100 * one.epochs - 1)]
+        assert rates[0] == pytest.approx(first) and rates[2] == pytest.approx(last, rel=1e-3)
+        assert rates[1] == pytest.approx(peak, rel=1e-2)
 
 
 def assigned():
@@ -634,6 +687,7 @@ def test_swavs_network_is_its_codes():
 
 
 @pytest.mark.parametrize("arguments, message", [
+    (dict(method="swav", small_scale=(0.2, 0.1)), "--small-scale expected two shares"),
     (dict(method="swav", queue=100), "--queue expected a multiple of 4096 images"),
     (dict(method="swav", optimizer="adam"), "--optimizer expected lars or sgd"),
     (dict(method="mixed_barlow_twins", mixing=-1.0), "--mixing expected at least 0"),
@@ -648,8 +702,8 @@ def test_swavs_network_is_its_codes():
     (dict(method="dino"), "--method expected one of .*vicreg.* found 'dino'"),
     (dict(method="vicreg", cov_coeff=-1.0), "--cov-coeff expected at least 0"),
     (dict(method="vicreg", preset="stl10"), "--preset expected one of .*found 'stl10'"),
-], ids=["whole queue", "decay", "mixing", "micro-batches", "groups", "queue", "temperature", "average",
-        "spikes", "no projector", "classes", "method", "value", "preset"])
+], ids=["small crops", "whole queue", "decay", "mixing", "micro-batches", "groups", "queue", "temperature",
+        "average", "spikes", "no projector", "classes", "method", "value", "preset"])
 def test_what_a_method_does_not_know_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         recipe(**arguments)

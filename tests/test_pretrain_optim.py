@@ -7,9 +7,9 @@ from pretrain.methods import recipe
 from pretrain.optim import LARS, SGD, learning_rate_factor, learning_rates, parameter_groups
 
 
-def plain_lars(p, g, mu, lr, weight_decay):
-    """Section 1.1 of the protocols, one parameter at a time, in Python."""
-    if p.dim() > 1:
+def plain_lars(p, g, mu, lr, weight_decay, biases=False):
+    """Section 1.1 of the protocols, one parameter at a time, in Python. biases: as apex' LARC, too."""
+    if p.dim() > 1 or biases:
         g = g + weight_decay * p
         p_norm, g_norm = (p ** 2).sum() ** 0.5, (g ** 2).sum() ** 0.5
         if p_norm > 0 and g_norm > 0:
@@ -18,13 +18,14 @@ def plain_lars(p, g, mu, lr, weight_decay):
     return p - lr * mu, mu
 
 
-def test_lars_equals_a_plain_loop_over_three_steps():
+@pytest.mark.parametrize("biases", [False, True])
+def test_lars_equals_a_plain_loop_over_three_steps(biases):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Conv1d(4, 2, 1), nn.Linear(2, 2, bias=False))
     net.double()
     with torch.no_grad():
         net[3].weight.zero_()  # no norm: ratio 1
-    optimizer = LARS(parameter_groups(net), weight_decay=0.1)
+    optimizer = LARS(parameter_groups(net), weight_decay=0.1, adapt_biases=biases)
     wanted = {name: (p.detach().clone(), torch.zeros_like(p)) for name, p in net.named_parameters()}
     for step in range(3):
         for group, rate in zip(optimizer.param_groups, (0.5 + step, 0.01)):
@@ -32,7 +33,7 @@ def test_lars_equals_a_plain_loop_over_three_steps():
         for name, p in net.named_parameters():
             p.grad = torch.zeros_like(p) if name == "2.weight" and step == 0 else torch.randn_like(p)
             rate = 0.01 if p.dim() == 1 else 0.5 + step
-            wanted[name] = plain_lars(wanted[name][0], p.grad, wanted[name][1], rate, 0.1)
+            wanted[name] = plain_lars(wanted[name][0], p.grad, wanted[name][1], rate, 0.1, biases)
         before = [p.grad.clone() for p in net.parameters()]
         optimizer.step()
         assert all(torch.equal(p.grad, b) for p, b in zip(net.parameters(), before))
@@ -107,8 +108,8 @@ def test_rates_of_the_paper_at_2048():
     assert learning_rates(recipe(), 6250, 625)[:2] == pytest.approx((1.6, 0.0384))
 
 
-@pytest.mark.parametrize("epochs, warmup, wanted", [
-    (1, 10, [0.0, 0.05]), (1, 0, [1.0, 0.5005]), (2, 1, [0.0, 0.5])])
-def test_short_runs_have_a_schedule_too(epochs, warmup, wanted):
-    found = [learning_rate_factor(step, 2, epochs, warmup) for step in range(2)]
+@pytest.mark.parametrize("epochs, warmup, start, wanted", [
+    (1, 10, 0.0, [0.0, 0.05]), (1, 0, 0.5, [1.0, 0.5005]), (2, 1, 0.0, [0.0, 0.5]), (2, 1, 0.2, [0.2, 0.6])])
+def test_short_runs_have_a_schedule_too(epochs, warmup, start, wanted):
+    found = [learning_rate_factor(step, 2, epochs, warmup, start=start) for step in range(2)]
     assert found == pytest.approx(wanted)

@@ -51,9 +51,9 @@ def test_the_crop_is_pillows(height, width, size):
         assert torch.equal(own, functional.pil_to_tensor(wanted).float())
 
 
-def feed_of(root, data, **changes):
+def feed_of(root, data, recipe=None, **changes):
     run = Run(data, root / "run", **(dict(workers=0) | changes))
-    return Feed(toy_recipe(views="device", image_size=32, batch_size=4), run, CPU)
+    return Feed(recipe or toy_recipe(views="device", image_size=32, batch_size=4), run, CPU)
 
 
 def all_batches(feed, epoch=1, start=0):
@@ -72,6 +72,16 @@ def test_order_and_draws_are_those_of_the_host(tmp_path, workers):
         assert one.shape == other.shape and one.dtype == other.dtype
         assert (one - other).abs().mean() < 0.2 * level
         assert not torch.equal(one[0], one[1])
+
+
+def test_views_of_several_sizes_are_those_of_the_host(tmp_path):
+    recipe = toy_recipe(method="swav", views="device", image_size=32, small_size=20, prototypes=5)
+    data, level = npz(tmp_path, pictures()), 1 / 255 / 0.225
+    held, host = (next(feed_of(tmp_path, data, recipe, data_on=place).batches(1, 0)) for place in
+                  ("device", "host"))
+    assert [view.shape for view in held] == [(4, 3, size, size) for size in [32] * 2 + [20] * 6]
+    for one, other in zip(held, host, strict=True):
+        assert one.shape == other.shape and (one - other).abs().mean() < 0.2 * level
 
 
 def test_a_feed_goes_on_within_an_epoch(tmp_path):
@@ -96,7 +106,7 @@ def test_a_damaged_picture_is_replaced_as_on_the_host(tmp_path):
 
 
 def test_workers_get_no_pixels(tmp_path):
-    backend = ResidentViews(held_at(npz(tmp_path, pictures())), 32)
+    backend = ResidentViews(held_at(npz(tmp_path, pictures())))
     copy = pickle.loads(pickle.dumps(backend))
     assert copy.held.pixels is None and (copy.height, copy.width) == (32, 32)
 

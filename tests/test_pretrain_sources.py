@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pretrain.pictures import parquet, shards
-from pretrain.pictures.augment import make_backend
+from pretrain.pictures.augment import make_backend, sized
 from pretrain.pictures.batches import build_loader
 from pretrain.pictures.sources import open_source
 from tools import write_shards
@@ -97,7 +97,7 @@ def write(kind, root, samples):
 
 def batches(source, workers=0):
     settings = SimpleNamespace(batch_size=4, seed=5, accumulate=1, labelled=False)
-    loader = build_loader(source, make_backend("pil", 32), settings, workers, 1, 0, False)
+    loader = build_loader(source, make_backend("pil", sized(32)), settings, workers, 1, 0, False)
     return [torch.stack(list(batch)) for batch in loader]
 
 

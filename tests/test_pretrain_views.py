@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import default_collate
 
 from pretrain.pictures import colour
-from pretrain.pictures.augment import VIEWS, ViewParameters, draws, make_backend, normalise
+from pretrain.pictures.augment import VIEWS, ViewParameters, draws, make_backend, normalise, sized
 from pretrain.pictures.views_device import OPERATIONS, finish_views, pack, planes
 from pretrain.pictures.views_fast import crop, decode_jpeg, finish_view
 from pretrain.pictures.views_pil import apply
@@ -100,7 +100,7 @@ def test_distance_from_pillow(operation, parameters, bounds, view):
 @pytest.mark.parametrize("size", [32, 224])
 def test_whole_views_are_near_pillows_and_fast_equals_device(size):
     """The same (seed, epoch, index) means the same draw for all backends; 24 draws a size."""
-    backends = {name: make_backend(name, size) for name in ("pil", "fast", "device")}
+    backends = {name: make_backend(name, sized(size)) for name in ("pil", "fast", "device")}
     files = [encoded(photograph, quality=95) for photograph in PHOTOGRAPHS]
     found = {}
     for name, backend in backends.items():
@@ -119,9 +119,23 @@ def test_whole_views_are_near_pillows_and_fast_equals_device(size):
 
 
 @pytest.mark.parametrize("name", ["pil", "fast", "device"])
+def test_any_number_of_views_has_its_own_sizes(name):
+    """Those of the first ones are drawn first, so they are the same without the others."""
+    more = (*sized(48), *sized(20, VIEWS[:1] * 3))
+    found = []
+    for recipes in (more, more[:2], more[:1]):
+        backend = make_backend(name, recipes)
+        items = [backend.views(backend.decode(np.asarray(PHOTOGRAPHS[0])), 0, 0, index) for index in range(3)]
+        found.append(backend.finish(default_collate(items), CPU))
+    assert [view.shape for view in found[0]] == [(3, 3, one.size, one.size) for one in more]
+    assert all(torch.equal(a, b) for fewer in found[1:] for a, b in zip(fewer, found[0]))
+    assert [len(views) for views in found] == [5, 2, 1] and not torch.equal(*found[0][2:4])
+
+
+@pytest.mark.parametrize("name", ["pil", "fast", "device"])
 def test_a_batch_is_its_samples_one_by_one(name):
     """Above all on the device, where each sample keeps its own parameters and order."""
-    backend = make_backend(name, 48)
+    backend = make_backend(name, sized(48))
     picture = backend.decode(np.asarray(PHOTOGRAPHS[1]))
     items = [backend.views(picture, 0, 0, index) for index in range(16)]
     together = backend.finish(default_collate(items), CPU)
@@ -175,7 +189,7 @@ KINDS = {
 def test_every_kind_of_picture_is_pillows_rgb(kind, name):
     data = KINDS[kind]
     wanted = data if isinstance(data, np.ndarray) else np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    backend = make_backend(name, 32)
+    backend = make_backend(name, sized(32))
     picture = backend.decode(data)
     found = np.asarray(picture) if name == "pil" else picture.permute(1, 2, 0).numpy()
     assert found.shape == wanted.shape and (found == wanted).all()
@@ -194,7 +208,7 @@ def test_every_kind_of_picture_is_pillows_rgb(kind, name):
 @pytest.mark.parametrize("name", ["pil", "fast", "device"])
 def test_what_cannot_be_decoded_is_refused_with_the_reason(data, reason, name):
     with pytest.raises(ValueError, match=f"^not a (readable )?picture .*{reason}") as caught:
-        make_backend(name, 32).decode(data)
+        make_backend(name).decode(data)
     assert "\n" not in str(caught.value)
 
 

@@ -1,13 +1,16 @@
-"""SwAV (Caron et al., arXiv 2006.09882, NeurIPS 2020) with two crops of one size.
+"""SwAV (Caron et al., arXiv 2006.09882, NeurIPS 2020) with multi-crop: two large crops and some small ones.
 
 Sources: code = facebookresearch/swav at 06b1b7c, main_swav.py and src/resnet50.py with
-scripts/swav_400ep_2x224_pretrain.sh; solo-learn = vturrisi/solo-learn at 9187ea3.
+scripts/swav_<epochs>ep*_pretrain.sh; solo-learn = vturrisi/solo-learn at 9187ea3.
 
-Not taken over: LARS on biases and batch norm (ours leaves them out), a warm-up that begins at a sixteenth of
-the peak (ours at 0), batch-norm statistics of eight processes (ours are of all), residual branches that start
-at 1, and a queue in a file of each process (ours is of the joint batch and in the checkpoint).
+The code's optimiser is apex' LARC around SGD. Its ratio is eta |p| / (|g| + decay |p| + 1e-8), ours
+eta |p| / |g + decay p|. Not taken over: batch-norm statistics of eight processes (ours are of all), residual
+branches that start at 1, and a queue in a file of each process (ours is of the joint batch and in the
+checkpoint).
 """
 import copy
+import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -18,23 +21,31 @@ from parallel.collectives import all_reduce_sum, gather_batch, gather_rows
 from pretrain import backbones
 from pretrain.methods.correlation import working_type
 from pretrain.methods.method import Method
-from pretrain.recipe import CIFAR, Recipe, Value, require, setting
+from pretrain.pictures.augment import ViewRecipe
+from pretrain.recipe import CIFAR, Recipe, Value, pair, require, setting
 
 
 @dataclass(frozen=True)
 class SwAVRecipe(Recipe):
-    """The shared recipe with the code's numbers for two crops of 224 pixels."""
+    """The shared recipe with the code's numbers for two crops of 224 pixels and six of 96."""
     method: str = "swav"
-    epochs: int = 400
+    epochs: int = 800
     batch_size: int = 4096  # 64 GPUs with 64 each
     learning_rate_weights: float = 0.3  # --base_lr 4.8 at 4096
     learning_rate_biases: float = 0.3
+    warmup_start: float = 0.0625  # --start_warmup 0.3 of 4.8
+    adapt_biases: bool = True  # apex' LARC around all parameters
     reference_world_size: int | str = 1  # the mean over images: DDP's gradient is exact
     projector: str = "2048-128"  # hidden_mlp, --feat_dim
-    jitter: float = 2.0  # multicropdataset.py: 0.8, 0.8, 0.8, 0.2; both views alike
+    crop_scale: tuple[float, float] = (0.14, 1.0)  # --min_scale_crops, --max_scale_crops
+    jitter: float = 2.0  # multicropdataset.py: 0.8, 0.8, 0.8, 0.2; all views alike
     saturation: float = 0.4
     blur: tuple[float, float] = (0.5, 0.5)
     solarise: tuple[float, float] = (0.0, 0.0)
+    small_crops: int = setting(6, "views besides the two large ones (code: --nmb_crops 2 6)")
+    small_size: int = setting(96, "side of a small view in pixels (code: --size_crops 224 96)")
+    small_scale: tuple[float, float] = setting((0.05, 0.14), "share of the picture's area in a small crop "
+                                               "(code: --min_scale_crops, --max_scale_crops)", pair)
     prototypes: int = setting(3000, "clusters (code: --nmb_prototypes)")
     temperature: float = setting(0.1, "of the predicted clusters (code: --temperature)")
     epsilon: float = setting(0.05, "of the assigned clusters: smaller is sharper (code: --epsilon)")
@@ -46,20 +57,37 @@ class SwAVRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prototypes", "sinkhorn"):
+        for name in ("prototypes", "sinkhorn", "small_size"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
         for name in ("temperature", "epsilon"):
             require(getattr(self, name) > 0, self, name, "more than 0")
-        for name in ("freeze", "queue", "queue_start"):
+        for name in ("freeze", "queue", "queue_start", "small_crops"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
+        require(0 < self.small_scale[0] <= self.small_scale[1] <= 1, self, "small_scale",
+                "two shares in rising order, above 0 and up to 1")
         require(self.queue % self.batch_size == 0, self, "queue", f"a multiple of {self.batch_size} images")
         require(self.optimizer != "adam", self, "optimizer", "lars or sgd, which keep prototypes where they "
                 "are that have no gradient,")
 
+    def view_recipes(self) -> tuple[ViewRecipe, ...]:
+        """Return what is drawn for the two large views, then for each small one."""
+        large = super().view_recipes()
+        small = dataclasses.replace(large[0], size=self.small_size, scale=self.small_scale)
+        return *large, *(small for _ in range(self.small_crops))
+
+
+# Two crops of one size: swav_400ep_2x224_pretrain.sh.
+TWO_CROPS: dict[str, Value] = {"small_crops": 0, "crop_scale": (0.08, 1.0)}
+# One machine: swav_400ep_bs256_pretrain.sh, --base_lr 0.6 at 256.
+BATCH256: dict[str, Value] = {
+    "batch_size": 256, "learning_rate_weights": 0.6, "learning_rate_biases": 0.6, "warmup_epochs": 0,
+    "queue": 3840, "freeze": 5005}
+
 
 class SwAV(Method):
-    """Two views -> their embeddings (n, D), of length 1, and their cosines with the K prototypes (n, K). Both
-    views share their batch statistics.
+    """V views -> their embeddings (n, D), of length 1, one view after the other, then their cosines with the
+    K prototypes (n, K). The first two views are assigned to prototypes, which all others predict. In the
+    ResNet the views of one size share their batch statistics, in the projection head all views.
 
     State dict: a bare ResNet, projection_head.*, prototypes.weight (K, D), whose rows have length 1 after
     each step; with a queue also prototypes.queue (2, queue, D), the newest batch first, zero where it is not
@@ -69,9 +97,16 @@ class SwAV(Method):
     Recipe = SwAVRecipe
     PRESETS: dict[str, dict[str, Value]] = {
         "code": {},
-        "cifar10": CIFAR | {  # solo-learn: swav.yaml, symmetric.yaml
+        "epochs400": {"epochs": 400},
+        "epochs200": {"epochs": 200},
+        "epochs100": {"epochs": 100},
+        "2x224": TWO_CROPS | {"epochs": 400},
+        "batch256": BATCH256 | {"epochs": 400},
+        "batch256-epochs200": BATCH256 | {"epochs": 200},
+        "cifar10": CIFAR | TWO_CROPS | {  # solo-learn: swav.yaml, symmetric.yaml
             "projector": "2048-128", "learning_rate_weights": 0.6, "learning_rate_biases": 0.6,
-            "weight_decay": 1e-6, "queue": 3840, "queue_start": 50, "freeze": 390},  # 2 epochs of 195
+            "weight_decay": 1e-6, "warmup_start": 0.0, "adapt_biases": False, "queue": 3840,
+            "queue_start": 50, "freeze": 390},  # 2 epochs of 195
     }
 
     def __init__(self, recipe: SwAVRecipe):
@@ -97,20 +132,25 @@ class SwAV(Method):
         bare._modules = {name: self._modules[name] for name in bare._modules}
         return bare
 
-    def forward(self, y1: torch.Tensor, y2: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        z = self.projection_head(self.backbone(torch.cat([y1, y2])))
+    def forward(self, *views: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sizes = itertools.groupby(views, key=lambda view: view.shape[-1])
+        features = torch.cat([self.backbone(torch.cat(list(alike))) for _, alike in sizes])
+        z = self.projection_head(features)
         z = functional.normalize(z.to(working_type(z)), dim=1)
-        return *z.tensor_split((len(y1),)), *self.prototypes(z).tensor_split((len(y1),))
+        return *z.chunk(len(views)), *self.prototypes(z).chunk(len(views))
 
     def loss(self, outputs: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...],
              step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with torch.autocast(outputs[0].device.type, enabled=False):
-            embeddings, scores = outputs[:2], [s.to(working_type(s)) for s in outputs[2:]]
+            count = len(outputs) // 2
+            embeddings, scores = outputs[:count], [s.to(working_type(s)) for s in outputs[count:]]
             if step < self.freeze:  # the second term gives the prototypes a gradient, of zeros
                 scores = [z @ self.prototypes.weight.detach().T + 0 * s for z, s in zip(embeddings, scores)]
-            q1, q2 = (self.assign(z.detach(), view, step) for view, z in enumerate(embeddings))
-            p1, p2 = (functional.log_softmax(s / self.temperature, dim=1) for s in scores)
-            losses = -((q1 * p2).sum(1) + (q2 * p1).sum(1)) / 2
+            logs = [functional.log_softmax(s / self.temperature, dim=1) for s in scores]
+            losses = torch.zeros_like(logs[0][:, 0])
+            for view, z in enumerate(embeddings[:2]):
+                q = self.assign(z.detach(), view, step)
+                losses = losses - (q * sum(logs[:view] + logs[view + 1:])).sum(1) / (count - 1) / 2
             return gather_rows(losses).mean(), {}
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ device  crop in the worker, the rest on the accelerator, one batch at a time (vi
 RGB always means Pillow's convert("RGB"), also for 16 bits, CMYK and palettes. Transparency is dropped, and
 EXIF's rotation is not applied.
 """
+import dataclasses
 import functools
 import importlib
 import math
@@ -29,6 +30,7 @@ class ViewRecipe:
     """Probabilities and ranges of one view."""
     blur: float  # probability
     solarise: float  # probability
+    size: int = 224  # side in pixels
     scale: tuple[float, float] = (0.08, 1.0)  # share of the picture's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
     flip: float = 0.5
@@ -42,6 +44,11 @@ class ViewRecipe:
 
 
 VIEWS = (ViewRecipe(blur=1.0, solarise=0.0), ViewRecipe(blur=0.1, solarise=0.2))
+
+
+def sized(size: int, views: tuple[ViewRecipe, ...] = VIEWS) -> tuple[ViewRecipe, ...]:
+    """Return the same views with size x size pixels each."""
+    return tuple(dataclasses.replace(one, size=size) for one in views)
 
 
 @dataclass(frozen=True)
@@ -129,10 +136,10 @@ class Backend(Protocol[Picture]):
 
 
 class Views:
-    """What the backends share: views of size x size pixels, which `finish` takes as uint8."""
+    """What the backends share: any number of views, each of its own size, which `finish` takes as uint8."""
 
-    def __init__(self, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
-        self.size, self.recipes = size, views
+    def __init__(self, views: tuple[ViewRecipe, ...] = VIEWS):
+        self.recipes = views
 
     def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
         return tuple(normalise(view.to(device, non_blocking=True)) for view in batch)
@@ -141,8 +148,8 @@ class Views:
 BACKENDS = {"pil": "PillowViews", "fast": "FastViews", "device": "DeviceViews"}
 
 
-def make_backend(name: str, size: int, views: tuple[ViewRecipe, ...] = VIEWS) -> Backend:
-    """Return the backend `name` for views of size x size pixels. Raises ValueError for an unknown name."""
+def make_backend(name: str, views: tuple[ViewRecipe, ...] = VIEWS) -> Backend:
+    """Return the backend `name` for such views. Raises ValueError for an unknown name."""
     if name not in BACKENDS:
         raise ValueError(f"--views expected one of {', '.join(BACKENDS)}, found {name!r}")
-    return getattr(importlib.import_module(f"pretrain.pictures.views_{name}"), BACKENDS[name])(size, views)
+    return getattr(importlib.import_module(f"pretrain.pictures.views_{name}"), BACKENDS[name])(views)

@@ -33,8 +33,8 @@ class Feed:
         self.memory_format, self.labelled = run.memory_format, config.labelled
         source = open_source(run.data)
         held = hold(source, config, run, device)
-        backend: Backend = ResidentViews(held, config.image_size, config.view_recipes()) if held else \
-            make_backend(config.views, config.image_size, config.view_recipes())
+        views = config.view_recipes()
+        backend: Backend = ResidentViews(held, views) if held else make_backend(config.views, views)
         self.loader = batches.build_loader(held or source, backend, config, run.workers, world_size(), rank(),
                                            device.type == "cuda", record)
         # A generator of its own: iterating must not advance the global one, which checkpoints keep.
@@ -54,8 +54,8 @@ class Feed:
         self.replaced = self.before = state["replaced"]
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yield the views, each (n, 3, S, S) float32, and for a labelled recipe the classes (n,), all on the
-        device, for the steps from `start` to the end of the epoch."""
+        """Yield the views, each (n, 3, S, S) float32 with an S of its own, and for a labelled recipe the
+        classes (n,), all on the device, for the steps from `start` to the end of the epoch."""
         self.loader.batch_sampler.epoch, self.loader.batch_sampler.start = epoch, start
         hosts = self.from_loader(epoch, start)
         if self.device.type != "cuda":

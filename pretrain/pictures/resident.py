@@ -1,7 +1,7 @@
 """Small pictures that stay on the device (--data-on device).
 
 They are decoded once and kept there as uint8. Of each step's samples only numbers travel: which picture, its
-two boxes, and what is done to the crops. Order, draws and replacements are those of the other backends. The
+boxes, and what is done to the crops. Order, draws and replacements are those of the other backends. The
 crop is Pillow's, bit for bit (but see `resized`).
 """
 import functools
@@ -67,8 +67,8 @@ class Held:
 class ResidentViews(Views):
     """views: for each of them its picture's index, the box and what is left to do, (V, 19) float64."""
 
-    def __init__(self, held: Held, size: int, views: tuple[ViewRecipe, ...] = VIEWS):
-        super().__init__(size, views)
+    def __init__(self, held: Held, views: tuple[ViewRecipe, ...] = VIEWS):
+        super().__init__(views)
         self.held = held
         self.height, _, self.width = held.pixels.shape[1:]
 
@@ -85,8 +85,8 @@ class ResidentViews(Views):
         rows = drawn[..., 5:].float()  # stay on the CPU
         with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
             return tuple(
-                normalise(finish_views(resized(self.held.pixels, where[:, view], self.size), rows[:, view]))
-                for view in range(len(self.recipes)))
+                normalise(finish_views(resized(self.held.pixels, where[:, view], one.size), rows[:, view]))
+                for view, one in enumerate(self.recipes))
 
 
 # The crop

@@ -51,7 +51,7 @@ def finish_views(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 class DeviceViews(Views):
-    """views: V crops (size, size, 3) uint8 and what is left to do, (V, 14) float32."""
+    """views: the crops (size, size, 3) uint8 and what is left to do, (V, 14) float32."""
 
     def decode(self, data: bytes | np.ndarray) -> torch.Tensor:
         return decode(data)
@@ -60,7 +60,7 @@ class DeviceViews(Views):
         height, width = picture.shape[1:]
         drawn = draws(self.recipes, width, height, seed, epoch, index)
         with torch.inference_mode():
-            crops = [crop(picture, one, self.size) for one in drawn]
+            crops = [crop(picture, one, recipe.size) for recipe, one in zip(self.recipes, drawn)]
             return *crops, torch.tensor([pack(one) for one in drawn], dtype=torch.float32)
 
     def finish(self, batch: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:

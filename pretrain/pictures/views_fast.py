@@ -71,6 +71,7 @@ class FastViews(Views):
 
     def views(self, picture: torch.Tensor, seed: int, epoch: int, index: int) -> tuple[torch.Tensor, ...]:
         height, width = picture.shape[1:]
+        drawn = draws(self.recipes, width, height, seed, epoch, index)
         with torch.inference_mode():
-            return tuple(finish_view(crop(picture, one, self.size), one)
-                         for one in draws(self.recipes, width, height, seed, epoch, index))
+            return tuple(finish_view(crop(picture, one, recipe.size), one)
+                         for recipe, one in zip(self.recipes, drawn))

@@ -58,6 +58,6 @@ class PillowViews(Views):
         return open_rgb(data)
 
     def views(self, picture: Image.Image, seed: int, epoch: int, index: int) -> tuple[torch.Tensor, ...]:
-        pictures = [apply(picture, one, self.size)
-                    for one in draws(self.recipes, *picture.size, seed, epoch, index)]
+        drawn = draws(self.recipes, *picture.size, seed, epoch, index)
+        pictures = [apply(picture, one, recipe.size) for recipe, one in zip(self.recipes, drawn)]
         return tuple(torch.from_numpy(np.array(one)).permute(2, 0, 1).contiguous() for one in pictures)

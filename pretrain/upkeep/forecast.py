@@ -88,8 +88,7 @@ def forecast(recipe: Recipe, processes: int = 1, device: str = "cuda") -> Foreca
                             network, build_optimizer(recipe, network),
                             torch.amp.GradScaler("cpu", enabled=recipe.precision == "fp16"),
                             Guard(network, recipe.spike_factor))
-        size = (images, 3, recipe.image_size, recipe.image_size)
-        views = tuple(torch.empty(size) for _ in recipe.view_recipes())
+        views = tuple(torch.empty(images, 3, one.size, one.size) for one in recipe.view_recipes())
         views += (torch.empty(images, dtype=torch.int64),) if recipe.labelled else ()
         upcoming = tuple(map(torch.empty_like, views)) if device == "cuda" else ()  # noqa: F841  feed.py
         for step in range(2):  # the first makes the momenta

@@ -32,7 +32,7 @@ class Labelled:
         self.sources = [open_source(root / part) for part in (("train", "val") if apart else (".",))]
         if any(source.labels(0) is None for source in self.sources):
             raise ValueError(f"--knn-data {root}: expected pictures with labels, found none")
-        self.decode = make_backend("pil", size).decode
+        self.decode = make_backend("pil").decode
         larger = round(size * 256 / 224) if size > 64 else size  # small data sets are used as they are
         self.look = transforms.Compose([transforms.Resize(larger), transforms.CenterCrop(size),
                                         transforms.ToTensor(), transforms.Normalize(MEAN, STD)])

@@ -10,7 +10,7 @@ import test_pretrain_views as table
 import torch
 from torch.utils.data import default_collate
 
-from pretrain.pictures.augment import VIEWS, draws, make_backend
+from pretrain.pictures.augment import VIEWS, draws, make_backend, sized
 from pretrain.pictures.feed import Feed
 from pretrain.pictures.resident import resized
 from pretrain.pictures.views_device import finish_views, pack, planes
@@ -46,7 +46,7 @@ def test_distance_from_pillow_and_from_a_cpu(operation, parameters, bounds, devi
 @pytest.mark.parametrize("size", [32, 224])
 def test_a_batch_is_that_of_a_cpu(size, device):
     """Each sample with its own parameters and order. A level at solarise's threshold may become another."""
-    backend = make_backend("device", size)
+    backend = make_backend("device", sized(size))
     pictures = [backend.decode(table.np.asarray(photograph)) for photograph in table.PHOTOGRAPHS]
     batch = default_collate([backend.views(pictures[index % 2], 5, 2, index) for index in range(24)])
     pinned = [part.pin_memory() for part in batch] if device.type == "cuda" else batch
