@@ -76,7 +76,11 @@ def test_published_rows_are_complete():
         ("lightly", "CIFAR-10"): 21, ("lightly", "ImageNet-100"): 7, ("lightly", "ImageNet"): 3,
         ("Barlow Twins repository", "README"): 4, ("Barlow Twins repository", "issues"): 7,
         ("VISSL", "model zoo"): 2, ("VISSL", "pull request 230"): 1, ("mmselfsup", "README"): 3,
-        ("FFCV-SSL", "issue 13"): 1}
+        ("FFCV-SSL", "issue 13"): 1, ("Supervised", "repositories"): 2, ("PIRL", "repositories"): 4,
+        ("SimCLR", "repositories"): 15, ("MoCo", "repositories"): 21, ("SimSiam", "repositories"): 17,
+        ("BYOL", "repositories"): 11, ("SwAV", "repositories"): 26, ("SupCon", "repositories"): 1,
+        ("VICReg", "repositories"): 1, ("mix-bt", "weights of mixing"): 7, ("SimCLR", "CIFAR"): 2,
+        ("SimSiam", "CIFAR"): 1, ("SupContrast", "CIFAR"): 6, ("contrastive2021", "CIFAR-10"): 4}
     assert all(entry["source"] and entry["row"] and entry["task"] for entry in entries)
     cells = Counter((entry["paper"], entry["table"], entry["row"], entry["task"], entry["metric"])
                     for entry in entries)
@@ -124,6 +128,9 @@ def test_published_file_with_a_bad_entry_is_refused(tmp_path, old, new, message)
     ("transfer", "Supervised", "Barlow Twins", 7),
     ("detection", "Supervised", "Barlow Twins", 5),
     ("knn", "NPID", "VICReg", 7),
+    ("repositories", "Supervised, VISSL, 105 epochs", "VICReg, its code, released weights", 62),
+    ("mixing", "Mixed Barlow Twins, weight 0.0025, 300 epochs", "Mixed Barlow Twins, weight 2, 1000 epochs", 6),
+    ("cifar_elsewhere", "SimCLR, its code, ResNet-18", "SimCLR, SupContrast, ResNet-50", 6),
     ("vicreg_imagenet", "Supervised", "VICReg", 15),
     ("vicreg_transfer", "Supervised", "VICReg", 11),
     ("batch_size", "Barlow Twins, batch size 128", "SimCLR, best, batch size 4096", 9)])

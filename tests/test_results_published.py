@@ -10,6 +10,10 @@ SHEETS = {sheet.name: sheet for sheet in assembly.build([])}
 
 
 @pytest.mark.parametrize("table, row, task, metric, note", [
+    ("linear", "SwAV (w/o multi-crop)", "imagenet_linear", "top1", "70.1 after 400 epochs"),
+    ("linear", "SimCLR", "imagenet_linear", "top1", "68.8 after 1000 epochs"),
+    ("linear", "MoCo v2", "imagenet_linear", "top1", "67.5 ± 0.1 over five runs"),
+    ("repositories", "PIRL, VISSL, 200 epochs, linear head", "imagenet_linear", "top1", "62.55"),
     ("semi", "Barlow Twins", "imagenet_semi1", "top5", "79.9"),
     ("semi", "Barlow Twins", "imagenet_semi10", "top1", "68.9"),
     ("semi", "Barlow Twins", "imagenet_semi10", "top5", "89.0"),
