@@ -2,6 +2,7 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -11,10 +12,12 @@ import torch
 from parallel.collectives import rank, world_size
 from parallel.launch import launch
 from pretrain import backbones, trainer
+from pretrain.methods import METHODS
 from pretrain.optim import LARS
 from pretrain.upkeep import logbook
 from tests import pretrain_toys
 from tests.pretrain_toys import lines, toy_backbone, toy_recipe, toy_run, write_pictures
+from tests.test_pretrain_methods import TOYS
 
 EVERY_STEP = 1e-9  # minutes
 
@@ -235,6 +238,29 @@ def test_two_processes_stopped_and_resumed_equal_two_left_alone(start, tmp_path)
     assert_same_end(load(parts.files[0]), load(whole.files[0]))
     assert_same_end(load(parts.files[1]), load(whole.files[1]))
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def of_each_method(root, end, run=()):
+    """In each process of a group: train each method to its end."""
+    backbones.build_backbone = toy_backbone
+    for name in METHODS:
+        torch.manual_seed(rank())  # so that no two processes have the same random state
+        pretrain_toys.start(root, f"{name}-{end}", run, method=name, epochs=2, **TOYS.get(name, {}))
+
+
+def test_two_processes_killed_in_mid_epoch_lose_nothing_of_any_method(start, tmp_path):
+    """Averaged networks, full queues and prototypes among it. What a kill leaves behind is the checkpoint of
+    four steps, and stats.txt with later ones."""
+    launch(of_each_method, 2, tmp_path, "whole", dict(checkpoint_minutes=EVERY_STEP, keep=9))
+    for name in METHODS:
+        killed = shutil.copytree(tmp_path / f"{name}-whole", tmp_path / f"{name}-killed")
+        (killed / "checkpoint-000000004.pth").replace(killed / "checkpoint.pth")
+    launch(of_each_method, 2, tmp_path, "killed")
+    for name in METHODS:
+        whole, killed = (tmp_path / f"{name}-{end}" for end in ("whole", "killed"))
+        for file in ("checkpoint.pth", "resnet50.pth"):
+            assert_same_end(load(killed / file), load(whole / file))
+        assert lines(killed) == lines(whole) and len(lines(whole)) == 6
 
 
 @pytest.mark.parametrize("precision, views, channels_last", [
