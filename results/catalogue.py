@@ -106,8 +106,8 @@ TABLES = (
           notes=("recipes, epochs and batch sizes differ: the figures show how far sources disagree",)),
     Table("repositories", "Other methods as their own and others' code measured them, ResNet-50 (%)",
           "repositories and their issues",
-          tuple(f"{name}, repositories" for name in ("Supervised", "PIRL", "SimCLR", "MoCo", "SimSiam", "BYOL",
-                                                     "SwAV", "SupCon", "VICReg")),
+          tuple(f"{name}, repositories" for name in (
+              "Supervised", "PIRL", "SimCLR", "MoCo", "SimSiam", "BYOL", "SwAV", "SupCon", "VICReg")),
           (Column("Top-1", "imagenet_linear", "top1", "linear"), FEATURES[1], *KNN,
            Column("AP_50", "voc_det", "AP50", "VOC07+12 det"),
            Column("AP^bb", "coco_det_fpn", "box_AP", "COCO det, FPN"),

@@ -12,6 +12,7 @@ GOLDEN = {
     "ablation300": (300, 2048, 0.2, 0.0048, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
     "imagenet100": (400, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "imagenet", 224),
     "cifar10": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "cifar", 32),
+    "cifar100": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "cifar", 32),
     "stl10": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "small", 64),
     "tiny-imagenet": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "small", 64),
     "batch128": (300, 128, 0.7, 0.0168, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
@@ -29,6 +30,29 @@ def test_presets_are_golden():
         r = recipe(name)
         assert (r.epochs, r.batch_size, r.learning_rate_weights, r.learning_rate_biases, r.weight_decay,
                 r.lambd, r.projector, r.arch, r.stem, r.image_size) == wanted, name
+
+
+@pytest.mark.parametrize("method, epochs, rate, decay, projector, blur, own", [
+    # scripts/pretrain/imagenet-100/*.yaml of vturrisi/solo-learn: 400 epochs
+    ("vicreg", 400, 0.3, 1e-4, "2048-2048-2048", (0.5, 0.5), {"solarise": (0.1, 0.1)}),
+    ("simclr", 400, 0.3, 1e-4, "4096-512", (0.5, 0.5), {"temperature": 0.2, "jitter": 2.0}),
+    ("byol", 400, 0.5, 1e-6, "4096-256", (1.0, 0.1), {"predictor": "8192", "tau": 0.99}),
+    ("simsiam", 400, 0.5, 1e-5, "2048-2048-2048", (1.0, 0.1), {"optimizer": "sgd"}),
+    ("moco", 400, 0.3, 1e-4, "2048-256", (0.5, 0.5), {"queue": 65536, "optimizer": "sgd"}),
+    ("swav", 400, 0.6, 1e-6, "2048-128", (0.5, 0.5), {"queue": 3840, "freeze": 988}),
+    # scripts/pretrain/cifar/*.yaml, the same files for CIFAR-10 and CIFAR-100: 1000 epochs
+    ("vicreg", 1000, 0.3, 1e-4, "2048-2048-2048", (0.0, 0.0), {"solarise": (0.1, 0.1)}),
+    ("simclr", 1000, 0.4, 1e-4, "2048-256", (0.5, 0.5), {"temperature": 0.2, "jitter": 2.0}),
+    ("byol", 1000, 1.0, 1e-5, "4096-256", (0.0, 0.0), {"predictor": "4096", "solarise": (0.0, 0.2)}),
+    ("simsiam", 1000, 0.5, 1e-5, "2048-2048-2048", (0.5, 0.5), {"optimizer": "sgd"}),
+    ("moco", 1000, 0.3, 1e-4, "2048-256", (0.5, 0.5), {"queue": 32768, "optimizer": "sgd"}),
+    ("swav", 1000, 0.6, 1e-6, "2048-128", (0.5, 0.5), {"queue": 3840, "freeze": 390})])
+def test_presets_of_solo_learn(method, epochs, rate, decay, projector, blur, own):
+    r = recipe("imagenet100" if epochs == 400 else "cifar100", method=method)
+    assert (r.epochs, r.batch_size, r.learning_rate_weights, r.learning_rate_biases, r.weight_decay,
+            r.projector, r.blur, r.arch) == (epochs, 256, rate, rate, decay, projector, blur, "resnet18")
+    assert (r.stem, r.image_size) == (("imagenet", 224) if epochs == 400 else ("cifar", 32))
+    assert r.warmup_epochs == 10 and {name: getattr(r, name) for name in own} == own
 
 
 @pytest.mark.parametrize("name", ["imagenet100", "cifar10", "stl10", "tiny-imagenet"])

@@ -53,6 +53,7 @@ class BarlowTwins(Method):
         "ablation300": {"epochs": 300},  # paper section 4: all ablations
         "imagenet100": SOLO_LEARN | OWN | {"epochs": 400},  # imagenet-100/augmentations: the official views
         "cifar10": SMALL,
+        "cifar100": SMALL,
         "stl10": MIX_BT_SMALL,
         "tiny-imagenet": MIX_BT_SMALL,
         **{f"batch{size}": {"epochs": 300, "batch_size": size, "learning_rate_weights": rate,

@@ -65,9 +65,9 @@ class BYOL(Method):
         "imagenet100": SOLO_LEARN | OWN | {
             "epochs": 400, "learning_rate_weights": 0.5, "learning_rate_biases": 0.5, "weight_decay": 1e-6,
             "predictor": "8192"},
-        "cifar10": CIFAR | OWN | {
+        **dict.fromkeys(("cifar10", "cifar100"), CIFAR | OWN | {
             "learning_rate_weights": 1.0, "learning_rate_biases": 1.0, "weight_decay": 1e-5,
-            "blur": (0.0, 0.0), "solarise": (0.0, 0.2)},
+            "blur": (0.0, 0.0), "solarise": (0.0, 0.2)}),
     }
 
     def __init__(self, recipe: BYOLRecipe):

@@ -65,7 +65,8 @@ class MixedBarlowTwins(Method):
     PRESETS: dict[str, dict[str, Value]] = {
         "code": {},
         "epochs1000": {"epochs": 1000, "mixing": 1.0},  # README: --lambda_mixup 2 is best there
-        "cifar10": SMALL | {"stem": "cifar", "image_size": 32, "lambd": 0.0078125, "mixing": 4.0},
+        **dict.fromkeys(("cifar10", "cifar100"), SMALL | {
+            "stem": "cifar", "image_size": 32, "lambd": 0.0078125, "mixing": 4.0}),
         "stl10": LARGER | {"lambd": 0.0078125, "mixing": 2.0},
         "tiny-imagenet": LARGER | {"lambd": 1 / 1024, "mixing": 4.0},  # 1 / width of the embedding
     }

@@ -26,7 +26,7 @@ from pretrain import backbones
 from pretrain.methods.byol import move_towards
 from pretrain.methods.correlation import working_type
 from pretrain.methods.method import Method
-from pretrain.recipe import CIFAR, Recipe, Value, require, setting
+from pretrain.recipe import CIFAR, SOLO_LEARN, Recipe, Value, require, setting
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,12 @@ class MoCoRecipe(Recipe):
         require(self.temperature > 0, self, "temperature", "more than 0")
 
 
+PLUS: dict[str, Value] = {  # solo-learn: mocov2plus.yaml and symmetric_weak.yaml for CIFAR and ImageNet-100
+    "projector": "2048-256", "warmup_epochs": 10, "crop_scale": (0.08, 1.0), "momentum": 0.99,
+    "precision": "fp16",
+}
+
+
 class MoCo(Method):
     """Two views -> their embeddings (n, D): queries of the first, and keys of the second, by an average of
     past networks.
@@ -81,9 +87,8 @@ class MoCo(Method):
             "arch": "resnet18", "stem": "cifar", "image_size": 32, "projector": "128", "batch_size": 512,
             "weight_decay": 5e-4, "crop_scale": (0.08, 1.0), "blur": (0.0, 0.0), "queue": 4096,
             "momentum": 0.99, "temperature": 0.1, "group": 64},
-        "cifar10": CIFAR | {  # solo-learn: mocov2plus.yaml, symmetric_weak.yaml
-            "projector": "2048-256", "warmup_epochs": 10, "crop_scale": (0.08, 1.0), "queue": 32768,
-            "momentum": 0.99, "precision": "fp16"},
+        "imagenet100": SOLO_LEARN | PLUS | {"epochs": 400},
+        **dict.fromkeys(("cifar10", "cifar100"), CIFAR | PLUS | {"queue": 32768}),
     }
 
     def __init__(self, recipe: MoCoRecipe):

@@ -60,8 +60,8 @@ class SimCLR(Method):
             "batch_size": 512, "learning_rate_weights": 1.0, "learning_rate_biases": 1.0,
             "temperature": 0.5, "jitter": 1.0, "blur": (0.0, 0.0)},
         "imagenet100": SOLO_LEARN | OWN | {"projector": "4096-512", "epochs": 400},
-        "cifar10": CIFAR | OWN | {"projector": "2048-256", "learning_rate_weights": 0.4,
-                                  "learning_rate_biases": 0.4},
+        **dict.fromkeys(("cifar10", "cifar100"), CIFAR | OWN | {
+            "projector": "2048-256", "learning_rate_weights": 0.4, "learning_rate_biases": 0.4}),
     }
 
     def __init__(self, recipe: SimCLRRecipe):

@@ -17,7 +17,7 @@ from parallel.collectives import gather_rows
 from pretrain import backbones
 from pretrain.methods.correlation import working_type
 from pretrain.methods.method import Method
-from pretrain.recipe import Recipe, Value, require, setting, switch
+from pretrain.recipe import CIFAR, Recipe, Value, require, setting, switch
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ class SimSiam(Method):
             "arch": "resnet18", "stem": "cifar", "image_size": 32, "epochs": 800, "projector": "2048-2048",
             "learning_rate_weights": 0.03, "learning_rate_biases": 0.03, "weight_decay": 5e-4,
             "blur": (0.0, 0.0)},
+        **dict.fromkeys(("solo-cifar10", "cifar100"), CIFAR | {  # solo-learn: symmetric_weak.yaml
+            "warmup_epochs": 10, "learning_rate_weights": 0.5, "learning_rate_biases": 0.5,
+            "weight_decay": 1e-5, "crop_scale": (0.08, 1.0)}),
         "imagenet100": {  # solo-learn: imagenet-100/simsiam.yaml, asymmetric.yaml
             "arch": "resnet18", "batch_size": 256, "epochs": 400, "warmup_epochs": 10,
             "learning_rate_weights": 0.5, "learning_rate_biases": 0.5, "weight_decay": 1e-5,

@@ -22,7 +22,7 @@ from pretrain import backbones
 from pretrain.methods.correlation import working_type
 from pretrain.methods.method import Method
 from pretrain.pictures.augment import ViewRecipe
-from pretrain.recipe import CIFAR, Recipe, Value, pair, require, setting
+from pretrain.recipe import CIFAR, SOLO_LEARN, Recipe, Value, pair, require, setting
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ TWO_CROPS: dict[str, Value] = {"small_crops": 0, "crop_scale": (0.08, 1.0)}
 BATCH256: dict[str, Value] = {
     "batch_size": 256, "learning_rate_weights": 0.6, "learning_rate_biases": 0.6, "warmup_epochs": 0,
     "queue": 3840, "freeze": 5005}
-
+# solo-learn: swav.yaml and symmetric.yaml for CIFAR and ImageNet-100.
+OWN: dict[str, Value] = TWO_CROPS | {
+    "projector": "2048-128", "learning_rate_weights": 0.6, "learning_rate_biases": 0.6, "weight_decay": 1e-6,
+    "warmup_start": 0.0, "adapt_biases": False, "queue": 3840, "queue_start": 50}
 
 class SwAV(Method):
     """V views -> their embeddings (n, D), of length 1, one view after the other, then their cosines with the
@@ -103,10 +106,8 @@ class SwAV(Method):
         "2x224": TWO_CROPS | {"epochs": 400},
         "batch256": BATCH256 | {"epochs": 400},
         "batch256-epochs200": BATCH256 | {"epochs": 200},
-        "cifar10": CIFAR | TWO_CROPS | {  # solo-learn: swav.yaml, symmetric.yaml
-            "projector": "2048-128", "learning_rate_weights": 0.6, "learning_rate_biases": 0.6,
-            "weight_decay": 1e-6, "warmup_start": 0.0, "adapt_biases": False, "queue": 3840,
-            "queue_start": 50, "freeze": 390},  # 2 epochs of 195
+        "imagenet100": SOLO_LEARN | OWN | {"epochs": 400, "freeze": 988},  # 2 epochs of 494 (126,689 images)
+        **dict.fromkeys(("cifar10", "cifar100"), CIFAR | OWN | {"freeze": 390}),  # 2 epochs of 195
     }
 
     def __init__(self, recipe: SwAVRecipe):

@@ -49,7 +49,7 @@ class VICReg(Method):
     biases, the last has none (code lines 184-233). State dict: backbone.*, projector.*."""
 
     Recipe = VICRegRecipe
-    PRESETS = {
+    PRESETS: dict[str, dict[str, Value]] = {
         "code": {},
         "paper": {"std_coeff": 50.0, "blur": (0.5, 0.5), "solarise": (0.1, 0.1)},  # appendix C
         "ablation100": {"epochs": 100, "learning_rate_weights": 0.3, "learning_rate_biases": 0.3,
@@ -57,7 +57,7 @@ class VICReg(Method):
         "short": {"epochs": 100, "batch_size": 512, "learning_rate_weights": 0.3,
                   "learning_rate_biases": 0.3},  # README of the code
         "imagenet100": SOLO_LEARN | OWN | {"epochs": 400, "blur": (0.5, 0.5)},
-        "cifar10": CIFAR | OWN | {"blur": (0.0, 0.0)},
+        **dict.fromkeys(("cifar10", "cifar100"), CIFAR | OWN | {"blur": (0.0, 0.0)}),
     }
 
     def __init__(self, recipe: VICRegRecipe):
