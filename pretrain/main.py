@@ -26,7 +26,6 @@ if not __package__:  # started by its path: the repository's root, not pretrain/
 
 import parallel  # noqa: F401, I001  before torch, whose logging it sets
 import torch
-from tabulate import tabulate
 
 from parallel import jobs, launcher, process, signals
 from parallel.collectives import agree
@@ -36,6 +35,7 @@ from parallel.memory import within_memory
 from parallel.process import complain, is_main
 from parallel.slurm import adopt_slurm
 from pretrain.methods import METHODS, Method, method_named, recipe as make_recipe
+from pretrain.overview import overview
 from pretrain.pictures.batches import epoch_batches
 from pretrain.pictures.sources import open_source
 from pretrain.recipe import Recipe, add_flags
@@ -87,8 +87,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         "will need and the job script; submit nothing")
     parser.add_argument("--device-memory", type=float, metavar="GIB", help="of a GPU; --dry-run and --plan "
                         "say whether a step fits into it (default: what this machine's GPU has)")
-    parser.add_argument("--list", action=List, nargs=0, default=argparse.SUPPRESS,
-                        help="print all methods with their presets, and end")
+    parser.add_argument("--list", action=List, nargs="?", choices=METHODS, metavar="METHOD",
+                        default=argparse.SUPPRESS,
+                        help="print all methods, or one, with presets, costs and published figures, and end")
     method = method_of(arguments)
     parser.add_argument("--preset", default="code", metavar="NAME",
                         help=f"recipe that the flags below change: {', '.join(method.PRESETS)} "
@@ -102,17 +103,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 class List(argparse.Action):
     """Prints a line for each method and preset."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        rows = []
-        for name, method in METHODS.items():
-            for preset in method.PRESETS:
-                one = make_recipe(preset, method=name)
-                stem = "" if one.stem == "imagenet" else f", {one.stem} stem"
-                rows.append((name, preset, f"{one.arch}{stem}", one.image_size, one.projector, one.batch_size,
-                             one.epochs, one.optimizer))
-        print(tabulate(rows, ("--method", "--preset", "network", "pixels", "projector", "batch", "epochs",
-                              "optimizer"), "plain"))
-        print("\ndocs/protocols.md has their numbers, sources and published results.")
+    def __call__(self, parser: argparse.ArgumentParser, _: object, values: object, *__: object) -> None:
+        print(overview(values if isinstance(values, str) else None))
         parser.exit()
 
 

@@ -2,7 +2,8 @@
 
 An entry: id, paper, table, row (label as it is shown), method, backbone, task, metric, value (percent, null
 where the source prints none), epochs of pretraining (null where not said), competes (whether the row may be
-marked best), settings (of pretraining), note (a footnote), source.
+marked best), settings (of pretraining), note (a footnote), source. Some have presets, too: the recipes of
+pretrain/main.py that the figure belongs to, "method/preset" each.
 """
 
 import json

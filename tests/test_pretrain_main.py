@@ -216,6 +216,17 @@ def test_what_cannot_be_submitted_is_refused_here(pictures, call, words, message
 def test_the_list_has_every_method_and_preset(capsys):
     with pytest.raises(SystemExit) as end:
         main.main(["--list"])
-    shown = {tuple(line.split()[:2]) for line in capsys.readouterr().out.splitlines()}
+    out = capsys.readouterr().out
+    shown = {tuple(line.split()[:2]) for line in out.splitlines()}
     assert end.value.code == 0
     assert shown >= {(name, preset) for name, method in METHODS.items() for preset in method.PRESETS}
+    # two ResNet-50 of 23.51 million, predictor, and projectors and batch norms' statistics in both
+    assert re.search(r"^byol +code .* 35\.1 +68\.2 +74\.4 \(.*byol/README.md\)$", out, re.M)
+    assert re.search(r"^hsic +code .* -$", out, re.M)
+
+
+def test_the_list_of_one_method_has_its_cost(capsys):
+    with pytest.raises(SystemExit):
+        main.main(["--list", "supervised"])
+    out = capsys.readouterr().out
+    assert re.search(r"^supervised +code .* 8\.18 +76\.1 ", out, re.M) and "byol" not in out

@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from results import assembly, render
+from results.published import read_published
 
 SHEETS = {sheet.name: sheet for sheet in assembly.build([])}
 
@@ -40,3 +41,17 @@ def test_settings_of_published_figures_are_in_the_csv():
     rows = {row["row"]: row for row in csv.DictReader(render.tidy_csv(SHEETS["batch_size"]).splitlines())}
     assert rows["Barlow Twins, batch size 256"]["settings"] == "batch_size 256, base_lr 0.4"
     assert rows["Barlow Twins, best, batch size 1024"]["settings"] == "batch_size 1024"
+
+
+def test_presets_of_published_figures_exist_and_have_their_epochs_and_batch():
+    from pretrain.methods import recipe
+
+    links = [(preset, entry) for entry in read_published() for preset in entry.get("presets", ())]
+    assert len(links) > 50 and len({preset for preset, _ in links}) == len(links)
+    for preset, entry in links:
+        method, name = preset.split("/")
+        one = recipe(name, method=method)
+        assert entry["metric"] == "top1" and entry["task"].endswith("_linear")
+        assert entry["epochs"] in (None, one.epochs), preset
+        assert entry["settings"].get("batch_size", one.batch_size) == one.batch_size, preset
+        assert entry["backbone"].replace("-", "").lower() == one.arch, preset

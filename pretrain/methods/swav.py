@@ -87,6 +87,7 @@ OWN: dict[str, Value] = TWO_CROPS | {
     "projector": "2048-128", "learning_rate_weights": 0.6, "learning_rate_biases": 0.6, "weight_decay": 1e-6,
     "warmup_start": 0.0, "adapt_biases": False, "queue": 3840, "queue_start": 50}
 
+
 class SwAV(Method):
     """V views -> their embeddings (n, D), of length 1, one view after the other, then their cosines with the
     K prototypes (n, K). The first two views are assigned to prototypes, which all others predict. In the

@@ -88,8 +88,7 @@ def forecast(recipe: Recipe, processes: int = 1, device: str = "cuda") -> Foreca
                             network, build_optimizer(recipe, network),
                             torch.amp.GradScaler("cpu", enabled=recipe.precision == "fp16"),
                             Guard(network, recipe.spike_factor))
-        views = tuple(torch.empty(images, 3, one.size, one.size) for one in recipe.view_recipes())
-        views += (torch.empty(images, dtype=torch.int64),) if recipe.labelled else ()
+        views = empty_views(recipe, images)
         upcoming = tuple(map(torch.empty_like, views)) if device == "cuda" else ()  # noqa: F841  feed.py
         for step in range(2):  # the first makes the momenta
             ledger.restart()
@@ -108,6 +107,24 @@ def forecast(recipe: Recipe, processes: int = 1, device: str = "cuda") -> Foreca
         traffic["buffers"] = [Message("broadcast", sum(b.nbytes for b in network.buffers()))]
     return Forecast(images, peak, sum(one.nbytes for one in kept if isinstance(one, torch.Tensor)), kernels,
                     traffic)
+
+
+def forward_flops(recipe: Recipe) -> int:
+    """Return the operations of all forward passes of one picture: each view, through each network."""
+    with torch.device("meta"):
+        network = methods.build(recipe)
+    with FakeTensorMode(), torch.no_grad(), Ledger() as ledger, rehearsing(1, lambda kind, size: None):
+        renewed(network)
+        inputs = network.inputs(empty_views(recipe, recipe.batch_size), torch.Generator())
+        network.targets(*inputs)
+        network(*inputs)
+        return ledger.flops // recipe.batch_size
+
+
+def empty_views(recipe: Recipe, images: int) -> tuple[torch.Tensor, ...]:
+    """Return what the feed hands to a method, (n, 3, H, W) each, and classes (n,) if it asks for them."""
+    views = tuple(torch.empty(images, 3, one.size, one.size) for one in recipe.view_recipes())
+    return views + ((torch.empty(images, dtype=torch.int64),) if recipe.labelled else ())
 
 
 def joint_batch_norm(layer: nn.modules.batchnorm._BatchNorm, messages: list[Message], processes: int,
