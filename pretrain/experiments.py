@@ -57,7 +57,7 @@ class Row:
     @property
     def slug(self) -> str:
         """The name of the row's folder and of its backbone in records."""
-        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-")
+        return re.sub(r"[^a-z0-9._]+", "-", self.label.lower()).strip("-")
 
     def flags(self, scale: Scale) -> list[str]:
         """Return what pretrain/main.py is asked for."""
