@@ -12,11 +12,11 @@ from pretrain.upkeep.forecast import forward_flops
 
 # Read as data: nothing of results is imported. `presets` of an entry names the recipes that it belongs to.
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published.json"
-HEADERS = ("--method", "--preset", "network", "pixels", "projector", "batch", "epochs", "optimizer", "trained",
-           "kept")
+HEADERS = ("--method", "--preset", "network", "pixels", "projector", "batch", "epochs", "optimizer",
+           "trained", "kept")
 LEGEND = ("trained, kept: millions of parameters that the gradient moves, and of numbers in a checkpoint's "
           "`model` (averaged networks and queues, too)\n"
-          "forward: GFLOP of all forward passes of one picture, two for each multiplication with its addition\n"
+          "forward: GFLOP of all forward passes of one picture, two for a multiplication and its addition\n"
           "linear: published top-1 accuracy (%) by linear evaluation on the preset's data, and its source\n"
           "docs/protocols.md has the presets' numbers and their sources.")
 

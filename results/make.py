@@ -24,7 +24,7 @@ if not __package__:
 import tabulate
 
 from parallel.files import write_whole
-from results import assembly, render, store
+from results import ablations, assembly, render, store
 from results.cells import Sheet
 from results.record import Result
 
@@ -74,8 +74,12 @@ def make(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print(listing(selected(results, arguments.filters)))
         return 1 if problems else 0
-    sheets = assembly.build(results)
     standard = not (arguments.runs or arguments.out) and README.exists()
+    studies, damaged = ablations.load() if standard else ([], [])
+    for problem in damaged:
+        print(f"left out: {problem}", file=sys.stderr)
+    problems += damaged
+    sheets = [*assembly.build(results), *ablations.sheets(studies)]
     readme = arguments.readme or (README if standard else None)
     texts = wanted(sheets, arguments.out or OUT, readme)
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]

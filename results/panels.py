@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from parallel.attachments import Attachments
 from results import plots, webpage
+from results.ablations import Ablation
 from results.cells import backbone_text
 from results.pretraining import Pretraining
 from results.record import Result
@@ -197,3 +198,31 @@ def _ends(series):
         ends = f"from {known[0]:.4g} to {known[-1]:.4g}" if len(known) > 1 else f"{known[0]:.4g}"
         texts.append(f"{name} {ends}" if len(series) > 1 else ends)
     return "; ".join(texts)
+
+
+def ablation(one: Ablation, draw: Drawing) -> str:
+    """Return the html of an ablation's plots: top-1 over the varied number, kNN and rank over epochs."""
+    declared, parts = one.declared, []
+    lines = {}
+    for label, cells in (("ours", [(row.number, row.cell) for row in one.rows]),
+                         ("published, ImageNet", [(row.number, row.published) for row in one.rows])):
+        known = sorted((number, cell.mean) for number, cell in cells if number is not None and cell)
+        if known:
+            lines[label] = ([number for number, _ in known], [mean for _, mean in known])
+    if lines:
+        what = f"{declared['task']} after pretraining, one seed" + (
+            "" if declared["scale"] == "paper" else f"; scaled: {declared['scale']}")
+        parts.append(draw(f"ablation {one.name} top1", plots.sweep(
+            lines, declared["varied"], "top-1 accuracy (%)", declared["log"]), declared["title"], what))
+    for name, title, label in (("knn", "Nearest neighbours while pretraining", "kNN accuracy (%)"),
+                               ("effective_rank", "Effective rank of the embeddings", "effective rank")):
+        series = {row.label: row.by_epoch(name) for row in one.rows if row.by_epoch(name)[0]}
+        start = one.at_start()
+        if name == "knn" and start is not None:
+            last = max(epoch for epochs, _ in series.values() for epoch in epochs)
+            series["random weights"] = ([0, last], [start, start])
+        if series:
+            parts.append(draw(f"ablation {one.name} {name}", plots.curves(series, "epochs", label),
+                              f"{declared['title']}: {title.lower()}", f"{len(one.rows)} runs, scaled"
+                              if declared["scale"] != "paper" else f"{len(one.rows)} runs"))
+    return f"<h3>{escape(declared['title'])}</h3>\n{webpage.figures(parts)}" if parts else ""

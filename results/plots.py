@@ -57,6 +57,26 @@ def curves(series: Series, x_label: str, y_label: str, log: bool = False) -> "Fi
         return figure
 
 
+def sweep(series: Series, x_label: str, y_label: str, log: bool) -> "Figure":
+    """Return a figure with a panel for each line, one above the other over the same numbers: what is measured
+    on different data has no common axis. series: {title: (x, y)}. log: of the x axis."""
+    with _style():
+        from matplotlib.figure import Figure
+
+        figure = Figure((SIZE[0], SIZE[1] * (0.4 + 0.6 * len(series))), layout="constrained")
+        panels = figure.subplots(len(series), sharex=True, squeeze=False)[:, 0]
+        for number, (axes, (title, (x, y))) in enumerate(zip(panels, series.items())):
+            axes.plot(x, y, color=OKABE_ITO[number], marker="o", markersize=4)
+            axes.set(ylabel=y_label, xscale="log" if log else "linear")
+            axes.set_title(title, loc="left", fontsize=9)
+            axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+        panels[-1].set_xlabel(x_label)
+        places = sorted({place for x, _ in series.values() for place in x})
+        panels[-1].set_xticks(places, [f"{place:g}" for place in places], rotation=45)
+        panels[-1].minorticks_off()
+        return figure
+
+
 def matrix(values: "ArrayLike", x_label: str, y_label: str, bar_label: str, signed: bool) -> "Figure":
     """Return a picture of a matrix (rows, columns) with its colour bar. signed: from -1 to 1, else from 0."""
     with _style():

@@ -22,7 +22,7 @@ if not __package__:
 
 from parallel.attachments import read_attachments
 from parallel.files import write_whole
-from results import assembly, panels, pretraining, render, store, webpage
+from results import ablations, assembly, panels, pretraining, render, store, webpage
 from results.cells import Cell, Sheet, backbone_text
 from results.plan import duration
 from results.pretraining import Pretraining
@@ -59,12 +59,14 @@ def report(arguments: argparse.Namespace) -> int:
     results, problems = store.load(arguments.runs)
     runs, damaged = pretraining.load(arguments.pretraining)
     problems += damaged
+    studies, damaged = ablations.load() if arguments.runs == store.RUNS else ([], [])
+    problems += damaged
     files = {}
     for result in results:
         files[result.place], damaged = read_attachments(store.files_of(result, arguments.runs))
         problems += damaged
     draw = panels.Drawing(arguments.figures)
-    text = webpage.page(TITLE, sections(results, runs, files, problems, draw))
+    text = webpage.page(TITLE, sections(results, runs, studies, files, problems, draw))
     write_whole(arguments.out, text)
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
@@ -73,10 +75,12 @@ def report(arguments: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def sections(results: list[Result], runs: list[Pretraining], files: panels.Files, problems: list[str],
+def sections(results: list[Result], runs: list[Pretraining], studies: list[ablations.Ablation],
+             files: panels.Files, problems: list[str],
              draw: panels.Drawing) -> tuple[tuple[str, str, str], ...]:
     """Return (id, heading, html) of each part of the page."""
-    groups, sheets = assembly.group_runs(results), assembly.build(results)
+    groups = assembly.group_runs(results)
+    sheets = [*assembly.build(results), *ablations.sheets(studies)]
     anchors = {run.place: f"record-{number}" for number, group in enumerate(groups) for run in group}
 
     def link(cell):
@@ -86,6 +90,7 @@ def sections(results: list[Result], runs: list[Pretraining], files: panels.Files
         ("summary", "Summary", summary(results, runs, sheets, problems)),
         ("tables", "Tables", tables_part(sheets, link)),
         ("pretraining", "Pretraining", "".join(panels.pretraining(run, draw) for run in runs)),
+        ("ablations", "Ablations", "".join(panels.ablation(one, draw) for one in studies)),
         ("curves", "Curves of the tasks", panels.curves(groups, files, draw)),
         ("classes", "Classes and pictures", panels.classes(groups, files, draw)),
         ("cost", "Cost", cost(groups)),

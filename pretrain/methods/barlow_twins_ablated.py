@@ -78,10 +78,11 @@ class BarlowTwinsAblated(BarlowTwins):
         with torch.autocast(z1.device.type, enabled=False):
             rows1, rows2 = (gather_rows(z).to(working_type(z)) for z in (z1, z2))
             c = matrix(rows1, rows2.detach() if recipe.stop_gradient else rows2, recipe.normalisation)
-            diagonal, off_diagonal = c.diagonal(), c[~torch.eye(len(c), dtype=torch.bool, device=c.device)]
+            # Without the last element, rows one longer than C's begin with an element of the diagonal.
+            diagonal, off_diagonal = c.diagonal(), c.flatten()[:-1].view(len(c) - 1, len(c) + 1)[:, 1:]
             if recipe.temperature:
                 on = -(diagonal / recipe.temperature).logsumexp(0)
-                off = (off_diagonal.relu() / recipe.temperature).logsumexp(0)
+                off = (off_diagonal.relu() / recipe.temperature).flatten().logsumexp(0)
             else:
                 on, off = (diagonal - 1).square().sum(), off_diagonal.square().sum()
             figures = {"diagonal_mean": diagonal.detach().mean(),
