@@ -144,6 +144,22 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     return _GatherRows.apply(tensor)
 
 
+class _Shared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor):
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad / world_size()
+
+
+def shared(parameter: torch.Tensor) -> torch.Tensor:
+    """Return a parameter for a loss that every process computes alike, from gathered rows. Its gradient is
+    divided among the processes, so that their sum counts it once."""
+    return _Shared.apply(parameter)
+
+
 # Decisions that all processes make alike
 
 USER_ERRORS = (ValueError, OSError)  # their message is the whole story; any other error is a bug

@@ -1,6 +1,7 @@
 """The objectives, one file each. To add one: a file with a Method and its Recipe, and an entry here."""
 from typing import Any
 
+from pretrain.methods.amcl import AMCLBarlowTwins, AMCLSimCLR
 from pretrain.methods.barlow_twins import BarlowTwins
 from pretrain.methods.barlow_twins_ablated import BarlowTwinsAblated
 from pretrain.methods.byol import BYOL
@@ -18,9 +19,10 @@ from pretrain.methods.vicreg import VICReg
 from pretrain.methods.vicreg_ablated import VICRegAblated
 from pretrain.recipe import Recipe, Value
 
-# The second line has what only the papers' ablations need (pretrain/experiments.py).
+# The last line has what only the papers' ablations need (pretrain/experiments.py).
 METHODS: dict[str, type[Method]] = {kind.Recipe.method: kind for kind in (
     BarlowTwins, VICReg, HSIC, SimSiam, BYOL, SimCLR, SupCon, MixedBarlowTwins, MoCo, SwAV, Supervised,
+    AMCLSimCLR, AMCLBarlowTwins,
     BarlowTwinsAblated, VICRegAblated, SimSiamRegularised, BYOLRegularised)}
 
 
