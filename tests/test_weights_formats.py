@@ -209,6 +209,12 @@ LAYOUTS = {
     "lightly DINO example": ("lightly", "teacher student", lambda: lightning(
         numbered("student_backbone.", two("")) | mlp("student_head.layers")
         | numbered("teacher_backbone.", one()) | mlp("teacher_head.layers"))),
+    "stable-pretraining": ("stable_pretraining", "backbone", lambda: lightning(
+        one("backbone.") | mlp("projector") | linear("callbacks_modules.linear_probe", 1000)
+        | {"callbacks_modules.ordered_queue_embedding.out": torch.zeros(4, 8)})),
+    "stable-pretraining BYOL": ("stable_pretraining", "teacher student", lambda: lightning(
+        two("backbone.student.") | one("backbone.teacher.") | mlp("projector.student")
+        | mlp("projector.teacher") | mlp("predictor") | {"backbone.ema_coefficient": torch.zeros(())})),
     "MMSelfSup": ("mmselfsup", "backbone", lambda: {**MM, "state_dict": one("backbone.") | mlp("neck")}),
     "MMSelfSup MoCo": ("mmselfsup", "backbone key", lambda: {**MM, "state_dict": one("backbone.")
                        | mlp("neck") | two("encoder_k.module.0.") | mlp("encoder_k.module.1") | MOCO}),

@@ -15,8 +15,9 @@ from transfer.weights.architectures import ALL_NAMES
 from transfer.weights.naming import detectron2_names
 from transfer.weights.states import Encoders, encoders, flat, has, layout, prefixed, under
 
+# A file with one of these is of another method.
 HEADS = ("bn.", "classifier.", "predictor.", "prototypes.", "queue", "projection_head.", "neck.", "head.",
-         "momentum_backbone.", "momentum_encoder.")  # a file with one of these is of another method
+         "momentum_backbone.", "momentum_encoder.", "callbacks_modules.")
 
 
 @layout(lacks=("prototypes.", "projection_head.", "state_dict_ema/"))
@@ -104,6 +105,17 @@ def from_lightly(state: dict[str, Tensor]) -> Encoders | None:
         return None
     return encoders(state, backbone="backbone.", teacher="teacher_backbone.", student="student_backbone.",
                     key="key_backbone.", momentum="backbone_momentum.")
+
+
+@layout("backbone.", lacks=("classifier.", "projection_head.", "neck.", "head."))
+def from_stable_pretraining(state: dict[str, Tensor]) -> Encoders | None:
+    """stable-pretraining, a Lightning file: backbone, with student and teacher in it where one follows the
+    other, and the modules of its callbacks, such as probes (galilai-group/stable-pretraining
+    stable_pretraining/module.py:192, stable_pretraining/backbone/utils.py:336-492, where forward is the
+    teacher's)."""
+    if has(state, "backbone.student."):
+        return encoders(state, teacher="backbone.teacher.", student="backbone.student.")
+    return encoders(state, backbone="backbone.") if has(state, "callbacks_modules.") else None
 
 
 @layout("backbone.", lacks=("classifier.", "projection_head.", "backbone.stem.", "rpn_head.", "bbox_head."))
@@ -234,6 +246,7 @@ READERS = {
                      teacher="teacher/backbone.", student="student/backbone."),
     "sololearn": from_sololearn,
     "lightly": from_lightly,
+    "stable_pretraining": from_stable_pretraining,
     "mmselfsup": from_mmselfsup,
     "detectron2": from_detectron2,
     "detectron2_detector": from_detectron2_detector,
