@@ -24,7 +24,7 @@ if not __package__:
 import tabulate
 
 from parallel.files import write_whole
-from results import ablations, assembly, render, store
+from results import ablations, assembly, methods, render, store
 from results.cells import Sheet
 from results.record import Result
 
@@ -79,7 +79,7 @@ def make(arguments: argparse.Namespace) -> int:
     for problem in damaged:
         print(f"left out: {problem}", file=sys.stderr)
     problems += damaged
-    sheets = [*assembly.build(results), *ablations.sheets(studies)]
+    sheets = [*assembly.build(results), *ablations.sheets(studies)] + ([methods.sheet()] if standard else [])
     readme = arguments.readme or (README if standard else None)
     texts = wanted(sheets, arguments.out or OUT, readme)
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]

@@ -22,7 +22,7 @@ if not __package__:
 
 from parallel.attachments import read_attachments
 from parallel.files import write_whole
-from results import ablations, assembly, panels, pretraining, render, store, webpage
+from results import ablations, assembly, methods, panels, pretraining, render, store, webpage
 from results.cells import Cell, Sheet, backbone_text
 from results.plan import duration
 from results.pretraining import Pretraining
@@ -89,6 +89,7 @@ def sections(results: list[Result], runs: list[Pretraining], studies: list[ablat
     return (
         ("summary", "Summary", summary(results, runs, sheets, problems)),
         ("tables", "Tables", tables_part(sheets, link)),
+        ("methods", "Methods", render.html_table(methods.sheet(), link)),
         ("pretraining", "Pretraining", "".join(panels.pretraining(run, draw) for run in runs)),
         ("ablations", "Ablations", "".join(panels.ablation(one, draw) for one in studies)),
         ("curves", "Curves of the tasks", panels.curves(groups, files, draw)),

@@ -172,9 +172,10 @@ def test_missing_parts_are_absent(tmp_path):
     (tmp_path / "runs").mkdir()
     status, text = make(tmp_path)
     assert status == 0 and Page(text).errors == []
-    assert re.findall(r'<section id="(\w+)"', text) == ["summary", "tables"]
+    assert re.findall(r'<section id="(\w+)"', text) == ["summary", "tables", "methods"]
     store.save(toy(), tmp_path / "runs")
-    assert re.findall(r'<section id="(\w+)"', make(tmp_path)[1]) == ["summary", "tables", "cost", "records"]
+    assert re.findall(r'<section id="(\w+)"', make(tmp_path)[1]) == \
+        ["summary", "tables", "methods", "cost", "records"]
 
 
 def test_a_pretraining_folder_that_was_named_must_exist(tmp_path, capsys):
