@@ -56,6 +56,10 @@ METHODS = (
         "assignments and queue of all rows; joint batch norm; freezing by the global step"),
     Row("supervised", "Supervised", "torchvision's recipe", "torchvision's network, torch's cross-entropy",
         "a mean over images; joint batch norm"),
+    Row("amcl_simclr", "AMCL on SimCLR", "arXiv 2310.05615", "the paper's formula pair by pair",
+        "all rows as negatives; joint batch norm"),
+    Row("amcl_barlow_twins", "AMCL on Barlow Twins", "arXiv 2310.05615", "the paper's formula pair by pair",
+        "all rows in the batch's order; the temperatures' network by all alike; joint batch norm"),
 )
 VARIANTS = ("barlow_twins_ablated", "vicreg_ablated", "simsiam_regularised", "byol_regularised")
 

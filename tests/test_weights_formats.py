@@ -138,6 +138,9 @@ LAYOUTS = {
     "HSIC, 7 x 7 stem": ("hsic", "backbone", lambda: numbered("f.", one()) | mlp("g") | {
         "f.0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}),
     "HSIC, without max pooling": ("hsic", "backbone", lambda: numbered("f.", one(), layers=3) | mlp("g")),
+    "AMCL": ("amcl", "backbone", lambda: training(
+        one("encoder.") | mlp("projector.heads.0.net") | mlp("projector.heads.1.net")
+        | linear("criterion.temperature.phi.0") | linear("criterion.temperature.phi.2"), "model")),
     "MoCo v1": ("moco", "query key", lambda: training(wrapped(
         one("encoder_q.") | linear("encoder_q.fc", 128) | two("encoder_k.") | linear("encoder_k.fc", 128)
         | MOCO), arch="resnet50")),

@@ -221,6 +221,9 @@ READERS = {
     "simclr_sthalles": prefixed("backbone.", "backbone.fc.2.", backbone="backbone."),
     # SimCLR of Spijkervet/SimCLR, a bare state dict of encoder and projector (simclr/simclr.py, model.py:40)
     "simclr_spijkervet": prefixed("encoder.", "projector.0.", lacks=HEADS, backbone="encoder."),
+    # AMCL's second release, {model, args, epoch, global_step}: SimCLR, SimSiam or Barlow Twins with several
+    # heads and a 3 x 3 stem without pooling (LeiWangR/cl amcl/models.py, amcl/backbones.py)
+    "amcl": prefixed("encoder.", "projector.heads.0.", lacks=("momentum_encoder.",), backbone="encoder."),
     "simclrv2": from_simclrv2,
     # SimSiam: encoder, whose fc is the projector, and predictor (facebookresearch/simsiam
     # simsiam/builder.py:24-42, main_lincls.py:173).
