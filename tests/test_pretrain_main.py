@@ -85,6 +85,7 @@ def test_a_method_has_its_own_flags_and_presets(pictures, call, capfd):
     (["--projector", "8x"], "--projector expected widths joined by dashes, such as 8192-8192-8192, found"),
     (["--arch", "vgg16"], "--arch expected one of resnet18"),
     (["--preset", "papers"], "--preset expected one of code, paper, ablation300, imagenet100, cifar10, "
+     "cifar100, "
      "stl10, tiny-imagenet, batch128, batch256, batch512, batch1024, batch2048, batch4096, found 'papers'"),
     (["--accumulate", "2", "--processes", "4"], "--accumulate 2: the batch of 4 does not divide by 4 "),
     (["--keep", "0"], "--keep expected at least 1, found 0"),
