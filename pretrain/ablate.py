@@ -76,11 +76,12 @@ class Study:
         return [str(pictures), *row.flags(self.scale), *knn, "--checkpoint-dir", str(self.work(row)),
                 *self.more]
 
-    def probe(self, row: Row, weights: Path) -> list[str]:
-        """Return the words of transfer/run.py."""
+    def probe(self, row: Row, weights: Path, device: str, processes: int) -> list[str]:
+        """Return the words of transfer/run.py, on the devices of the pretraining."""
         output = self.work(row) / "transfer"
         return ["--task", self.scale.task, "--weights", str(weights), "--name", row.slug,
                 "--data", str(self.data), "--results", str(self.folder / "records"), "--output", str(output),
+                "--device", device, "--num-gpus", str(processes),
                 *(["--resume"] if output.exists() else []), *self.scale.pairs]
 
     def state(self, row: Row) -> str:
@@ -152,13 +153,14 @@ def declare(study: Study) -> None:
 def run_row(study: Study, row: Row) -> int:
     """Pretrain and probe; returns the first bad exit status, or 0."""
     words = study.training(row)
-    recipe, *_ = pretraining.prepare([*words, "--dry-run"])
+    recipe, training, processes, _ = pretraining.prepare([*words, "--dry-run"])
     status = command("pretrain/main.py", words)
     stats = study.work(row) / "stats.txt"
     if stats.exists():  # of a training that failed, too: it shows how
         (study.folder / row.slug).mkdir(parents=True, exist_ok=True)
         shutil.copy(stats, study.folder / row.slug / "stats.txt")
-    return status or command("transfer/run.py", study.probe(row, study.work(row) / f"{recipe.arch}.pth"))
+    weights = study.work(row) / f"{recipe.arch}.pth"
+    return status or command("transfer/run.py", study.probe(row, weights, training.device, processes))
 
 
 def command(script: str, words: list[str]) -> int:

@@ -196,12 +196,14 @@ CIFAR: dict[str, Value] = SOLO_LEARN | {"epochs": 1000, "image_size": 32, "stem"
 def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type[Recipe]) -> None:
     """Add a flag for each setting. Those not given on the command line are absent from the parsed
     arguments."""
-    shared = {one.name: one.metadata for one in dataclasses.fields(Recipe)}
+    # A recipe that changes a default only states the value; the setting is that of a class before it.
+    metadata = {one.name: one.metadata for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)
+                for one in dataclasses.fields(base) if one.metadata}
     for one in dataclasses.fields(kind):
-        metadata = one.metadata or shared[one.name]  # a method that changes a default only states the value
-        parser.add_argument("--" + one.name.replace("_", "-"), type=metadata["parse"], metavar="X",
+        told = metadata[one.name]
+        parser.add_argument("--" + one.name.replace("_", "-"), type=told["parse"], metavar="X",
                             default=argparse.SUPPRESS,
-                            help=f"{metadata['help']} (default: {show(one.default)})")
+                            help=f"{told['help']} (default: {show(one.default)})")
 
 
 def show(value: object) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,8 +69,8 @@ def commands(monkeypatch, tmp_path):
         return 0
 
     monkeypatch.setattr(ablate, "command", command)
-    monkeypatch.setattr(ablate.pretraining, "prepare",
-                        lambda words: (pretraining.make_recipe("cifar10"), None, 1, True))
+    prepared = pretraining.make_recipe("cifar10"), SimpleNamespace(device="cpu"), 2, True
+    monkeypatch.setattr(ablate.pretraining, "prepare", lambda words: prepared)
     return noted, bad
 
 
@@ -88,6 +89,7 @@ def test_a_study_runs_each_row_and_skips_what_is_done(tmp_path, commands, capsys
         "pretrain/main.py", "transfer/run.py"] * 2
     assert all(words[-2:] == ["--epochs", "3"] for script, words in noted if script == "pretrain/main.py")
     assert "resnet18.pth" in shlex.join(noted[1][1])
+    assert "--device cpu --num-gpus 2" in shlex.join(noted[1][1])
     noted.clear()
     bad.clear()
     assert ablation(tmp_path, "--epochs", "3") == 0
@@ -124,7 +126,7 @@ def test_a_signal_is_handed_to_the_command_that_runs(tmp_path):
 import sys
 sys.path.insert(0, {str(ablate.ROOT)!r})
 from pretrain import ablate, main
-main.prepare = lambda words: (main.make_recipe("cifar10"), None, 1, True)
+main.prepare = lambda words: (main.make_recipe("cifar10"), None, 1, 1)
 ablate.ROOT = ablate.Path({str(tmp_path)!r})
 sys.exit(ablate.main(["--experiment", "fig5", "--scale", "cifar10", "--results", "results"]))
 """)
