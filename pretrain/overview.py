@@ -30,8 +30,9 @@ def overview(name: str | None = None) -> str:
         for preset in kind.PRESETS if name in (None, method) else ():
             recipe = methods.recipe(preset, method=method)
             stem = "" if recipe.stem == "imagenet" else f", {recipe.stem} stem"
+            pixels = "+".join(dict.fromkeys(str(view.size) for view in recipe.view_recipes()))
             cost = (f"{forward_flops(recipe) / 1e9:.2f}",) if name else ()
-            rows.append((method, preset, f"{recipe.arch}{stem}", recipe.image_size, recipe.projector,
+            rows.append((method, preset, f"{recipe.arch}{stem}", pixels, recipe.projector,
                          recipe.batch_size, recipe.epochs, recipe.optimizer, *sizes(recipe), *cost,
                          linear.get(f"{method}/{preset}", "-")))
     headers = (*HEADERS, *(("forward",) if name else ()), "linear")
