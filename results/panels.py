@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Groups = list[list[Result]]
 Files = dict[str, Attachments]  # by the places of the records
 
+KNN = "kNN accuracy (%)"
 CLASSES = 30  # at most, in one plot of bars
 
 # Of a pretraining run: title, label of the y axis, the figures of stats.txt (loss_: all parts of a method's).
@@ -214,15 +215,17 @@ def ablation(one: Ablation, draw: Drawing) -> str:
             "" if declared["scale"] == "paper" else f"; scaled: {declared['scale']}")
         parts.append(draw(f"ablation {one.name} top1", plots.sweep(
             lines, declared["varied"], "top-1 accuracy (%)", declared["log"]), declared["title"], what))
-    for name, title, label in (("knn", "Nearest neighbours while pretraining", "kNN accuracy (%)"),
-                               ("effective_rank", "Effective rank of the embeddings", "effective rank")):
-        series = {row.label: row.by_epoch(name) for row in one.rows if row.by_epoch(name)[0]}
+    curves: dict[str, dict] = {}
+    for name, axis in (("knn", KNN), ("effective_rank", "effective rank")):
+        lines_of = {row.label: row.by_epoch(name) for row in one.rows if row.by_epoch(name)[0]}
         start = one.at_start()
         if name == "knn" and start is not None:
-            last = max(epoch for epochs, _ in series.values() for epoch in epochs)
-            series["random weights"] = ([0, last], [start, start])
-        if series:
-            parts.append(draw(f"ablation {one.name} {name}", plots.curves(series, "epochs", label),
-                              f"{declared['title']}: {title.lower()}", f"{len(one.rows)} runs, scaled"
-                              if declared["scale"] != "paper" else f"{len(one.rows)} runs"))
+            last = max(max(epochs) for epochs, _ in lines_of.values())
+            lines_of["random weights"] = ([0, last], [start, start])
+        if lines_of:
+            curves[axis] = lines_of
+    if curves:
+        parts.append(draw(f"ablation {one.name} epochs", plots.stacked(curves, "epochs", ("effective rank",)),
+                          f"{declared['title']}: while pretraining",
+                          f"{len(one.rows)} runs; effective rank of the embeddings of a batch"))
     return f"<h3>{escape(declared['title'])}</h3>\n{webpage.figures(parts)}" if parts else ""

@@ -77,6 +77,32 @@ def sweep(series: Series, x_label: str, y_label: str, log: bool) -> "Figure":
         return figure
 
 
+def stacked(parts: Mapping[str, Series], x_label: str, log: Sequence[str] = ()) -> "Figure":
+    """Return a figure with a panel for each entry, one above the other over the same x. parts: {label of the
+    y axis: lines}. log: of these y axes. A label has one colour in all panels, and stands in the legend
+    once."""
+    with _style():
+        from matplotlib.figure import Figure
+
+        labels = list(dict.fromkeys(label for series in parts.values() for label in series))
+        figure = Figure((SIZE[0], SIZE[1] * 0.75 * len(parts) + 0.17 * (len(labels) // 2)),
+                        layout="constrained")
+        panels = figure.subplots(len(parts), sharex=True, squeeze=False)[:, 0]
+        drawn = {}
+        for axes, (y_label, series) in zip(panels, parts.items()):
+            for label, (x, y) in series.items():
+                number = labels.index(label)
+                drawn[label], = axes.plot(x, [math.nan if value is None else value for value in y],
+                                          color=OKABE_ITO[number % len(OKABE_ITO)], marker="o", markersize=2,
+                                          linestyle=DASHES[number // len(OKABE_ITO) % len(DASHES)])
+            axes.set(ylabel=y_label, yscale="log" if y_label in log else "linear")
+            axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+        panels[-1].set_xlabel(x_label)
+        panels[-1].xaxis.get_major_locator().set_params(integer=True)
+        figure.legend(drawn.values(), drawn, loc="outside upper left", ncols=2)
+        return figure
+
+
 def matrix(values: "ArrayLike", x_label: str, y_label: str, bar_label: str, signed: bool) -> "Figure":
     """Return a picture of a matrix (rows, columns) with its colour bar. signed: from -1 to 1, else from 0."""
     with _style():

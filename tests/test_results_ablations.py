@@ -57,7 +57,7 @@ def test_plots_show_ours_and_the_published_over_the_number(study, monkeypatch):
     draw = panels.Drawing(None)
     panels.ablation(one, draw)
     assert drawn == {"ours": ([256], [40.0]), "published, ImageNet": ([256, 512], [55.9, 59.2])}
-    assert [name.rpartition("-")[2] for name in draw.names] == ["top1", "knn", "effective_rank"]
+    assert [name.rpartition("-")[2] for name in draw.names] == ["top1", "epochs"]
 
 
 def _figure():
