@@ -161,6 +161,7 @@ def info_nce(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor,
 
     q, k: (n, D) rows of length 1; queue: (D, K) columns of length 1, which may change before backward.
     """
-    own = (q * k).sum(1, keepdim=True)
-    similarity = torch.cat([own, q @ queue.clone()], 1) / temperature
-    return similarity.logsumexp(1) - similarity[:, 0], similarity.argmax(1) == 0
+    q = q / temperature
+    similarity = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.clone()], 1)
+    first = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+    return functional.cross_entropy(similarity, first, reduction="none"), similarity.argmax(1) == first

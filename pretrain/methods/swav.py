@@ -187,11 +187,12 @@ def sinkhorn(scores: torch.Tensor, epsilon: float, rounds: int, others: torch.Te
     process; times `counts`, 0 or 1, a scalar on the device.
     """
     # Less 1, since exp would overflow for a small epsilon; a factor on all rows changes nothing.
-    own = ((scores - 1) / epsilon).exp()
-    rest = own[:0] if others is None else ((others - 1) / epsilon).exp() * counts
+    own = (scores - 1).div_(epsilon).exp_()
+    rest = own[:0] if others is None else (others - 1).div_(epsilon).exp_() * counts
     for _ in range(rounds):
         clusters = all_reduce_sum(own.sum(0)) + rest.sum(0)
-        own, rest = own / clusters, rest / clusters
-        own = own / own.sum(1, keepdim=True)
-        rest = rest / rest.sum(1, keepdim=True).clamp(min=torch.finfo(rest.dtype).tiny)  # 0 if it has no part
+        own.div_(clusters)
+        own.div_(own.sum(1, keepdim=True))
+        rest.div_(clusters)
+        rest.div_(rest.sum(1, keepdim=True).clamp(min=torch.finfo(rest.dtype).tiny))  # 0 if it has no part
     return own
