@@ -7,6 +7,7 @@ another data set wherever the scale is not the paper's.
 
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,16 @@ class Row:
                   for row in self.run.rows if name in row}
         return list(values), list(values.values())
 
+    def first(self, name: str) -> Cell | None:
+        """Return a figure before the first step."""
+        epochs, values = self.by_epoch(name)
+        return self._cell(values[0] if epochs[:1] == [0] else None)
+
     def last(self, name: str) -> Cell | None:
         """Return a figure at the end of the run."""
-        value = (self.by_epoch(name)[1] or [None])[-1]
+        return self._cell((self.by_epoch(name)[1] or [None])[-1])
+
+    def _cell(self, value: float | None) -> Cell | None:
         return None if value is None else Cell(value, None, 1, "scaled", f"{self.run.name}/stats.txt")
 
 
@@ -55,10 +63,9 @@ class Ablation:
     rows: tuple[Row, ...]
 
     def at_start(self) -> float | None:
-        """Return the mean kNN accuracy of the rows before their first step."""
-        values = [row.by_epoch("knn")[1][0] for row in self.rows if row.by_epoch("knn")[0][:1] == [0]]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
+        """Return the median of the rows' kNN accuracies before their first step."""
+        known = [cell.mean for row in self.rows if (cell := row.first("knn"))]
+        return statistics.median(known) if known else None
 
 
 def load(root: str | os.PathLike[str] = ROOT) -> tuple[list[Ablation], list[str]]:
@@ -118,15 +125,12 @@ def sheet(ablation: Ablation) -> Sheet:
     declared, task = ablation.declared, ablation.declared["task"]
     compared = any(row.published for row in ablation.rows)
     columns = [Column("Pretraining", align="p{52mm}"), Column("Top-1", task, "top1", "ours"),
+               Column("kNN, random weights", "pretraining", "knn_at_start", "ours"),
                Column("kNN", "pretraining", "knn", "ours"),
-               Column("rank", "pretraining", "effective_rank", "ours"),
+               Column("effective rank", "pretraining", "effective_rank", "ours"),
                *([Column("Top-1", "imagenet_linear", "top1", "published")] if compared else [])]
-    body = [(row.label, row.cell, row.last("knn"), row.last("effective_rank"),
+    body = [(row.label, row.cell, row.first("knn"), row.last("knn"), row.last("effective_rank"),
              *([row.published] if compared else [])) for row in ablation.rows]
-    start = ablation.at_start()
-    if start is not None:
-        before = Cell(start, None, len(ablation.rows), "scaled", "stats.txt of each row, step 0")
-        body.append(("random weights", None, before, *[None] * (len(columns) - 3)))
     facts = [(row[0], column.task, column.metric, cell) for row in body
              for column, cell in zip(columns[1:], row[1:]) if isinstance(cell, Cell)]
     scale = "" if declared["scale"] == "paper" else f", scaled: {declared['scale']}"
@@ -145,8 +149,8 @@ def _notes(ablation):
     missing = len(declared["rows"]) - len(ablation.rows)
     if missing:
         notes.append(f"{missing} of the experiment's {len(declared['rows'])} rows were not run")
-    notes.append("kNN: on the pictures of the online curve after the last epoch; rank: effective rank of the "
-                 "embeddings of a batch; one seed")
+    notes.append("kNN: of the online curve, before the first step and after the last; effective rank: of the "
+                 "embeddings of the last batch that was logged; one seed")
     if any(row.published for row in ablation.rows):
         notes.append(f"published: {declared['table']}, ResNet-50 on ImageNet")
     return (*notes, *declared["notes"])

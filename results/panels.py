@@ -221,7 +221,7 @@ def ablation(one: Ablation, draw: Drawing) -> str:
         start = one.at_start()
         if name == "knn" and start is not None:
             last = max(max(epochs) for epochs, _ in lines_of.values())
-            lines_of["random weights"] = ([0, last], [start, start])
+            lines_of["random weights (median)"] = ([0, last], [start, start])
         if lines_of:
             curves[axis] = lines_of
     if curves:

@@ -43,8 +43,8 @@ def test_a_table_has_ours_beside_the_published(study):
     assert not problems
     sheet = ablations.sheet(one)
     figures = [[getattr(cell, "mean", cell) for cell in row] for row in sheet.body[0]]
-    assert figures == [["width 256", 40.0, 25.0, 4.0, 55.9], ["width 512", None, None, 4.0, 59.2],
-                       ["random weights", None, 10.0, None, None]]
+    assert figures == [["width 256", 40.0, 10.0, 25.0, 4.0, 55.9], ["width 512", None, 10.0, None, 4.0, 59.2]]
+    assert one.at_start() == 10
     assert {cell.origin for *_, cell in sheet.facts} == {"scaled", "published"}
     assert "scaled: cifar10" in sheet.title
     assert "1 of the experiment's 3 rows were not run" in sheet.notes and "a remark" in sheet.notes
