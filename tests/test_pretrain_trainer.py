@@ -258,7 +258,7 @@ def test_two_processes_killed_in_mid_epoch_lose_nothing_of_any_method(start, tmp
     launch(of_each_method, 2, tmp_path, "killed")
     for name in METHODS:
         whole, killed = (tmp_path / f"{name}-{end}" for end in ("whole", "killed"))
-        for file in ("checkpoint.pth", "resnet50.pth"):
+        for file in ("checkpoint.pth", f"{METHODS[name].Recipe().arch}.pth"):
             assert_same_end(load(killed / file), load(whole / file))
         assert lines(killed) == lines(whole) and len(lines(whole)) == 6
 

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import common, lars, loss, views
+from benchmarks import common, lars, plain_losses, views
 from pretrain import methods, trainer
 from pretrain.methods import recipe as make_recipe
 from tools.gpu_kit.job import Job
@@ -144,7 +144,9 @@ def official(job, device):
     def step(pair):
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype=dtype):
-            value = loss.plain(*network(*pair), network.bn)
+            z1, z2 = network(*pair)
+            c = (network.bn(z1).T @ network.bn(z2)).div_(len(z1))
+            value = plain_losses.redundancy(c, recipe.lambd)
         scaler.scale(value).backward()
         scaler.step(optimizer)
         scaler.update()
