@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Groups = list[list[Result]]
 Files = dict[str, Attachments]  # by the places of the records
 
-KNN = "kNN accuracy (%)"
 CLASSES = 30  # at most, in one plot of bars
 
 # Of a pretraining run: title, label of the y axis, the figures of stats.txt (loss_: all parts of a method's).
@@ -216,7 +215,7 @@ def ablation(one: Ablation, draw: Drawing) -> str:
         parts.append(draw(f"ablation {one.name} top1", plots.sweep(
             lines, declared["varied"], "top-1 accuracy (%)", declared["log"]), declared["title"], what))
     curves: dict[str, dict] = {}
-    for name, axis in (("knn", KNN), ("effective_rank", "effective rank")):
+    for name, axis in (("knn", "kNN accuracy (%)"), ("effective_rank", "effective rank")):
         lines_of = {row.label: row.by_epoch(name) for row in one.rows if row.by_epoch(name)[0]}
         start = one.at_start()
         if name == "knn" and start is not None:

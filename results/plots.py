@@ -61,10 +61,7 @@ def sweep(series: Series, x_label: str, y_label: str, log: bool) -> "Figure":
     """Return a figure with a panel for each line, one above the other over the same numbers: what is measured
     on different data has no common axis. series: {title: (x, y)}. log: of the x axis."""
     with _style():
-        from matplotlib.figure import Figure
-
-        figure = Figure((SIZE[0], SIZE[1] * (0.4 + 0.6 * len(series))), layout="constrained")
-        panels = figure.subplots(len(series), sharex=True, squeeze=False)[:, 0]
+        figure, panels = _panels((SIZE[0], SIZE[1] * (0.4 + 0.6 * len(series))), len(series))
         for number, (axes, (title, (x, y))) in enumerate(zip(panels, series.items())):
             axes.plot(x, y, color=OKABE_ITO[number], marker="o", markersize=4)
             axes.set(ylabel=y_label, xscale="log" if log else "linear")
@@ -82,12 +79,9 @@ def stacked(parts: Mapping[str, Series], x_label: str, log: Sequence[str] = ()) 
     y axis: lines}. log: of these y axes. A label has one colour in all panels, and stands in the legend
     once."""
     with _style():
-        from matplotlib.figure import Figure
-
         labels = list(dict.fromkeys(label for series in parts.values() for label in series))
-        figure = Figure((SIZE[0], SIZE[1] * 0.75 * len(parts) + 0.17 * (len(labels) // 2)),
-                        layout="constrained")
-        panels = figure.subplots(len(parts), sharex=True, squeeze=False)[:, 0]
+        figure, panels = _panels((SIZE[0], SIZE[1] * 0.75 * len(parts) + 0.17 * (len(labels) // 2)),
+                                 len(parts))
         drawn = {}
         for axes, (y_label, series) in zip(panels, parts.items()):
             for label, (x, y) in series.items():
@@ -166,10 +160,16 @@ def save(figure: "Figure", folder: Path, name: str) -> None:
 
 
 def _axes(size):
+    figure, (axes,) = _panels(size, 1)
+    return figure, axes
+
+
+def _panels(size, count):
+    """Return a figure and its panels, one above the other over the same x axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(size, layout="constrained")
-    return figure, figure.subplots()
+    return figure, figure.subplots(count, sharex=True, squeeze=False)[:, 0]
 
 
 def _style(more=()):
