@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import common
 from results import assembly, render, store
+from results.protocols import protocols
 from results.record import SCHEMA, Result, to_json
 
 FLAGS = {"records": 10_000, "rounds": 3}
@@ -29,16 +30,16 @@ def write_records(root, count):
     for number in range(count):
         backbone, rest = divmod(number, SEEDS * len(names))
         task, seed = names[rest // SEEDS], rest % SEEDS
-        keys = 220 if task.endswith("_det") else 20
+        protocol = protocols()["tasks"][task]["1"]
         result = Result(
             schema=SCHEMA, task=task, version=1,
             backbone={"name": f"net{backbone}", "format": "torchvision", "sha256": f"{backbone:064x}"},
             metrics={metric: 40 + number * 7919 % 100_003 / 5000 for metric in TASKS[task]},
-            config={f"SECTION_{key % 9}.SETTING_{key}": key / 8 for key in range(keys)}, scaled={}, seed=seed,
+            config=protocol["config"], scaled={}, seed=seed,
             origin="measured", source=f"python transfer/run.py --task {task} --weights net{backbone}.pth",
             commit="c" * 40, dirty=False, packages={f"package{p}": "1.2.3" for p in range(9)},
             device={"type": "cuda", "name": "GPU", "count": 8},
-            data={"name": task, "counts": {"train": 1000, "val": 100}, "fingerprint": "f" * 64},
+            data={"name": task, "counts": protocol["counts"], "fingerprint": "f" * 64},
             seconds=3600 + number / 8, started=(START + timedelta(minutes=number)).isoformat())
         path = store.path_of(result, root)
         path.parent.mkdir(parents=True, exist_ok=True)

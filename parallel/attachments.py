@@ -9,6 +9,7 @@
 Each may be missing. The tables' figures come from the record alone. Needs no torch.
 """
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,26 +43,23 @@ def attach(folder: Path, name: str, content: Any) -> None:
     write_whole(folder / name, content)
 
 
-def read_attachments(folder: Path) -> tuple[Attachments, list[str]]:
-    """Return the files of a folder, and a line for each that is damaged or of another form, which is left
-    out."""
+def parse_attachments(contents: Mapping[str, bytes], folder: Path) -> tuple[Attachments, list[str]]:
+    """Return what the files {name: content} of a folder say, and a line for each that is damaged or of
+    another form, which is left out."""
     found: dict[str, Any] = {}
     problems = []
     for name, fits in FORMS.items():
-        path = folder / name
-        if not path.is_file():
+        if name not in contents:
             continue
         try:
-            value = _parsed(path.read_text(encoding="utf-8"))
+            value = _parsed(contents[name])
             if not fits(value):
                 raise ValueError
-            found[path.stem] = value
-        except ValueError:
-            problems.append(f"{path}: expected what parallel/attachments.py says, found another form; "
-                            "run the task again")
-    if (folder / "picture.jpg").is_file():
-        found["picture"] = (folder / "picture.jpg").read_bytes()
-    return Attachments(**found), problems
+            found[Path(name).stem] = value
+        except (ValueError, RecursionError):
+            problems.append(f"{folder / name}: expected what parallel/attachments.py says, found another "
+                            "form; run the task again")
+    return Attachments(**found, picture=contents.get("picture.jpg", b"")), problems
 
 
 def _parsed(text):

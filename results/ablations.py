@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parallel.reading import read_small_text
 from results import store
 from results.catalogue import Column
 from results.cells import Cell, Sheet, changes
@@ -85,7 +86,7 @@ def load(root: str | os.PathLike[str] = ROOT) -> tuple[list[Ablation], list[str]
 
 def _read(path, records, published):
     try:
-        declared = json.loads(path.read_text("utf-8"))
+        declared = json.loads(read_small_text(path))
         complete = KEYS <= set(declared)
     except (ValueError, TypeError):
         complete = False

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from parallel.reading import read_small_text
 from results.catalogue import Column
 from results.cells import Cell, Sheet
+from results.pretraining import STATS
 from results.published import read_published
 
 ROOT = Path(__file__).parent
@@ -87,7 +89,7 @@ def done(root: Path = ROOT) -> dict[str, list[str]]:
     """Return {name of a method: folders of pretraining runs in results}, an ablation's but once."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for stats in sorted([*root.glob("pretraining/*/stats.txt"), *root.glob("ablations/*/*/stats.txt")]):
-        command, _, _ = stats.read_text(encoding="utf-8").partition("\n")
+        command, _, _ = read_small_text(stats, STATS).partition("\n")
         method = re.search(r"--method[ =](\S+)", command)
         found[method[1] if method else DEFAULT]["/".join(stats.relative_to(root).parts[:2])] = None
     return {name: list(places) for name, places in found.items()}

@@ -5,11 +5,17 @@ correlation.npz, which may be missing, is written at the end of each epoch (pret
 diagonal, corner and singular_values of the last batch's cross-correlation.
 """
 
+import io
 import json
 import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from parallel.reading import MEGABYTE, read_small, read_small_text
+
+STATS = 256 * MEGABYTE  # of a long run that logs each step
+ARRAYS = 64 * MEGABYTE  # unpacked
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,21 @@ def read_run(folder: Path) -> Pretraining:
     """Return the Pretraining in a folder. Raises ValueError, naming the file, where it is damaged."""
     path = folder / "stats.txt"
     commands, rows = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_small_text(path, STATS).splitlines(), start=1):
         if not line.startswith("{"):
             commands += [line] if line.strip() else []
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json.loads(line, parse_constant=lambda name: None)
+        except (ValueError, RecursionError):
             raise ValueError(f"{path}:{number}: expected a JSON object, found a damaged line; "
                              "copy the file of the run again") from None
         if type(row.get("step")) is not int:
             raise ValueError(f"{path}:{number}: expected a line with its step, found none; copy it again")
+        odd = [name for name, value in row.items() if type(value) not in (int, float, type(None))]
+        if odd:
+            raise ValueError(f"{path}:{number}: expected a number for {odd[0]}, found another value; "
+                             "copy it again")
         rows.append(row)
     return Pretraining(folder.name, tuple(commands), tuple(rows), _correlation(folder / "correlation.npz"))
 
@@ -65,7 +75,11 @@ def _correlation(path):
     import numpy
 
     try:
-        with numpy.load(path, allow_pickle=False) as file:
+        file = io.BytesIO(read_small(path, ARRAYS))
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > ARRAYS:
+                raise ValueError
+        with numpy.load(file, allow_pickle=False) as file:
             arrays = dict(file)
             corner, diagonal = arrays["corner"], arrays["diagonal"]
             if corner.ndim != 2 or diagonal.ndim != 1 or arrays["singular_values"].ndim != 1:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
-from parallel.attachments import read_attachments
+from parallel.attachments import parse_attachments
 from parallel.files import write_whole
 from results import ablations, assembly, methods, panels, pretraining, render, store, webpage
 from results.cells import Cell, Sheet, backbone_text
@@ -63,8 +63,9 @@ def report(arguments: argparse.Namespace) -> int:
     problems += damaged
     files = {}
     for result in results:
-        files[result.place], damaged = read_attachments(store.files_of(result, arguments.runs))
-        problems += damaged
+        kept, unkept = store.read_kept(result, arguments.runs)
+        files[result.place], damaged = parse_attachments(kept, store.files_of(result, arguments.runs))
+        problems += unkept + damaged
     draw = panels.Drawing(arguments.figures)
     text = webpage.page(TITLE, sections(results, runs, studies, files, problems, draw))
     write_whole(arguments.out, text)

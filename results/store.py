@@ -4,17 +4,22 @@ A record appears in one step and whole: it is written beside its place under a h
 Of several processes that save the same run, one succeeds; a killed one leaves at most a hidden file.
 """
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from parallel.files import write_whole
+from parallel.reading import read_small, read_small_text
+from results.protocols import departures
 from results.record import Result, from_json, to_json
 
 Root = str | os.PathLike[str]
 RUNS = Path(__file__).with_name("runs")
 KEPT = ".files"  # ending of the folder beside a record that holds its curves, per-class figures, picture
+INDEX = "index.json"  # in that folder: whose files they are, and their sha256
 
 
 def path_of(result: Result, root: Root) -> Path:
@@ -74,7 +79,8 @@ def files_of(result: Result, root: Root) -> Path:
 def keep(result: Result, root: Root, folder: Root) -> None:
     """Copy the files of `folder` beside the record, in one step and in place of those of an earlier run.
 
-    Where `folder` does not exist nothing is kept, and what an earlier run left is removed.
+    An index binds them to the record. Where `folder` does not exist nothing is kept, and what an earlier run
+    left is removed.
     """
     place = files_of(result, root)
     if place.exists():
@@ -83,24 +89,62 @@ def keep(result: Result, root: Root, folder: Root) -> None:
         hidden = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         try:
             hidden.chmod(0o755)
+            hashes = {}
             for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
                 shutil.copyfile(file, hidden / file.name)
+                hashes[file.name] = hashlib.sha256((hidden / file.name).read_bytes()).hexdigest()
+            write_whole(hidden / INDEX, json.dumps({**_owner(result), "files": hashes}, indent=1) + "\n")
             os.replace(hidden, place)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def read_record(path: Root, root: Root) -> Result:
-    """Return the record in a file under root. Raises ValueError for one that cannot be trusted."""
-    with open(path, "rb", buffering=0) as file:
-        content = file.read()
+def read_kept(result: Result, root: Root) -> tuple[dict[str, bytes], list[str]]:
+    """Return ({name: content} of the files kept beside a record, a line for each that cannot be trusted).
+
+    Those of another record, edited ones and those that the index does not name are left out.
+    """
+    folder = files_of(result, root)
+    if not folder.is_dir():
+        return {}, []
     try:
-        result = from_json(content.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: damaged: not UTF-8 text; restore the file or run the task again") from None
+        index = json.loads(read_small_text(folder / INDEX))
+        if _owner(result) != {name: index[name] for name in _owner(result)}:
+            return {}, [f"{folder}: expected the files of the record beside it, found those of "
+                        f"{index['record']} of {index['started']}; restore the folder or delete it"]
+        hashes = dict(index["files"])
+    except (ValueError, TypeError, KeyError, OSError):
+        return {}, [f"{folder / INDEX}: expected whose files these are, found it missing or damaged; restore "
+                    "the folder or delete it"]
+    contents, problems = {}, []
+    for name in sorted({*hashes, *os.listdir(folder)} - {INDEX}):
+        try:
+            contents[name] = read_small(folder / name)
+        except (ValueError, OSError) as error:
+            problems.append(f"{error}")
+        if name in contents and hashlib.sha256(contents[name]).hexdigest() != hashes.get(name):
+            del contents[name]
+            problems.append(f"{folder / name}: expected the file that the run left, found another; restore "
+                            "it or run the task again")
+    return contents, problems
+
+
+def _owner(result):
+    return {"record": result.place, "started": result.started}
+
+
+def read_record(path: Root, root: Root) -> Result:
+    """Return the record in a file under root. Raises ValueError for one that cannot be trusted.
+
+    Its `scaled` is what its config and counts say, whatever the file states.
+    """
+    try:
+        result = from_json(read_small_text(path))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        text = str(error)
+        raise ValueError(text if text.startswith(f"{path}:") else f"{path}: {text}") from None
     place = os.path.join(root, result.place)
     if path != place and Path(path) != Path(place):
         raise ValueError(f"{path}: expected this record at {place}; move it there or delete the copy")
+    vars(result)["scaled"] = departures(result)
     return result

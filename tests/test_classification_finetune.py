@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from parallel.mappings import differences
 from transfer.classification import finetune, layouts, lists, training
 from transfer.classification import images as data
-from transfer.settings import differences
 
 LISTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_splits"
 LISTED = [f"{name}_{number}.JPEG" for name in toys.CLASSES for number in (2, 0, 3)]

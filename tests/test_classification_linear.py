@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from parallel.mappings import differences
 from transfer.classification import features, heads, layouts, linear, training
 from transfer.classification import images as data
-from transfer.settings import differences
 
 SMALL = linear.Config(epochs=2, batch_size=4, image_size=32, precision="float64")
 

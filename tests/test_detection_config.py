@@ -8,9 +8,9 @@ from pathlib import Path
 import detection_toys as toys
 import pytest
 
+from parallel.mappings import differences
 from transfer.detection.configuration import CONFIGS, build, flat
 from transfer.detection.protocol import Config, data
-from transfer.settings import differences
 from transfer.weights.architectures import ARCHITECTURES
 from transfer.weights.backbone import Backbone
 

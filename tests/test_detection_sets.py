@@ -13,11 +13,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from parallel.mappings import differences
 from transfer import run as command
 from transfer.detection import sets, trainer
 from transfer.detection.protocol import Config, data
 from transfer.detection.sets.contract import Listing
-from transfer.settings import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml")

@@ -4,22 +4,12 @@ import pytest
 
 from results import store
 from results.frame import COLUMNS, frame
-from results.record import SCHEMA, Result
-
-
-def result(seed, **metrics):
-    return Result(schema=SCHEMA, task="voc_det", version=1,
-                  backbone={"name": "bt", "format": "torchvision", "sha256": "ab" * 32}, metrics=metrics,
-                  config={"SOLVER.BASE_LR": 0.1}, scaled={}, seed=seed, origin="measured",
-                  source="run.py", commit="", dirty=False, packages={},
-                  device={"type": "cpu", "name": "cpu", "count": 1},
-                  data={"name": "voc", "counts": {"train": 1}, "fingerprint": "f"}, seconds=1.0,
-                  started="2026-01-31T12:00:00+00:00")
+from tests.test_results_record import toy
 
 
 def test_one_row_a_figure(tmp_path):
     for seed, value in enumerate((80.0, 82.0)):
-        store.save(result(seed, AP50=value, AP=value / 2), tmp_path)
+        store.save(toy(metrics={"AP50": value, "AP": value / 2}, seed=seed), tmp_path)
     table = frame(tmp_path)
     assert tuple(table.columns) == COLUMNS and len(table) == 4
     assert table.query("metric == 'AP50'").value.mean() == 81.0
@@ -31,7 +21,7 @@ def test_no_records_give_an_empty_table_with_the_columns(tmp_path):
 
 
 def test_an_edited_record_stops_it(tmp_path):
-    path = store.save(result(0, AP50=80.0), tmp_path)
+    path = store.save(toy(metrics={"AP50": 80.0}), tmp_path)
     path.write_text(path.read_text().replace("80.0", "90.0"))
     with pytest.raises(ValueError, match="checksum"):
         frame(tmp_path)

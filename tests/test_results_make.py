@@ -1,5 +1,6 @@
 """The command that rewrites tables: files, README blocks, --check, --list, bad records (results/make.py)."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from results import assembly, make, render, store
-from tests.test_results_record import toy
+from tests.test_results_record import departing, toy
 
 ROOT = Path(__file__).resolve().parent.parent
 LINEAR = ("<!-- table:linear -->\n", "<!-- /table:linear -->\n")
@@ -21,7 +22,7 @@ README = "# Title\n\n" + "old\n".join(LINEAR) + "between\n" + "".join(KNN)
 def folder(tmp_path):
     """A folder of one paper record and one scaled record, and a README with two blocks."""
     store.save(toy("imagenet_linear", {"top1": 73.5, "top5": 91.0}), tmp_path / "runs")
-    store.save(toy(scaled={"epochs": [100, 1]}, config={"epochs": 1}), tmp_path / "runs")
+    store.save(departing(**{"SOLVER.MAX_ITER": 1}), tmp_path / "runs")
     (tmp_path / "README.md").write_text(README)
     return tmp_path
 
@@ -188,10 +189,11 @@ def test_wrong_arguments(tmp_path, monkeypatch, capsys, flags, message):
 def test_mixed_records_are_an_error_that_leaves_the_tables(folder, capsys):
     run(folder)
     before = (folder / "tables" / "linear.md").read_bytes()
-    odd = toy("imagenet_linear", {"top1": 70.0, "top5": 90.0}, seed=1, config={"other": 1})
+    like = toy("imagenet_linear", {"top1": 70.0, "top5": 90.0}, seed=1)
+    odd = dataclasses.replace(like, data={**like.data, "fingerprint": "another"})
     store.save(odd, folder / "runs")
     assert run(folder) == 2
-    message = "error: imagenet_linear top1: expected runs that differ by seed, found two configs"
+    message = "error: imagenet_linear top1: expected runs that differ by seed, found two data sets"
     assert message in capsys.readouterr().err
     assert (folder / "tables" / "linear.md").read_bytes() == before
 

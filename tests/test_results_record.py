@@ -11,27 +11,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from results.protocols import protocols
 from results.record import SCHEMA, Result, config_hash, from_json, to_json
 
 SHA256 = "1a2b3c4d" * 8
 
 
 def toy(task="voc_det", metrics=None, seed=0, name="bt", sha256=SHA256, **changes):
-    """Return a small valid record of the paper's protocol, with changes."""
+    """Return a valid record of the paper's protocol, with changes; of another task, a small one."""
+    protocol = protocols()["tasks"].get(task, {}).get("1", {"config": {"epochs": 1}, "counts": {"train": 1}})
     fields = dict(
         schema=SCHEMA, task=task, version=1,
         backbone={"name": name, "format": "torchvision", "sha256": sha256},
         metrics={"AP": 56.0, "AP50": 82.5, "AP75": 63.25} if metrics is None else metrics,
-        config={"yaml": "voc.yaml", "steps": (18000, 22000)}, scaled={}, seed=seed, origin="measured",
+        config=protocol["config"], scaled={}, seed=seed, origin="measured",
         source="python transfer/run.py --task voc_det", commit="c" * 40, dirty=False,
         packages={"torch": "2.14.1"}, device={"type": "cpu", "name": "x86_64", "count": 1},
-        data={"name": "voc0712", "counts": {"train": 16551, "test": 4952}, "fingerprint": "f00d"},
+        data={"name": "voc0712", "counts": protocol["counts"], "fingerprint": "f00d"},
         seconds=12.5, started="2026-01-31T12:00:00+00:00")
     return Result(**{**fields, **changes})
 
 
+def departing(task="voc_det", metrics=None, **changes):
+    """Return a record like `toy`, with changes of the paper's config."""
+    usual = protocols()["tasks"][task]["1"]["config"]
+    return toy(task, metrics, config=usual | changes,
+               scaled={key: [usual.get(key), value] for key, value in changes.items()})
+
+
 def test_file_gives_the_record_back_with_its_order_of_metrics():
-    result = toy(metrics={"z": 1.0, "a": 2.0}, scaled={"epochs": [100, 1], "steps": [None, (1, 2)]})
+    result = toy(metrics={"z": 1.0, "a": 2.0}, config={"steps": (18000, 22000)},
+                 scaled={"epochs": [100, 1], "steps": [None, (1, 2)]})
     assert from_json(to_json(result)) == result
     assert list(from_json(to_json(result)).metrics) == ["z", "a"]
     assert result.config["steps"] == [18000, 22000]  # a tuple is stored as JSON has it
@@ -115,7 +125,7 @@ def test_the_architecture_is_named_where_it_is_no_resnet50():
 
 @pytest.mark.parametrize("changes", [
     {"metrics": {"AP": 1.0}}, {"seconds": 1.0}, {"commit": ""}, {"device": {"type": "cuda"}},
-    {"config": {"steps": [18000, 22000], "yaml": "voc.yaml"}},
+    {"config": dict(reversed(toy().config.items()))},
 ], ids=lambda changes: next(iter(changes)))
 def test_what_is_no_setting_does_not_move_a_record(changes):
     assert toy(**changes).place == toy().place

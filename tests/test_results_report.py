@@ -1,5 +1,6 @@
 """The report: one file that fetches nothing, everything escaped, each figure traceable; in a browser."""
 
+import dataclasses
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,16 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parallel.attachments import attach, read_attachments
+from parallel.attachments import attach, parse_attachments
 from parallel.files import write_whole
 from results import plots, pretraining, report, store
-from tests.test_results_record import SHA256, toy
+from tests.test_results_record import SHA256, departing, toy
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = 'bt <b>&"x"'
 BACKBONE = {"name": NAME, "format": "barlowtwins_checkpoint", "sha256": SHA256}
 VOID = {"meta", "img", "br", "input"}
-SCALED = {"config": {"SOLVER.MAX_ITER": 30}, "scaled": {"SOLVER.MAX_ITER": [24000, 30]}}
 FETCHING = ("src", "srcset", "href", "xlink:href", "data", "action", "poster")
 COMMAND = "pretrain/main.py /data --preset <cifar10>"
 
@@ -59,9 +60,16 @@ class Page(HTMLParser):
 
 
 def keep(result, root, **files):
-    folder = store.files_of(result, root)
-    for name, content in files.items():
-        attach(folder, "picture.jpg" if name == "picture" else f"{name}.json", content)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            attach(Path(folder), "picture.jpg" if name == "picture" else f"{name}.json", content)
+        store.keep(result, root, folder)
+
+
+def kept_of(result, root):
+    contents, problems = store.read_kept(result, root)
+    assert not problems
+    return contents, store.files_of(result, root)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +79,8 @@ def folder(tmp_path_factory):
     runs = root / "runs"
     for seed in range(3):
         store.save(toy(backbone=BACKBONE, seed=seed, metrics={"AP": 56.8 + seed / 10, "AP50": 82.6}), runs)
-    scaled = toy(backbone=BACKBONE, metrics={"AP": 1.5, "AP50": 4.0}, source="python run.py '<script>'",
-                 **SCALED)
+    scaled = dataclasses.replace(departing(metrics={"AP": 1.5, "AP50": 4.0}, **{"SOLVER.MAX_ITER": 30}),
+                                 backbone=BACKBONE, source="python run.py '<script>'")
     store.save(scaled, runs)
     photograph = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(photograph, "JPEG")
@@ -216,7 +224,8 @@ def test_damaged_kept_files_are_named_and_left_out(tmp_path, capsys, name, conte
         with pytest.raises(ValueError, match=f"{name}.json: expected what parallel/attachments.py"):
             keep(result, tmp_path / "runs", **{name: content})
         content = json.dumps(content)
-    write_whole(store.files_of(result, tmp_path / "runs") / f"{name}.json", content)
+    write_whole(tmp_path / "record" / f"{name}.json", content)
+    store.keep(result, tmp_path / "runs", tmp_path / "record")
     status, text = make(tmp_path)
     assert status == 1 and left in text and "<figure>" not in text
     assert f"left out: {tmp_path}" in capsys.readouterr().err
@@ -290,7 +299,7 @@ def test_confusions_are_shares_of_the_true_class():
 
 def test_kept_files_are_read_as_they_were_written(folder):
     scaled = next(result for result in store.load(folder / "runs")[0] if result.scaled)
-    found, problems = read_attachments(store.files_of(scaled, folder / "runs"))
+    found, problems = parse_attachments(*kept_of(scaled, folder / "runs"))
     assert problems == [] and found.axis == "iteration" and len(found.curve) == 30
     assert found.per_class["class 3"] == {"AP": 3} and found.per_class["<i>"] == {"AP": None}
     assert found.picture[:2] == b"\xff\xd8" and found.confusion["matrix"] == [[3, 1], [0, 4]]

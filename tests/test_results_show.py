@@ -1,35 +1,37 @@
 """From a record to how it was made, and the plan of a suite (results/show.py, plan.py)."""
 
+import dataclasses
 import os
 
 import pytest
 
 from results import plan, show, store
-from tests.test_results_record import toy
+from tests.test_results_record import departing, toy
 
 SOURCE = ("python transfer/run.py --task all --weights 'my nets/bt.pth' --seeds=5 --num-gpus 8 --output out "
           "--resume --data /data")
 
 
 def test_everything_about_a_record_is_shown(tmp_path, capsys):
-    result = toy(seed=3, source=SOURCE, scaled={"epochs": [100, 1], "data.train": [10, 5]}, dirty=True,
-                 config={"epochs": 1, "rate": 0.3}, seconds=7200.0)
+    result = dataclasses.replace(
+        departing("voc07_svm", {"mAP": 56.0}, image_size=64), seed=3, source=SOURCE, dirty=True,
+        data={**toy().data, "counts": {"train": 5, "test": 4952}}, seconds=7200.0)
     store.save(result, tmp_path / "runs")
     (tmp_path / "record").mkdir()
     (tmp_path / "record" / "curve.json").write_text("[]")
     store.keep(result, tmp_path / "runs", tmp_path / "record")
     assert show.main([result.place, "--runs", str(tmp_path / "runs")]) == 0
     text = capsys.readouterr().out
-    for fact in ("voc_det, bt [1a2b3c4d], seed 3", "AP 56.00", "c" * 40 + ", with changes",
+    for fact in ("voc07_svm, bt [1a2b3c4d], seed 3", "mAP 56.00", "c" * 40 + ", with changes",
                  result.backbone["sha256"], "fingerprint f00d", "torch 2.14.1", "1 x x86_64 (cpu)",
-                 "2 h 0 min, started 2026-01-31T12:00:00", "curve.json", result.config_hash, "epochs 1 (100)",
-                 "data.train 5 images (10)", "config    2 settings; --config",
-                 "python transfer/run.py --task voc_det --seed 3 "
+                 "2 h 0 min, started 2026-01-31T12:00:00", "curve.json", result.config_hash,
+                 "image_size 64 (224)", "data.train 5 images (5011)", "config    13 settings; --config",
+                 "python transfer/run.py --task voc07_svm --seed 3 "
                  "--rerun --weights 'my nets/bt.pth' --num-gpus 8 --data /data\n"):
         assert fact in text, fact
-    assert "rate = 0.3" not in text
+    assert "image_size = 64" not in text
     assert show.main([result.place, "--config", "--runs", str(tmp_path / "runs")]) == 0
-    assert "  rate = 0.3" in capsys.readouterr().out
+    assert "  image_size = 64" in capsys.readouterr().out
 
 
 def test_many_metrics_are_wrapped_between_figures():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import random
 import shutil
@@ -82,7 +83,7 @@ def test_a_draft_is_not_stored(tmp_path):
 @pytest.mark.parametrize("spoil, message", [
     (lambda path: path.write_text(path.read_text().replace("56.0", "65.0")), "edited or damaged"),
     (lambda path: path.write_text(path.read_text()[:100]), "not JSON"),
-    (lambda path: path.write_bytes(b"\xff\xfe"), "not UTF-8"),
+    (lambda path: path.write_bytes(b"\xff\xfe"), "expected UTF-8"),
     (lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 2')), "schema 1"),
     (lambda path: shutil.copy(path, path.with_name("copy.json")), "move it there or delete"),
     (lambda path: path.rename(path.with_name("renamed.json")), "move it there or delete"),
@@ -183,7 +184,7 @@ def test_killed_writers_tear_nothing(tmp_path):
 
 
 def kept(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != store.INDEX}
 
 
 def test_files_are_kept_beside_the_record_and_are_no_records(tmp_path):
@@ -196,6 +197,7 @@ def test_files_are_kept_beside_the_record_and_are_no_records(tmp_path):
     place = store.files_of(toy(), runs)
     assert place == path.with_suffix(".files")
     assert kept(place) == {"curve.json": b"[]", "picture.jpg": b"jpeg"}
+    assert store.read_kept(toy(), runs) == (kept(place), [])
     assert store.load(runs) == ([toy()], [])
     assert sorted(os.listdir(path.parent)) == sorted([path.name, place.name])
 
@@ -224,3 +226,36 @@ def test_files_on_their_way_are_no_records_and_those_of_a_replaced_one_are_gone(
     assert store.load(runs) == ([toy()], [])
     store.save(toy(), runs, rerun=True)
     assert not store.files_of(toy(), runs).exists()
+
+
+def exchanged(one, other):
+    """Exchange what two records keep."""
+    one.rename(one.with_name("x")), other.rename(one), one.with_name("x").rename(other)
+
+
+@pytest.mark.parametrize("spoil, left, message", [
+    (lambda one, other: exchanged(one, other), {}, "found those of"),
+    (lambda one, other: exchanged(one / "curve.json", other / "curve.json"), {"more.json"}, "found another"),
+    (lambda one, other: (one / "curve.json").write_text("[1]"), {"more.json"}, "found another"),
+    (lambda one, other: (one / "curve.json").rename(one / "else.json"), {"more.json"}, "else.json"),
+    (lambda one, other: (one / "curve.json").unlink(), {"more.json"}, "curve.json"),
+    (lambda one, other: (one / store.INDEX).unlink(), {}, "missing or damaged"),
+    (lambda one, other: (one / store.INDEX).write_text("[]"), {}, "missing or damaged"),
+], ids=["folders", "files", "edited", "renamed", "deleted", "no index", "another index"])
+def test_kept_files_are_bound_to_their_record(tmp_path, spoil, left, message):
+    (tmp_path / "record").mkdir()
+    for seed in (0, 1):
+        (tmp_path / "record" / "curve.json").write_text(f"[{seed}]" if seed else "[]")
+        (tmp_path / "record" / "more.json").write_text("[]")
+        store.save(toy(seed=seed), tmp_path / "runs")
+        store.keep(toy(seed=seed), tmp_path / "runs", tmp_path / "record")
+    one, other = (store.files_of(toy(seed=seed), tmp_path / "runs") for seed in (0, 1))
+    spoil(one, other)
+    contents, problems = store.read_kept(toy(), tmp_path / "runs")
+    assert set(contents) == set(left) and message in " ".join(problems)
+
+
+def test_white_space_of_a_record_says_nothing_and_is_accepted(tmp_path):
+    path = store.save(toy(), tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=7) + "\n\n")
+    assert store.load(tmp_path) == ([toy()], [])

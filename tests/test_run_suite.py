@@ -51,4 +51,4 @@ def test_what_a_task_leaves_for_its_record_is_kept_beside_it(toy, monkeypatch): 
     catalogue(monkeypatch, toy_task(monkeypatch, run=run))
     assert toy("--task", "toy_linear") == 0
     (result,) = records()
-    assert [path.name for path in store.files_of(result, "runs").iterdir()] == ["curve.json"]
+    assert store.read_kept(result, "runs") == ({"curve.json": b"[]"}, [])

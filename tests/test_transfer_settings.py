@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import pytest
 
-from transfer.settings import TaskConfig, differences
+from parallel.mappings import differences
+from transfer.settings import TaskConfig
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Write small data sets of real digits on real photographs in the real formats, for the demo and the tests.
 
-    python -m tools.demo_data ROOT [--seed S]
+    python tools/demo_data.py ROOT [--seed S]
 
 ROOT becomes a data root: imagenet/, places205/, inat18/, VOC2007/, VOC2012/ and coco/, about 1100 pictures
 and 14 MB. The same seed gives the same bytes. The digits and photographs are real and the labels are exact,
@@ -20,6 +20,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from parallel.files import write_whole
 from tools import demo_pictures

@@ -14,8 +14,9 @@ if not __package__:
 import torch
 from tabulate import tabulate
 
+from parallel.mappings import differences
 from transfer import workspace
-from transfer.settings import Conditions, data_root, differences
+from transfer.settings import Conditions, data_root
 from transfer.tasks import TASKS, Task
 
 

@@ -12,13 +12,14 @@ import torch
 from parallel.collectives import agree, gather, of_main, require_same
 from parallel.groups import joined
 from parallel.launch import launch
+from parallel.mappings import differences
 from parallel.memory import within_memory
 from parallel.process import is_main
 from results import store
 from results.record import SCHEMA, Result
 from transfer import workspace
 from transfer.request import Request
-from transfer.settings import Conditions, Context, TaskConfig, data_root, differences
+from transfer.settings import Conditions, Context, TaskConfig, data_root
 from transfer.tasks import Task, find
 from transfer.weights.architectures import RESNET50
 from transfer.weights.backbone import Backbone

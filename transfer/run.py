@@ -22,11 +22,12 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from parallel import launcher, signals
+from parallel.mappings import differences
 from parallel.process import complain, is_main, last
 from parallel.slurm import adopt_slurm
 from transfer import tasks
 from transfer.request import Request, require_number
-from transfer.settings import TaskConfig, differences
+from transfer.settings import TaskConfig
 
 
 def parser() -> argparse.ArgumentParser:

@@ -111,12 +111,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(matches)}?" if matches else f"known are {', '.join(sorted(known))}"
 
 
-def differences(paper: Mapping, used: Mapping) -> dict[str, list]:
-    """Return {key: [paper value, used value]} where two flat dicts differ; a missing value is None."""
-    keys = sorted({*paper, *used})
-    return {key: [paper.get(key), used.get(key)] for key in keys if paper.get(key) != used.get(key)}
-
-
 def _parse(key: str, text: str, default: Any) -> Any:
     kind = type(default)
     try:

@@ -15,8 +15,8 @@ import torch
 
 from parallel.checkpoints import regular
 from parallel.files import write_whole
+from parallel.mappings import differences
 from parallel.slurm import started_again, this_job
-from transfer.settings import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "run.json"

@@ -24,9 +24,9 @@ import yaml
 from detectron2.config import CfgNode
 
 from parallel.files import write_whole
+from parallel.mappings import differences
 from transfer.detection import configuration
 from transfer.detection.curves import read_metrics
-from transfer.settings import differences
 
 FILE = Path(__file__).with_name("expected.json")
 CHECKS = (200, 500, 1000, 2000)  # iterations after which losses are looked at

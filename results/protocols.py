@@ -1,0 +1,37 @@
+"""What follows the paper's protocol, decided from a record's config and counts instead of believed.
+
+protocols.json holds, for every version of every task, the default config and the sizes of the official
+splits, and the keys of a detector's config that follow from the backbone's architecture. It needs no torch.
+`python -m tools.write_protocols` writes it from the catalogue; earlier versions of a task stay in it.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from parallel.mappings import differences
+from results.record import Result
+
+PATH = Path(__file__).with_name("protocols.json")
+
+
+def departures(result: Result) -> dict[str, list]:
+    """Return {key: [paper's value, used value]} of a record; {} where it followed the paper's protocol.
+
+    A task or a version of it that protocols.json does not have is {"protocol": [None, "NAME version N"]}.
+    """
+    known = protocols()
+    protocol = known["tasks"].get(result.task, {}).get(str(result.version))
+    if protocol is None:
+        return {"protocol": [None, f"{result.task} version {result.version}"]}
+    fitted = known["architectures"].get(result.arch, {}) if protocol["detects"] else {}
+    counts = differences(protocol["counts"], result.data["counts"])
+    return differences(protocol["config"] | fitted, result.config) | {
+        f"data.{key}": pair for key, pair in counts.items()}
+
+
+@functools.cache
+def protocols() -> dict[str, Any]:
+    """Return the content of protocols.json."""
+    return json.loads(PATH.read_text("utf-8"))
