@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("parallel", "pretrain", "transfer", "results", "tools")
 
 # Of parallel, what results may import
-TORCH_FREE = ("parallel.attachments", "parallel.files", "parallel.listing", "parallel.mappings", "parallel.pixels",
-              "parallel.reading")
+TORCH_FREE = ("parallel.attachments", "parallel.files", "parallel.listing", "parallel.mappings",
+              "parallel.pixels", "parallel.reading")
 
 
 def imported(path, inside_functions=True):
