@@ -1,6 +1,7 @@
 """What a filled table is made of: cells, with where they come from, and the sheet that holds them."""
 
 import json
+import unicodedata
 from dataclasses import dataclass
 from itertools import count, product
 from string import ascii_lowercase
@@ -82,6 +83,17 @@ def changes(result: Result) -> list[str]:
     """
     return [f"{key} {_text(used)} ({_text(paper)})" for key, (paper, used) in result.scaled.items()
             if not key.startswith("data.")]
+
+
+def visible(text: str) -> str:
+    """Return text with control characters and marks of direction as \\u202e is: none acts on what is around.
+
+    Blanks of other scripts stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or unicodedata.category(sign) == "Zs"
+                   else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text)
 
 
 def remarks(sheet: Sheet) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from results.ablations import Ablation
 from results.cells import backbone_text
 from results.pretraining import Pretraining
 from results.record import Result
+from results.webpage import escape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

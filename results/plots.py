@@ -8,9 +8,11 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from results.cells import visible
+from results.webpage import escape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +45,7 @@ def curves(series: Series, x_label: str, y_label: str, log: bool = False) -> "Fi
             step = math.ceil(len(x) / POINTS)
             kept = sorted({*range(0, len(x), step), len(x) - 1})
             axes.plot([x[index] for index in kept],
-                      [math.nan if y[index] is None else y[index] for index in kept], label=label,
+                      [math.nan if y[index] is None else y[index] for index in kept], label=_words(label),
                       color=OKABE_ITO[number % len(OKABE_ITO)],
                       linestyle=DASHES[number % len(DASHES)],
                       marker="o" if len(kept) < 15 else "", markersize=3)
@@ -65,7 +67,7 @@ def sweep(series: Series, x_label: str, y_label: str, log: bool) -> "Figure":
         for number, (axes, (title, (x, y))) in enumerate(zip(panels, series.items())):
             axes.plot(x, y, color=OKABE_ITO[number], marker="o", markersize=4)
             axes.set(ylabel=y_label, xscale="log" if log else "linear")
-            axes.set_title(title, loc="left", fontsize=9)
+            axes.set_title(_words(title), loc="left", fontsize=9)
             axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         panels[-1].set_xlabel(x_label)
         places = sorted({place for x, _ in series.values() for place in x})
@@ -93,7 +95,7 @@ def stacked(parts: Mapping[str, Series], x_label: str, log: Sequence[str] = ()) 
             axes.grid(color=INK, alpha=0.15, linewidth=0.6)
         panels[-1].set_xlabel(x_label)
         panels[-1].xaxis.get_major_locator().set_params(integer=True)
-        figure.legend(drawn.values(), drawn, loc="outside upper left", ncols=2)
+        figure.legend(drawn.values(), map(_words, drawn), loc="outside upper left", ncols=2)
         return figure
 
 
@@ -179,4 +181,9 @@ def _style(more=()):
 
 
 def _short(name):
-    return name if len(name) <= 18 else name[:16] + "..."
+    return _words(name if len(name) <= 18 else name[:16] + "...")
+
+
+def _words(text):
+    """Return text that Matplotlib takes as it is, not as a formula between signs of dollar."""
+    return visible(text).replace("$", r"\$")

@@ -6,13 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 
 import tabulate
 
 from results import webpage
-from results.cells import SIGNS, Cell, Noted, Sheet, figure, provenance, remarks
+from results.cells import SIGNS, Cell, Noted, Sheet, figure, provenance, remarks, visible
+from results.webpage import escape
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,19 @@ def tidy_csv(sheet: Sheet) -> str:
                    for name, value in (("mean", cell.mean), ("std", cell.std), ("low", cell.low),
                                        ("high", cell.high))}
         published = dict(zip(("published", "published_row"), cell.reference))
-        writer.writerow({"table": sheet.name, "row": row, "task": task, "metric": metric, **numbers,
+        facts = {"table": sheet.name, "row": row, "task": task, "metric": metric, **numbers,
                          "origin": cell.origin, "n": cell.n, "verdict": cell.verdict, **published,
                          "epochs": cell.epochs, "settings": cell.settings, "source": cell.source,
-                         "note": cell.note, **provenance(cell)})
+                         "note": cell.note, **provenance(cell)}
+        writer.writerow({name: _no_formula(value) for name, value in facts.items()})
     return text.getvalue()
+
+
+def _no_formula(value):
+    """Return text that a spreadsheet does not compute: with an apostrophe where it starts like a formula."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else visible(value)
 
 
 def html(sheet: Sheet) -> str:
@@ -237,18 +245,22 @@ def _aligned(sheet):
 
 
 def _escape_latex(text):
-    return _LATEX_SIGNS.sub(lambda match: _LATEX[match[0]], text)
+    return _LATEX_SIGNS.sub(lambda match: _LATEX[match[0]], visible(text))
+
+
+def _escape_markdown(text):
+    return _MARKDOWN_SIGNS.sub(r"\\\g<0>", visible(text))
 
 
 _LATEX = {**{sign: "\\" + sign for sign in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
           "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
           "±": r"$\pm$", "≈": r"$\approx$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
 _LATEX_SIGNS = re.compile(r"[&%$#_{}~^\\<>|±≈↓↑]")
-_MARKDOWN_SIGNS = re.compile(r"([\\|*<>`])")
+_MARKDOWN_SIGNS = re.compile(r"[\\|*<>`]|](?=\()")  # ]( would make a link or a picture
 _LEGEND = "{}: best, {}: second best of the rows that compare; supervised rows do not compete"
 VERDICT_LEGEND = ("≈ reproduced, ↓ below, ↑ above the published figure, ? inconclusive; the table of "
                   "verdicts has the rule")
-MARKDOWN = Style(lambda text: _MARKDOWN_SIGNS.sub(r"\\\1", text), best="**{}**", second="<u>{}</u>",
+MARKDOWN = Style(_escape_markdown, best="**{}**", second="<u>{}</u>",
                  low="<sub>{}</sub>", high="<sup>{}</sup>", dash="-",
                  legend=_LEGEND.format("**bold**", "<u>underlined</u>"))
 LATEX = Style(_escape_latex, best=r"\textbf{{{}}}", second=r"\underline{{{}}}", low=r"\textsubscript{{{}}}",
@@ -256,5 +268,5 @@ LATEX = Style(_escape_latex, best=r"\textbf{{{}}}", second=r"\underline{{{}}}", 
               legend=_LEGEND.format(r"\textbf{bold}", r"\underline{underlined}"))
 HTML = Style(escape, best="<b>{}</b>", second="<u>{}</u>", low="<sub>{}</sub>", high="<sup>{}</sup>",
              dash="-", legend=_LEGEND.format("<b>bold</b>", "<u>underlined</u>"))
-PLAIN = Style(lambda text: text, best="*{}*", second="_{}_", low="_{}", high="^{}", dash="-",
+PLAIN = Style(visible, best="*{}*", second="_{}_", low="_{}", high="^{}", dash="-",
               legend=_LEGEND.format("*so*", "_so_"))

@@ -13,8 +13,9 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
+
+from results.webpage import escape
 
 ROOT = Path(__file__).resolve().parent.parent
 if not __package__:

@@ -15,7 +15,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from results import store
-from results.cells import backbone_text, changes
+from results.cells import backbone_text, changes, visible
 from results.plan import duration
 from results.record import Result
 
@@ -79,7 +79,7 @@ def describe(result: Result, root: Path, config: bool = False) -> str:
     metrics = textwrap.fill(figures, 100, initial_indent="  ", subsequent_indent="  ",
                             break_long_words=False).replace("\0", " ")
     head = f"{result.task}, {backbone_text(result)}, seed {result.seed}\n{metrics}\n"
-    return head + "\n".join(f"  {name:9} {text}".rstrip() for name, text in lines)
+    return head + "\n".join(f"  {name:9} {visible(text)}".rstrip() for name, text in lines)
 
 
 def rerun(result: Result) -> str:

@@ -6,7 +6,9 @@ The functions take plain text and escape it; arguments named `html` or `parts` a
 import base64
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as as_entities
+
+from results.cells import visible
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; --link: light-dark(#005a8f, #7cc4f0);
@@ -53,6 +55,11 @@ pre { white-space: pre-wrap; background: var(--soft); padding: .5rem; margin: .4
   .figures { grid-template-columns: repeat(3, 1fr) }
   details::details-content { content-visibility: visible; display: block } }
 """.strip()
+
+
+def escape(text: str) -> str:
+    """Return plain text as HTML, with control characters as \\x00 is."""
+    return as_entities(visible(text))
 
 
 def page(title: str, sections: Iterable[tuple[str, str, str]]) -> str:
