@@ -41,6 +41,7 @@ from pretrain.pictures.sources import open_source
 from pretrain.recipe import Recipe, add_flags
 from pretrain.trainer import DATA_ON, Run, last_good, train
 from pretrain.upkeep import dryrun
+from pretrain.upkeep.knn import Labelled
 
 SMALLER = "lower --batch-size or raise --accumulate"  # without enough memory
 
@@ -135,6 +136,8 @@ def prepare(arguments: list[str]) -> tuple[Recipe, Run, int, bool]:
         raise ValueError(f"--processes expected at least 1, found {processes}; without a GPU: --device cpu")
     run = Run(**args, command=" ".join(["pretrain/main.py", *arguments]))
     epoch_batches(open_source(run.data), recipe, processes)
+    if run.knn_data:
+        Labelled(run.knn_data, recipe.image_size)
     if not dry:
         try:
             run.checkpoint_dir.mkdir(parents=True, exist_ok=True)

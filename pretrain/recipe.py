@@ -11,19 +11,22 @@ preset `paper` has the other value.
 """
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from parallel.resnets import STEMS
+from parallel.resnets import STEMS, models
 from pretrain.pictures.augment import ViewRecipe
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 VIEW_BACKENDS = ("pil", "fast", "device")
 OPTIMIZERS = ("lars", "adam", "sgd")
 SCHEDULES = ("cosine", "constant", "step")
+
+MOST = 1_000_000  # of anything that is counted
 
 Value = bool | int | float | str | tuple[float, float]  # of a setting
 Kind = TypeVar("Kind", bound=Value)
@@ -117,8 +120,16 @@ class Recipe:
     seed: int = setting(0, "of initial weights, order and views")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "image_size", "accumulate"):
+        for name, value in vars(self).items():
+            if isinstance(value, float):
+                require(math.isfinite(value), self, name, "a finite number")
+            elif isinstance(value, int) and name != "seed":
+                require(value <= MOST, self, name, f"at most {MOST}")
+        for name in ("epochs", "accumulate"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
+        require(8 <= self.image_size <= 4096, self, "image_size", "pixels from 8 to 4096")
+        require(0 <= self.seed < 2**63, self, "seed", "a number from 0 to below 2**63")
+        require_model(self, "arch")
         require(self.batch_size >= 2, self, "batch_size", "at least 2, since the loss compares images")
         for name in ("learning_rate_weights", "learning_rate_biases", "weight_decay", "warmup_epochs",
                      "spike_factor"):
@@ -170,6 +181,12 @@ def require(condition: bool, recipe: Recipe, name: str, wanted: str) -> None:
     """Raise ValueError, naming the flag, unless the condition holds."""
     if not condition:
         raise ValueError(f"--{name.replace('_', '-')} expected {wanted}, found {getattr(recipe, name)!r}")
+
+
+def require_model(recipe: Recipe, name: str, *others: str) -> None:
+    """Raise ValueError unless a setting is a ResNet of torchvision, or one of the other words."""
+    known = (*others, *models())
+    require(getattr(recipe, name) in known, recipe, name, f"one of {', '.join(known)}")
 
 
 def require_widths(recipe: Recipe, name: str) -> None:

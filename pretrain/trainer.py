@@ -18,7 +18,7 @@ from pretrain import methods
 from pretrain.accumulate import Tensors, accumulated_backward, plain_backward
 from pretrain.optim import LARS, SGD, Adam, build_optimizer, learning_rates
 from pretrain.pictures.feed import Feed
-from pretrain.recipe import Recipe
+from pretrain.recipe import MOST, Recipe
 from pretrain.upkeep import checkpoint, knn
 from pretrain.upkeep.checkpoint import Position
 from pretrain.upkeep.guard import GOOD, KIND, LOSS, Guard, Verdict, diagnosis, gradient_norms, not_finite
@@ -30,6 +30,11 @@ DATA_ON = ("auto", "device", "host")  # auto: on a GPU if they fit, see pictures
 # How many steps later the host reads a step's numbers: on a GPU, when the next step is already on its way.
 LATE = {"cpu": 0, "cuda": 1}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+# Of a Run: the name of a number, its lowest and highest value.
+LIMITS = (("workers", 0, 1024), ("print_freq", 1, MOST), ("checkpoint_minutes", 0, MOST), ("keep", 1, MOST),
+          ("max_skips", 1, MOST), ("device_memory", 0.1, MOST))
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,10 @@ class Run:
     def __post_init__(self):
         if self.data_on not in DATA_ON:
             raise ValueError(f"--data-on expected one of {', '.join(DATA_ON)}, found {self.data_on!r}")
-        for name, least in (("workers", 0), ("print_freq", 1), ("checkpoint_minutes", 0), ("keep", 1),
-                            ("max_skips", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} expected at least {least}, found "
-                                 f"{getattr(self, name)}")
+        for name, least, most in LIMITS:
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"--{name.replace('_', '-')} expected {least} to {most}, found {value}")
 
     @property
     def memory_format(self) -> torch.memory_format:

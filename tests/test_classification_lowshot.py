@@ -73,7 +73,7 @@ def test_run_on_a_voc_tree(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"shots": (7,)}, "expected at least 7 positive images of each class, found 6 of apple"),
-    ({"shots": ()}, "shots and draws of 1 or more"), ({"draws": 0}, "shots and draws of 1 or more"),
+    ({"shots": ()}, "shots: expected values from 1"), ({"draws": 0}, "draws: expected from 1"),
     ({"shots": (6,)}, "expected 12 images without each class, found 10 without boat; lower shots"),
     ({"solver": "fast"}, "solver: expected one of"),
 ])

@@ -151,8 +151,8 @@ def test_run_on_a_voc_tree(tmp_path):
 @pytest.mark.parametrize("changes, damage, message", [
     ({}, lambda root: root.rename(root.parent / "lost"), "VOC2007: no such folder"),
     ({"folds": 7}, None, "trainval: expected at least 7 positive images of each class, found 6 of apple"),
-    ({"folds": 1}, None, "folds: expected 2 or more"),
-    ({"costs": (1.0, 0.0)}, None, "costs: expected values above 0"),
+    ({"folds": 1}, None, "folds: expected from 2"),
+    ({"costs": (1.0, 0.0)}, None, "costs: expected finite values"),
     ({"solver": "newton"}, None, "solver: expected one of mixed, liblinear, found 'newton'"),
     ({"resize": "shrink"}, None, "resize: expected one of crop, squash, stretch, bicubic, found 'shrink'"),
     ({"pooling": "max"}, None, "pooling: expected one of average, res5, found 'max'"),

@@ -52,8 +52,8 @@ def allowed(path):
                 "parallel.resnets")
     for wing in ("classification", "detection"):
         if place.startswith(f"transfer/{wing}/"):
-            return (f"transfer.{wing}", "transfer.weights", "transfer.settings", "transfer.precision",
-                    "parallel")
+            return (f"transfer.{wing}", "transfer.weights", "transfer.settings", "transfer.limits",
+                    "transfer.precision", "parallel")
     if place in ("transfer/execution.py", "transfer/suite.py"):  # they store records and say which there are
         return ("transfer", "results", "parallel")
     return ("transfer", "parallel")

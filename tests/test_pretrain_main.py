@@ -88,11 +88,11 @@ def test_a_method_has_its_own_flags_and_presets(pictures, call, capfd):
      "cifar100, "
      "stl10, tiny-imagenet, batch128, batch256, batch512, batch1024, batch2048, batch4096, found 'papers'"),
     (["--accumulate", "2", "--processes", "4"], "--accumulate 2: the batch of 4 does not divide by 4 "),
-    (["--keep", "0"], "--keep expected at least 1, found 0"),
+    (["--keep", "0"], "--keep expected 1 to 1000000, found 0"),
     (["--knn-data", "/dev/null"], "/dev/null: unknown kind of data"),
     (["--precision", "fp8"], "--precision expected one of fp32, bf16, fp16, found 'fp8'"),
     (["--reference-world-size", "0"], "--reference-world-size expected actual or a number of processes"),
-    (["--workers", "-1"], "--workers expected at least 0, found -1"),
+    (["--workers", "-1"], "--workers expected 0 to 1024, found -1"),
     (["--checkpoint-dir", "/dev/null/x"], "--checkpoint-dir /dev/null/x cannot be made"),
 ], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "")
 def test_mistakes_are_one_line_and_status_2(call, pictures, arguments, message):

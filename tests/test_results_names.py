@@ -18,7 +18,8 @@ HOSTILE = {"bidi": f"ab{RTL}cd{ISOLATE}", "escape": f"x{ESCAPE}y{BELL}", "null":
            "latex": r"\input{/etc/passwd} $x_1$ % #", "markdown": "![a](http://x/y.png) | **b** `c`",
            "formula": "=cmd|' /C calc'!A0", "plus": "+1+1", "at": "@SUM(A1)", "minus": "-2+3",
            "joiner": "a\u200bb\ufeff", "surrogate": "a\ud800"}
-FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+                       "\ud800-\udfff]")
 
 
 def record(name):

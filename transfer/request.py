@@ -8,7 +8,7 @@ from typing import Any
 from parallel.resnets import STEMS
 
 RUNS = Path(__file__).resolve().parent.parent / "results" / "runs"  # the records that results/make.py reads
-LEAST = {"seed": 0, "num_gpus": 1, "workers": 0}
+LIMITS = {"seed": (0, 2**31 - 1), "num_gpus": (1, 4096), "workers": (0, 1024)}
 
 
 def flag(default: Any, help: str, **options: Any) -> Any:
@@ -57,8 +57,8 @@ class Request:
     source: str = ""
 
     def __post_init__(self):
-        for name, least in LEAST.items():
-            require_number(name, getattr(self, name), least)
+        for name, (least, most) in LIMITS.items():
+            require_number(name, getattr(self, name), least, most)
         again = [name for name in ("resume", "rerun", "eval_only") if getattr(self, name)]
         if len(again) > 1:
             raise ValueError(f"expected one of resume, rerun and eval_only, found {' and '.join(again)}")
@@ -71,8 +71,7 @@ class Request:
         return f"Request({', '.join(f'{name}={getattr(self, name)!r}' for name in given)})"
 
 
-def require_number(name: str, value: int, least: int) -> None:
-    """ValueError, which names the flag, where a number is below `least` or does not fit into 31 bits."""
-    if not least <= value < 2**31:
-        limit = f"{least} or more" if value < least else "less than 2**31"
-        raise ValueError(f"--{name.replace('_', '-')}: expected {limit}, found {value}")
+def require_number(name: str, value: int, least: int, most: int) -> None:
+    """ValueError, which names the flag, where a number is out of its range."""
+    if not least <= value <= most:
+        raise ValueError(f"--{name.replace('_', '-')}: expected {least} to {most}, found {value}")

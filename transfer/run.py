@@ -141,7 +141,7 @@ def requested(arguments: argparse.Namespace, words: list[str]) -> dict[str, list
                              f"{arguments.task}")
         pairs += ("split", arguments.split_file)
     if arguments.seeds is not None:
-        require_number("seeds", arguments.seeds, 1)
+        require_number("seeds", arguments.seeds, 1, 10_000)
     fields = {field.name for field in dataclasses.fields(Request)}
     given = {name: value for name, value in vars(arguments).items() if name in fields}
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from transfer.limits import require_possible
+
 if TYPE_CHECKING:
     from transfer.weights.backbone import Backbone
 
@@ -16,7 +18,13 @@ Own = TypeVar("Own", bound="TaskConfig")
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """The base of every protocol's Config: its fields are all that may change a task's number."""
+    """The base of every protocol's Config: its fields are all that may change a task's number.
+
+    Raises ValueError for a value that limits.py rules out.
+    """
+
+    def __post_init__(self) -> None:
+        require_possible(vars(self))
 
     @property
     def PRESETS(self) -> Mapping[str, Mapping[str, Any]]:

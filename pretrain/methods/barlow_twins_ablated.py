@@ -13,7 +13,7 @@ from parallel.collectives import gather_rows
 from pretrain import backbones
 from pretrain.methods.barlow_twins import BarlowTwins, BarlowTwinsRecipe
 from pretrain.methods.correlation import working_type
-from pretrain.recipe import Value, require, require_widths, setting, switch
+from pretrain.recipe import Value, require, require_model, require_widths, setting, switch
 
 NORMALISATIONS = ("batch", "features", "none")
 
@@ -45,6 +45,7 @@ class BarlowTwinsAblatedRecipe(BarlowTwinsRecipe):
                 f"one of {', '.join(NORMALISATIONS)}")
         require(not self.stop_gradient or self.second == "shared", self, "stop_gradient", "no with a second "
                 "network, which would never be trained,")
+        require_model(self, "second", "shared")
         if self.predictor != "none":
             require_widths(self, "predictor")
 

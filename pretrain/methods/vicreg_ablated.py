@@ -12,7 +12,7 @@ from torch.nn import functional
 from pretrain import backbones
 from pretrain.methods.correlation import working_type
 from pretrain.methods.vicreg import VICReg, VICRegRecipe
-from pretrain.recipe import Value, require, require_widths, setting, switch
+from pretrain.recipe import Value, require, require_model, require_widths, setting, switch
 
 NORMALISATIONS = ("none", "std", "l2")
 
@@ -32,6 +32,7 @@ class VICRegAblatedRecipe(VICRegRecipe):
         super().__post_init__()
         require(self.normalisation in NORMALISATIONS, self, "normalisation",
                 f"one of {', '.join(NORMALISATIONS)}")
+        require_model(self, "second", "shared")
         if self.predictor != "none":
             require_widths(self, "predictor")
 

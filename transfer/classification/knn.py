@@ -65,12 +65,10 @@ def data(config: Config, conditions: Conditions) -> dict:
 
 
 def check(config: Config, count: int, source: str) -> None:
-    """ValueError for a k that is no number of neighbours, or a temperature that is no scale."""
-    if not config.k or min(config.k) < 1 or max(config.k) > count:
+    """ValueError for more neighbours than there are images."""
+    if max(config.k) > count:
         raise ValueError(f"k: expected values from 1 to the {count} training images of {source}, "
                          f"found {config.k}")
-    if not config.temperature or min(config.temperature) <= 0:
-        raise ValueError(f"temperature: expected values above 0, found {config.temperature}")
     config.pipeline.check()
 
 

@@ -194,11 +194,11 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
 def check(config: Config, processes: int) -> None:
     """ValueError for values that no training on so many processes can have."""
     training.check_training(config, processes)
+    if config.nesterov and not config.momentum:
+        raise ValueError("nesterov: expected a momentum above 0 with it, found 0; pass nesterov false")
     if len(set(config.grid)) < len(config.grid):
         raise ValueError(f"sweep: expected each learning rate and weight decay once, found "
                          f"{config.sweep_learning_rates} and {config.sweep_weight_decays}")
-    if not 0 < config.held_out < 1:
-        raise ValueError(f"held_out: expected a share between 0 and 1, found {config.held_out}")
     dtype_of(config.precision)
 
 

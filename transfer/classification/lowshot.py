@@ -47,8 +47,6 @@ def data(config: Config, conditions: Conditions) -> dict:
 def trainval_test(config: Config, conditions: Conditions) -> tuple[layouts.Samples, layouts.Samples]:
     """(trainval, test), with enough images of each class for the largest draw."""
     config.check()
-    if not config.shots or min(config.shots) < 1 or config.draws < 1:
-        raise ValueError(f"expected shots and draws of 1 or more, found {config.shots} and {config.draws}")
     trainval, test = layouts.voc_pair(conditions.data / config.dataset, max(config.shots))
     needed, absent = max(config.shots) * (len(trainval.classes) - 1), (trainval.labels == -1).sum(0)
     if absent.min() < needed:

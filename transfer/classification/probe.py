@@ -66,11 +66,8 @@ def data(config: Config, conditions: Conditions) -> dict:
 def check(config: Config) -> None:
     """ValueError for values that no fit can have."""
     config.pipeline.check()
-    if not 0 < config.weakest <= config.strongest or config.strengths < 1:
-        raise ValueError(f"expected 0 < weakest <= strongest and strengths of 1 or more, found "
-                         f"{config.weakest}, {config.strongest} and {config.strengths}")
-    if not 0 < config.held_out < 1:
-        raise ValueError(f"held_out: expected a share between 0 and 1, found {config.held_out}")
+    if config.weakest > config.strongest:
+        raise ValueError(f"expected weakest <= strongest, found {config.weakest} and {config.strongest}")
 
 
 def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:

@@ -54,8 +54,6 @@ class SVMConfig(TaskConfig):
     def check(self) -> None:
         """ValueError for values that no fit can have."""
         self.pipeline.check()
-        if not self.costs or min(self.costs) <= 0:
-            raise ValueError(f"costs: expected values above 0, found {self.costs}")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, found {self.solver!r}")
 
@@ -90,8 +88,6 @@ def data(config: Config, conditions: Conditions) -> dict:
 def trainval_test(config: Config, conditions: Conditions) -> list[layouts.Samples]:
     """[trainval, test], with an image of each class for every fold."""
     config.check()
-    if config.folds < 2:
-        raise ValueError(f"folds: expected 2 or more, found {config.folds}")
     return layouts.voc_pair(conditions.data / config.dataset, config.folds)
 
 

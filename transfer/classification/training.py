@@ -33,14 +33,12 @@ def schedule_factor(config: "finetune.Config | linear.Config", epoch: int) -> fl
 
 def check_training(config: "finetune.Config | linear.Config", processes: int = 1) -> None:
     """ValueError for values that no training on so many processes can have."""
-    if config.batch_size < 1 or config.batch_size % processes:
+    if config.batch_size % processes:
         nearest = max(1, round(config.batch_size / processes)) * processes
         raise ValueError(f"batch_size {config.batch_size} is over all {processes} processes and must divide "
                          f"by them; the nearest that does is {nearest}")
     if config.schedule not in ("cosine", "step"):
         raise ValueError(f"schedule: expected cosine or step, found {config.schedule!r}")
-    if config.epochs < 1:
-        raise ValueError(f"epochs: expected at least 1, found {config.epochs}")
 
 
 def linear_head(classes: int, dimensions: int, initial_std: float, seed: int) -> nn.Linear:

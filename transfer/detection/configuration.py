@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
+from transfer.limits import require_possible
 from transfer.settings import nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "detection_configs"
@@ -21,7 +22,6 @@ WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "
 # Keys of Detectron2 that nothing here reads. A record must not claim another value for them.
 # LOAD_PROPOSALS would have Detectron2 unpickle files of proposals.
 UNREAD = ("DATALOADER.SAMPLER_TRAIN", "TEST.AUG.ENABLED", "CUDNN_BENCHMARK", "MODEL.LOAD_PROPOSALS")
-POSITIVE = ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "TEST.PRECISE_BN.NUM_ITER")
 REFERENCE_GPUS = 8  # of every published recipe here
 
 
@@ -86,9 +86,7 @@ def _nearest_keys(key, known):
 
 
 def _check(values):
-    for key in POSITIVE:
-        if values[key] < 1:
-            raise ValueError(f"expected {key} of 1 or more, found {values[key]}")
+    require_possible(values)
     if values["SOLVER.REFERENCE_WORLD_SIZE"]:  # Detectron2 would change the recipe behind the record's back
         raise ValueError("SOLVER.REFERENCE_WORLD_SIZE is set by --rescale; use that flag")
     usual = flat(defaults())
