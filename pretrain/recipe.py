@@ -112,6 +112,8 @@ class Recipe:
                                         "315)", pair)
     solarise: tuple[float, float] = setting((0.0, 0.2), "probability of solarisation in either view (code "
                                             "lines 302, 316)", pair)
+    max_norm: float = setting(0.0, "the gradient of all parameters is shortened to this norm where it is "
+                              "longer; 0: never (code: never)")
     spike_factor: float = setting(
         10.0, "a step whose loss is above this many times its running mean is skipped; 0: never (code: "
         "never; the published runs have no such step)")
@@ -132,7 +134,7 @@ class Recipe:
         require_model(self, "arch")
         require(self.batch_size >= 2, self, "batch_size", "at least 2, since the loss compares images")
         for name in ("learning_rate_weights", "learning_rate_biases", "weight_decay", "warmup_epochs",
-                     "spike_factor"):
+                     "max_norm", "spike_factor"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
         for name, known in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
                             ("views", VIEW_BACKENDS), ("stem", STEMS)):

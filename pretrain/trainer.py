@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_
 
 from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
@@ -221,8 +222,12 @@ def train_step(training: Training, step: int, views: Tensors) -> Seen:
     loss, figures, outputs = backward(training, step, views)
     scaler.unscale_(optimizer)
     # fp16 gradients overflow now and then by design: the scaler leaves the step out and halves its factor.
-    numbers = guard.judge(loss, gradient_norms(optimizer), scaler.scale(torch.ones_like(loss)) > 1)
+    norms = gradient_norms(optimizer)
+    numbers = guard.judge(loss, norms, scaler.scale(torch.ones_like(loss)) > 1)
     kind = numbers[KIND]
+    if training.recipe.max_norm:
+        total = torch.linalg.vector_norm(torch.stack(norms))
+        clip_grads_with_norm_(training.network.parameters(), training.recipe.max_norm, total)
     optimizer.found_inf = (kind != GOOD).float()
     optimizer.step()
     training.network.after_step(step, kind == GOOD)

@@ -285,6 +285,26 @@ def test_clipped_ratio_by_hand(rate, gradient, moved):
     assert weight.item() == pytest.approx(2 - moved, abs=1e-6)
 
 
+def test_a_long_gradient_is_shortened_over_all_parameters(start, tmp_path):
+    """One step of plain SGD moves all weights together by the rate times the norm."""
+    moved = {}
+    for folder, rate, norm in (("still", 0.0, 0.0), ("free", 1.0, 0.0), ("short", 1.0, 0.02),
+                               ("long", 1.0, 1e6)):
+        start(folder, epochs=1, batch_size=14, warmup_epochs=0, optimizer="sgd", schedule="constant",
+              weight_decay=0.0, reference_world_size=1, learning_rate_weights=rate,
+              learning_rate_biases=rate, max_norm=norm)
+        model = load(tmp_path / folder / "checkpoint.pth")["model"]
+        moved[folder] = torch.cat([value.flatten() for name, value in sorted(model.items())
+                                   if name.endswith(("weight", "bias"))])
+        if folder != "still":
+            logged = sum(row[f"gradient_norm_{kind}"] ** 2 for row in lines(tmp_path / folder)
+                         for kind in ("weights", "biases")) ** 0.5
+            expected = 14 / 256 * (0.02 if folder == "short" else logged)
+            assert logged > 0.1
+            assert (moved[folder] - moved["still"]).norm().item() == pytest.approx(expected, rel=1e-3)
+    assert torch.equal(moved["free"], moved["long"])
+
+
 def test_a_folder_has_one_run_at_a_time(start, tmp_path):
     start("run")
     with logbook.alone_in(tmp_path / "run"), pytest.raises(ValueError, match="expected no run at work"):

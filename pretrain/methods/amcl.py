@@ -8,7 +8,7 @@ Sources: code = LeiWangR/cl at 755799d, amcl/{losses,models,train}.py, which nam
 
 The objective has no bound of its own: where a similarity exceeds `beta`, the term of a positive pair falls
 without limit as tau goes to 0, so temperatures go to the bounds that they are given. The code's lower bound
-is 1e-5, with gradients clipped to norm 1; ours is 0.05, without clipping, and the log has the temperatures.
+is 1e-5; ours is 0.05, and the log has the temperatures.
 No figure of the paper could be read, so none stands beside these recipes. Not taken over: a rate that changes
 once an epoch and ends at 0 (ours changes each step and ends at 1/1000).
 """
@@ -42,9 +42,10 @@ class AMCLRecipe(Recipe):
     blur: tuple[float, float] = (0.0, 0.0)
     solarise: tuple[float, float] = (0.0, 0.0)
     spike_factor: float = 0.0
+    max_norm: float = 1.0  # a safeguard, says the code
     heads: int = setting(3, "projection heads (code: --heads)")
     beta: float = setting(1e-4, "weight of the temperatures' regulariser (code: --beta)")
-    tau_min: float = setting(0.05, "lowest temperature (code: --tau-min 1e-5, with clipped gradients)")
+    tau_min: float = setting(0.05, "lowest temperature (code: --tau-min 1e-5)")
     tau_max: float = setting(2.0, "highest temperature (code: --tau-max)")
     tau_width: int = setting(128, "hidden width of phi (code: --temperature-hidden-dim)")
 
