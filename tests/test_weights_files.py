@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from weights_toys import legacy, zipped
 
-from transfer.weights.files import HARMLESS, Inert, load
+from transfer.weights.files import load
+from transfer.weights.pickles import HARMLESS, NAMES, Inert
 
 
 def pickled(content, protocol=2):

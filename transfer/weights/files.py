@@ -1,200 +1,238 @@
 """What a weights file holds, as plain values and tensors, without running code from it.
 
-torch's zip and legacy files are read with `weights_only=True`, `.safetensors` have no code, and plain
-pickles, such as Detectron2's, go through an unpickler of our own. Beyond torch's own tensors a file may name
-only what HARMLESS lists, and what is called in its place is ours: nothing of another package runs.
+torch's zip and legacy files and plain pickles, such as Detectron2's, go through the unpickler of pickles.py;
+`.safetensors` and NumPy's `.npz` have no code. Whatever the bytes are, time and memory follow from the size of
+the file: what would need more than LIMITS allow is refused.
 """
 import hashlib
-import pickle
+import io
+import json
+import os
 import re
+import stat
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy
 import safetensors.torch
 import torch
+from torch import Tensor
 
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save's first pickle before its zip files (1.6)
-NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}  # arrays of these become tensors
+from transfer.weights import kinds, pickles
+from transfer.weights.pickles import Array, Storage, Unpickler
 
-
-class Inert:
-    """Stands in for a harmless object that no reader needs, and forgets its contents."""
-    def __new__(cls, *arguments: object, **named: object) -> "Inert":
-        return object.__new__(cls)
-
-    def __init__(self, *arguments: object, **named: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class _Type:
-    """numpy.dtype of a pickle: a code such as f4 and a byte order, which comes later."""
-    def __init__(self, code, *copying):
-        self.code, self.order = str(code).lstrip("<>=|"), str(code)[:1]
-
-    def __setstate__(self, state):
-        self.order = state[1]
-
-
-class _Array:
-    """numpy.ndarray of a pickle, called with nothing or with (shape, dtype, buffer)."""
-    def __init__(self, *content):
-        if content:
-            shape, dtype, buffer = content
-            self.__setstate__((1, shape, dtype, False, buffer))
-
-    def __setstate__(self, state):
-        _version, shape, dtype, fortran, data = state
-        self.tensor = _tensor(shape, dtype, data, "F" if fortran else "C")
-
-
-def _tensor(shape, dtype, data, order):
-    """The numbers as a tensor, Inert for other contents; ValueError where data and shape do not agree."""
-    dtype = dtype if isinstance(dtype, _Type) else _Type(dtype)
-    if dtype.code not in NUMBERS:
-        return Inert()
-    data = data.encode("latin1") if isinstance(data, str) else data  # a pickle of Python 2
-    big = ">" if dtype.order == ">" else "<"
-    array = numpy.frombuffer(bytearray(memoryview(data)), big + dtype.code).reshape(shape, order=order)
-    return torch.from_numpy(numpy.array(array, dtype=dtype.code, order="C"))
-
-
-def _reconstruct(*_):
-    return _Array()
-
-
-def _from_buffer(buffer, dtype, shape, order):
-    array = _Array()
-    array.__setstate__((1, shape, dtype, order == "F", buffer))
-    return array
-
-
-def _scalar(dtype, data=b""):
-    value = _tensor((), dtype, data, "C")
-    return value.item() if isinstance(value, torch.Tensor) else value
-
-
-def _dictionary(*_):
-    return {}
-
-
-HARMLESS: dict[str, Callable[..., Any]] = {
-    "argparse.Namespace": Inert,                     # DINO, timm, torchvision's references keep their flags
-    "pathlib.PosixPath": Inert, "pathlib._local.PosixPath": Inert, "pathlib.WindowsPath": Inert,
-    "collections.defaultdict": _dictionary, "builtins.dict": _dictionary, "builtins.list": Inert,
-    "builtins.int": Inert, "builtins.long": Inert, "builtins.float": Inert, "builtins.str": Inert,
-    "typing.Any": Inert,
-    "numpy.dtype": _Type, "numpy.ndarray": _Array,
-    "lightning_fabric.utilities.data.AttributeDict": dict,  # hyper_parameters of a Lightning module
-    "lightning.fabric.utilities.data.AttributeDict": dict,
-    "pytorch_lightning.utilities.parsing.AttributeDict": dict,
-    "omegaconf.dictconfig.DictConfig": Inert, "omegaconf.listconfig.ListConfig": Inert,  # solo-learn
-    "omegaconf.base.ContainerMetadata": Inert, "omegaconf.base.Metadata": Inert,
-    **{f"omegaconf.nodes.{kind}Node": Inert
-       for kind in ("Any", "String", "Integer", "Float", "Boolean", "Enum", "Path", "Bytes")},
-    **{f"numpy.{core}.multiarray.{name}": function for core in ("core", "_core")
-       for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))},
-    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
-}
-
-
-def _bytes(content="", encoding="latin1"):
-    """Bytes of Python 3 in a pickle of protocol 2, which are text there."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"text in {encoding}")
-    return content.encode("latin1") if isinstance(content, str) else bytes(memoryview(content))
-
-
-PICKLED = HARMLESS | {"collections.OrderedDict": dict, "_codecs.encode": _bytes,  # torch has its own of these
-                      "builtins.bytes": _bytes, "builtins.bytearray": _bytes}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        wanted = f"{module.replace('__builtin__', 'builtins')}.{name}"
-        if wanted not in PICKLED:
-            raise pickle.UnpicklingError(f"GLOBAL {wanted}")
-        return PICKLED[wanted]
+EXPANSION = 10   # an archive unpacks to that many times its size (and SMALL); torch.save does not compress at all
+VIEWS = 4        # tensors have that many times the bytes of the file, as views of one another
+SMALL = 2**20    # bytes that any archive may unpack to
+EXPANDED = 2**30  # bytes that the views of any file may have: a network of one repeated number is a small file
+DEPTH = 100      # containers in one another
+HEADER = 10**8   # bytes of the header of a .safetensors (huggingface/safetensors safetensors/src/tensor.rs)
+ERROR = 500      # characters of a message, in which names of the file stand
 
 
 def load(path: str | Path) -> tuple[object, str]:
-    """What the file holds (arrays as tensors) and its sha256, from one open file, so they agree even if it is
-    replaced meanwhile. FileNotFoundError, or ValueError with one line, for a file that cannot be read."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such weights file; check the path")
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a weights file, found a folder or device; name the file in it")
+    """What the file at `located(path)` holds (arrays as tensors) and its sha256, from one open file, so they
+    agree even if it is replaced meanwhile. Of a checkpoint in several files it is the sha256 of those of the
+    index and of the files, in the order of their names, joined by ":". FileNotFoundError, or ValueError with
+    one line, for a file that cannot be read."""
+    path = located(path)
+    if path.name.endswith(kinds.INDEX):
+        return _sharded(path)
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        size = file.tell()
+        size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise ValueError(f"{path}: the file is empty (0 bytes); copy or download it again")
         try:
-            _refuse_damaged_archive(file)
-            file.seek(0)
-            return _plain(_content(file, size)), digest.hexdigest()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of types that torch is about to abandon
+                content = _Walk(size).plain(_content(file, size, path.name))
         except Exception as error:  # foreign bytes raise almost anything: KeyError, EOFError, struct.error
             raise ValueError(f"{path}: {_why_unreadable(error)}") from None
+        file.seek(0)
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return content, digest.hexdigest()
 
 
-def _refuse_damaged_archive(file: BinaryIO) -> None:
-    """torch.load ignores the checksums of its zip archives: a flipped bit in a weight would pass (tested)."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+def located(path: str | Path) -> Path:
+    """The file itself: of a folder, the one weights file in it. FileNotFoundError or ValueError where it is
+    no regular file; nothing is opened."""
+    if re.match(r"\w+://|(s3|gs|hf):", str(path)):
+        raise ValueError(f"{path}: expected a file, found a URL; download it and give the file")
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if path.is_symlink():
+            raise FileNotFoundError(f"{path}: a link to {os.readlink(path)}, which is not there; check it") from None
+        raise FileNotFoundError(f"{path}: no such weights file ({error.strerror}); check the path") from None
+    if stat.S_ISDIR(mode):
+        return located(kinds.in_folder(path))
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: expected a weights file, found a pipe, socket or device; name a file")
+    return path
 
 
-def _content(file: BinaryIO, size: int) -> object:
+def one_line(text: object) -> str:
+    """The text for a message: without control characters, and not longer than ERROR."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
+    return line if len(line) <= ERROR else f"{line[:ERROR - 3]}..."
+
+
+class _Foreign(ValueError):
+    """A file of a kind that is known and holds no weights to read; the text says what it is."""
+
+
+def _content(file: BinaryIO, size: int, name: str) -> Any:
     """Read by the first bytes; a name's ending is not trusted."""
     head = file.read(512)
+    file.seek(max(0, size - 8))
+    tail = file.read(8)
     file.seek(0)
-    if head[:2] == b"\x1f\x8b":
-        raise _Packed("a gzip file; unpack it with gunzip")
-    if head[257:262] == b"ustar":
-        raise _Packed("a tar archive; unpack it (a file of PyTorch before 0.1.10: save it again)")
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < size:
-        return safetensors.torch.load(file.read())
-    if head[:1] == b"\x80" and not head.startswith(LEGACY):
-        return _Unpickler(file, encoding="latin1").load()
-    with torch.serialization.safe_globals([(ours, name) for name, ours in HARMLESS.items()]):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return _safetensors(file, size)
+    if what := kinds.of_bytes(head, tail, name):
+        raise _Foreign(what)
+    if head[:2] == b"PK":
+        return _archive(file, size)
+    if head.startswith(pickles.LEGACY):
+        return pickles.legacy(file, size)
+    if head.startswith((b"\x80", *kinds.TEXT_PICKLES)):
+        return Unpickler(file, size).load()
+    raise ValueError("its first bytes are those of no file that is known")
 
 
-class _Packed(ValueError):
-    """The file is a package around the checkpoint."""
+def _safetensors(file: BinaryIO, size: int) -> dict[str, Tensor]:
+    length = struct.unpack("<Q", file.read(8))[0]
+    if length > HEADER:
+        raise ValueError(f"expected a header of at most {HEADER} bytes, found {length}")
+    header = json.loads(file.read(length))
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end != size:
+        raise ValueError(f"expected {8 + length + end} bytes, found {size}")
+    file.seek(0)
+    return safetensors.torch.load(file.read())
 
 
-def _plain(value: Any) -> Any:
-    """The value with its arrays as tensors."""
-    if isinstance(value, _Array):
-        return getattr(value, "tensor", None)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if type(value) in (list, tuple) else value
+def _archive(file: BinaryIO, size: int) -> Any:
+    """Of torch.save or of numpy.savez. Its checksums are compared, which torch.load does not do."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if what := kinds.of_archive([entry.filename for entry in entries]):
+            raise _Foreign(what)
+        if any(entry.flag_bits & 1 for entry in entries):
+            raise _Foreign("an encrypted zip archive; decrypt it")
+        unpacked, packed = (sum(sizes) for sizes in zip(*((e.file_size, e.compress_size) for e in entries)))
+        if unpacked > EXPANSION * size + SMALL or packed > size:
+            raise _Foreign(f"a zip archive of {size} bytes that unpacks to {unpacked}, at most {EXPANSION} times"
+                           f" its size is read; save the weights with torch.save, which does not compress")
+        if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+            raise _Foreign("a zip archive with an unusual compression; unpack it and zip it with zip -0 -r")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+        names = [entry.filename for entry in entries]
+        if all(name.endswith(".npy") for name in names):
+            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+        return _torch(archive, names, size)
+
+
+def _torch(archive: zipfile.ZipFile, names: list[str], size: int) -> Any:
+    root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        raise _Foreign("numbers of a big-endian machine; save them again on a little-endian one")
+    read: dict[str, Tensor] = {}
+
+    def storage(pid: Any) -> Storage:
+        _, dtype, key, _location, _count = pid
+        if key not in read:
+            content = bytearray(archive.read(f"{root}data/{key}"))
+            read[key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+        return Storage(read[key], dtype)
+
+    return Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")), size, storage).load()
+
+
+def _array(content: bytes) -> Any:
+    """A .npy file's; arrays of objects, which are pickles, become Inert."""
+    file = io.BytesIO(content)
+    version = numpy.lib.format.read_magic(file)
+    header = (numpy.lib.format.read_array_header_1_0 if version == (1, 0) else
+              numpy.lib.format.read_array_header_2_0)
+    shape, fortran, dtype = header(file)
+    return pickles.numbers(shape, dtype.str, content[file.tell():], "F" if fortran else "C")
+
+
+def _sharded(path: Path) -> tuple[object, str]:
+    """The tensors of all files that the index names, each from the file that it names for it."""
+    try:
+        if path.stat().st_size > HEADER:
+            raise ValueError(f"expected at most {HEADER} bytes")
+        text = path.read_bytes()
+        where = json.loads(text)["weight_map"]
+        names = sorted(set(where.values()))
+        if not names or any(Path(name).name != name or name.endswith(kinds.INDEX) for name in names):
+            raise ValueError("expected names of files beside it")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected the index of a checkpoint in several files, with a weight_map"
+                         f" ({one_line(error)}); copy or download it again") from None
+    parts = {name: load(path.with_name(name)) for name in names}
+    tensors: dict[str, object] = {}
+    for tensor, name in where.items():
+        held = parts[name][0]
+        if not isinstance(held, dict) or tensor not in held:
+            raise ValueError(one_line(f"{path}: expected {tensor} in {name}, found none; download both again"))
+        tensors[tensor] = held[tensor]
+    digests = [hashlib.sha256(text).hexdigest(), *(parts[name][1] for name in names)]
+    return tensors, hashlib.sha256(":".join(digests).encode()).hexdigest()
+
+
+class _Walk:
+    """Goes through what a pickle holds, as often as it is mentioned, since every reader does: few bytes can
+    mention the same list a million times. ValueError when that is more than the file can hold."""
+    def __init__(self, size: int):
+        self.places, self.views = size + 4096, VIEWS * size + EXPANDED
+
+    def plain(self, value: Any, depth: int = 0, path: int = 0) -> Any:
+        """The value with its arrays as tensors. path: characters of the names that lead to it."""
+        self.places -= 1
+        if isinstance(value, Array):
+            value = value.tensor
+        if isinstance(value, Tensor):
+            self.views -= 0 if value.is_meta else value.nbytes
+            self.places -= path // 64
+        elif isinstance(value, (dict, list, tuple)):
+            self.places -= path // 64
+            if depth == DEPTH:
+                raise _Foreign(f"values nested deeper than {DEPTH}; save the state dict alone")
+        if self.places < 0:
+            raise _Foreign("the same containers again and again in one another; save the state dict alone")
+        if self.views < 0:
+            raise _Foreign("tensors that show the same numbers again and again; save clones of them")
+        if isinstance(value, dict):
+            return {_name(key): self.plain(item, depth + 1, path + len(key) if isinstance(key, str) else path)
+                    for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return [self.plain(item, depth + 1, path) for item in value]
+        return value if isinstance(value, (Tensor, str, bytes, int, float, type(None))) else pickles.Inert()
+
+
+def _name(key: Any) -> Any:
+    """The key; escaped where it has control characters, which no name has."""
+    return ascii(key)[1:-1] if isinstance(key, str) and not key.isprintable() else key
 
 
 def _why_unreadable(error: Exception) -> str:
     """One line for the user, from whatever was raised."""
-    if isinstance(error, _Packed):
-        return f"expected a PyTorch checkpoint, found {error}"
+    if isinstance(error, _Foreign):
+        return f"expected a PyTorch checkpoint, found {one_line(error)}"
     text = " ".join(str(error).split())
-    if code := re.search(r"GLOBAL:? ([\w.]+)", text):
+    if code := re.search(r"GLOBAL:? ([\w.]{1,100})", text):
         return (f"refused, as it holds {code[1]}, which is neither tensor nor plain value and may run code;"
                 " save only the state dict of its network and read that")
-    short = text if len(text) <= 100 else text[:97] + "..."
+    short = one_line(text if len(text) <= 100 else text[:97] + "...")
     return ("expected a PyTorch checkpoint, found a damaged, truncated or foreign file"
             f" ({type(error).__name__}: {short}); copy or download it again")
