@@ -65,6 +65,23 @@ def lightning(state):
                               "hyper_parameters": {"backbone": {"name": "resnet50"}}})
 
 
+def hugging_face(prefix, state):
+    """Names of transformers' ResNetModel."""
+    names = {}
+    for name in state:
+        new = re.sub(r"^conv1", "embedder.embedder.convolution", name)
+        new = re.sub(r"^bn1", "embedder.embedder.normalization", new)
+        new = re.sub(r"^layer(\d)\.(\d+)", lambda part: (
+            f"encoder.stages.{int(part[1]) - 1}.layers.{part[2]}"), new)
+        new = new.replace("downsample.0", "shortcut.convolution").replace(
+            "downsample.1", "shortcut.normalization")
+        for number in (1, 2, 3):
+            new = new.replace(f".conv{number}", f".layer.{number - 1}.convolution")
+            new = new.replace(f".bn{number}", f".layer.{number - 1}.normalization")
+        names[name] = prefix + new
+    return {names[name]: tensor for name, tensor in state.items()}
+
+
 def shortcuts(state):
     return {name.replace(".downsample.", ".shortcut."): tensor for name, tensor in state.items()}
 
@@ -239,9 +256,30 @@ LAYOUTS = {
                                lambda: detector("backbone.", "roi_heads.")),
     "Detectron2 FPN detector": ("detectron2_detector", "backbone",
                                 lambda: detector("backbone.bottom_up.", "backbone.bottom_up.")),
-    "Lightning": ("lightning", "backbone", lambda: lightning(one("model.") | linear("model.fc", 1000))),
-    "Lightning Bolts SimCLR": ("lightning", "backbone", lambda: lightning(
+    "MMDetection": ("mmdetection", "backbone", lambda: {"meta": {}, "state_dict": one("backbone.")
+                    | mlp("neck") | linear("rpn_head.rpn_conv")}),
+    "Lightning": ("resnet", "model", lambda: lightning(one("model.") | linear("model.fc", 1000))),
+    "Lightning Bolts SimCLR": ("resnet", "encoder", lambda: lightning(
         one("encoder.") | mlp("projection.model"))),
+    "Lightning with two networks": ("resnet", "model average", lambda: lightning(one("model.")
+                                                                               | two("average."))),
+    "Hugging Face": ("resnet", "resnet", lambda: hugging_face("resnet.", one()) | linear("classifier.1", 1000)),
+    "Hugging Face, bare": ("resnet", "backbone", lambda: hugging_face("", one())),
+    "torchvision's Faster R-CNN": ("resnet", "backbone.body", lambda: without_counters(one("backbone.body."))
+                                   | linear("rpn.head.conv") | linear("roi_heads.box_head.fc6")),
+    "segmentation_models.pytorch": ("resnet", "model.encoder", lambda: lightning(
+        one("model.encoder.") | linear("model.decoder.blocks.0"))),
+    "torch.compile": ("resnet", "backbone", lambda: training(prefixed("module._orig_mod.backbone.", one()))),
+    "FSDP": ("torchvision", "backbone", lambda: {"model": {re.sub(
+        r"^(layer\d)\.", r"_fsdp_wrapped_module.\1._fsdp_wrapped_module.", name): tensor
+        for name, tensor in one().items()}}),
+    "AveragedModel": ("torchvision", "backbone", lambda: {"n_averaged": torch.tensor(7)} | wrapped(one())),
+    "DeepSpeed": ("resnet", "module", lambda: {"module": one() | HEAD, "ds_version": "0.14"}),
+    "containers in one another": ("resnet", "a/b/net.trunk", lambda: {"a": {"b": one("net.trunk.")}}),
+    "a numbered container": ("resnet", "weights/0", lambda: {"weights": numbered("0.", one())}),
+    "DINO, teacher alone": ("resnet", "teacher/backbone", lambda: {
+        "teacher": one("backbone.") | linear("head.mlp.0")}),
+    "one network under two names": ("resnet", "net", lambda: one("net.") | one("wrapper.net.")),
 }
 
 
@@ -271,7 +309,7 @@ def same(entries, wanted):
 def test_one_reader_recognises_each_layout(format, names, content, saved):
     path = saved(content())
     if format in NAMED_ONLY:
-        with pytest.raises(ValueError, match=f"config.yaml says INPUT.FORMAT RGB .* pass --format {format}"):
+        with pytest.raises(ValueError, match=f"config.* says .* pass --format {format}"):
             look(path)
     contents = look(path, format if format in NAMED_ONLY else None)
     assert contents.format == format and list(contents.encoders) == names.split()
@@ -288,6 +326,10 @@ def msra():
             "res2_0_branch2a_bn_gamma": torch.ones(1), "fc1000_w": torch.ones(1)}
 
 
+def without_bias():
+    return {name: tensor for name, tensor in one().items() if name != "bn1.bias"}
+
+
 CAFFE = "BGR pixels and has its strides in 1 x 1 convolutions.*no renaming"
 REFUSED = {
     "Caffe2 or MSRA, R-50.pkl": (msra, None, CAFFE),
@@ -299,12 +341,12 @@ REFUSED = {
     "SimCLR v2 with selective kernels": (lambda: {"resnet": {
         "net.0.0.weight": torch.ones(1), "net.1.blocks.0.net.2.mixing_conv.0.weight": torch.ones(1)}}, None,
         "selective kernels"),
-    "MMDetection": (lambda: {"state_dict": one("backbone.") | mlp("neck") | linear("rpn_head.c")}, None,
-                    "no known format"),
-    "backbone alone": (lambda: one("backbone."), None,
-                       "under backbone.*vicreg_checkpoint needs projector.0.bias"),
-    "Lightning with two networks": (lambda: lightning(one("model.") | two("average.")), None,
-                                    "no known format"),
+    "an incomplete ResNet under a prefix": (lambda: prefixed("net.", without_bias()), None,
+                                            r"nearest is torchvision's resnet50 under net\.\*, 1 of 318"),
+    "a deeper ResNet under a prefix": (lambda: one("net.") | {"net.layer3.6.conv1.weight": torch.ones(1)},
+                                       None, "nearest is torchvision's resnet50 under net"),
+    "squeeze and excitation under a prefix": (
+        lambda: one("net.") | {"net.layer1.0.se.fc1.weight": torch.ones(1)}, None, "no known format matched"),
 }
 
 
@@ -339,5 +381,5 @@ def test_the_documentation_has_each_reader_its_encoders_and_its_tests():
         refused = [row for row in REFUSED if name == "caffe2" and row.startswith("Caffe2")]
         assert tested == "; ".join([*rows, *refused]), name
         assert re.fullmatch(r"[\w.-]+/[\w.-]+ .*", source), f"{name}: a repository and a path"
-        held = {encoder for names in rows.values() for encoder in names}
+        held = {encoder for names in rows.values() for encoder in names} if name != "resnet" else {"backbone"}
         assert set(re.findall(r"`(\w+)`", encoders)) == held, name

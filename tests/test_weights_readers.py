@@ -153,6 +153,8 @@ WRONG = {
     "renamed": (renamed("layer2.0.conv1.weight", "layer2.0.convolution1.weight"),
                 "1 of 318 .* first layer2.0.conv1.weight; 1 foreign to resnet50, first "
                 "layer2.0.convolution1.weight"),
+    "timm's resnet50d": (renamed("conv1.weight", "conv1.0.weight"),
+                         "1 foreign to resnet50, first conv1.0.weight; a stem of three convolutions"),
     "reshaped": (replaced("layer1.0.conv1.weight", torch.ones(64, 64)),
                  r"1 of another shape, first layer1.0.conv1.weight: expected \(64, 64, 1, 1\), found \(64,"),
     "a stem of 5 x 5": (replaced("conv1.weight", torch.ones(64, 3, 5, 5)),
@@ -171,20 +173,20 @@ WRONG = {
                               "bn1.bias: expected finite values, found 64 of 64"),
     "negative variance": (one_bad("bn1.running_var", -1.0), "bn1.running_var: expected variances, found -1"),
     "integers": (replaced("conv1.weight", torch.ones(64, 3, 7, 7, dtype=torch.int8)),
-                 "conv1.weight: expected floating-point numbers, found torch.int8"),
+                 "conv1.weight: expected floating-point numbers, found int8"),
     "complex": (replaced("bn1.bias", torch.ones(64, dtype=torch.complex64)), "bn1.bias: .*complex64"),
-    "float counter": (replaced("bn1.num_batches_tracked", torch.tensor(1.0)),
-                      "bn1.num_batches_tracked: expected an integer, found torch.float32"),
+    "bool counter": (replaced("bn1.num_batches_tracked", torch.tensor(True)),
+                     "bn1.num_batches_tracked: expected a number, found bool"),
     "sparse": (replaced("bn1.bias", torch.ones(64).to_sparse()), "bn1.bias: expected a dense real tensor"),
     "meta": (meta("bn1.bias"), "bn1.bias: expected a dense real tensor"),
-    "foreign prefix": (lambda: prefixed("encoder.", small_state()),
+    "foreign prefix": (lambda: prefixed("encoder.", without("bn1.bias")()),
                        r"no known format matched \(\d+ tried, see docs/weights.md\); nearest is "
-                       r"torchvision's resnet50 under encoder\.\*, all 318 "
-                       r".*\(.*simsiam needs predictor\.\* as well.*\).* Pass --format or add a reader"),
+                       r"torchvision's resnet50 under encoder\.\*, 1 of 318 backbone tensors missing"
+                       r".*\(.*simsiam needs predictor\.\* as well.*\)\. Give the weights of a ResNet"),
     "foreign container": (lambda: {"state_dict": prefixed("net.", without("conv1.weight", "bn1.bias")())},
                           r"under net\.\*, 2 of 318 backbone tensors missing, first conv1"),
-    "no loss BN": (lambda: barlowtwins() | {"model": prefixed("module.backbone.", small_state())},
-                   r"no known format matched .*under backbone\.\*, all 318"),
+    "no loss BN": (lambda: barlowtwins() | {"model": prefixed("module.backbone.", without("bn1.bias")())},
+                   r"no known format matched .*under backbone\.\*, 1 of 318"),
     "incomplete checkpoint": (lambda: barlowtwins(state=without("bn1.bias")()),
                               "1 of 318 backbone tensors missing, first bn1.bias"),
     "other network": (lambda: torch.nn.Linear(2, 2).state_dict(),
@@ -222,7 +224,7 @@ def flipped():
 
 DAMAGED = {
     "empty": (lambda: b"", "the file is empty"),
-    "text": (lambda: b"not a checkpoint at all\n", "expected a PyTorch checkpoint, found a damaged"),
+    "text": (lambda: b"not a checkpoint at all\n", "found a text .not a checkpoint at all"),
     "binary": (lambda: bytes(range(256)) * 8, "expected a PyTorch checkpoint, found a damaged"),
     "truncated archive": (lambda: archive()[:-3000], "expected a PyTorch checkpoint, found a damaged"),
     "half an archive": (lambda: archive()[:90000], "expected a PyTorch checkpoint, found a damaged"),
@@ -242,7 +244,7 @@ def test_damaged_files_are_refused(content, message, tmp_path):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.pth: no such weights file"):
         read(tmp_path / "absent.pth")
-    with pytest.raises(ValueError, match="found a folder"):
+    with pytest.raises(ValueError, match="expected one weights file in the folder, found none"):
         read(tmp_path)
 
 
@@ -263,8 +265,10 @@ def test_no_code_from_a_file_runs(legacy, saved, tmp_path, monkeypatch):
 def test_formats_by_name(saved, monkeypatch):
     with pytest.raises(ValueError, match="unknown weights format torchvison, .* did you mean torchvision?"):
         read("any.pth", "torchvison")
-    with pytest.raises(ValueError, match="not a file of the format barlowtwins_checkpoint; nearest is "):
+    with pytest.raises(ValueError, match="barlowtwins_checkpoint but of torchvision; leave --format away"):
         read(saved(small_state()), "barlowtwins_checkpoint")
+    with pytest.raises(ValueError, match="not a file of the format moco; no known format matched .*; nearest"):
+        read(saved(prefixed("net.", without("conv1.weight")())), "moco")
     monkeypatch.setitem(readers.READERS, "twin", READERS["torchvision"])
     with pytest.raises(ValueError, match=r"several formats \(torchvision, twin\); pass --format"):
         read(saved(small_state()))

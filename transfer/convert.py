@@ -21,6 +21,7 @@ import argparse
 from parallel.resnets import STEMS
 from transfer.weights import projector
 from transfer.weights.export import ENDINGS, require_ending
+from transfer.weights.files import located
 from transfer.weights.proof import convert, convert_projector
 from transfer.weights.readers import READERS, read
 from transfer.weights.report import Report, report_path
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
     options = parser.parse_args(arguments)
     try:
-        report = _convert(options)
+        path, report = _convert(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -48,24 +49,26 @@ def main(arguments: list[str] | None = None) -> int:
     source = report.weights
     encoder = f", encoder {source['encoder']}" if "encoder" in source else ""
     network = f", {source['arch']}" if "arch" in source else ""
-    print(f"{options.weights}: format {source['reader']}{encoder}{network},"
+    print(f"{path}: format {source['reader']}{encoder}{network},"
           f" sha256 {source['source_sha256'][:16]}...")
     print("\n".join(report.lines()))
     print(f"written {options.output} and {report_path(options.output).name}")
     return 0
 
 
-def _convert(options: argparse.Namespace) -> Report:
+def _convert(options: argparse.Namespace) -> tuple[str, Report]:
+    """The file that was read, in a folder perhaps, and what was proven."""
     if options.output.exists() and not options.force:
         raise ValueError(f"{options.output}: exists already; pass --force to replace it")
     require_ending(options.output, options.to)
     if options.to != "projector":
         backbone = read(options.weights, options.format, options.name, options.encoder, options.stem)
-        return convert(backbone, options.output, options.to)
+        return backbone.path, convert(backbone, options.output, options.to)
     if options.format or options.encoder or options.stem:
         raise ValueError("--to projector reads Barlow Twins checkpoints only, found --format, --encoder or"
                          " --stem; leave them out")
-    return convert_projector(*projector.read(options.weights, options.name), options.output)
+    tensors, notes = projector.read(options.weights, options.name)
+    return str(located(options.weights)), convert_projector(tensors, notes, options.output)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from torch import Tensor
 from parallel.resnets import STEMS
 from transfer.weights import inspection
 from transfer.weights.architectures import Architecture, nearest
-from transfer.weights.files import load
-from transfer.weights.readers import READERS, Contents, checked, chosen_of, nearest_prefix, recognised
-from transfer.weights.states import flat, under
+from transfer.weights.files import load, located, one_line
+from transfer.weights.readers import READERS, Contents, checked, chosen_of, recognised
+from transfer.weights.search import nearest_entries
+from transfer.weights.states import flat
 
 INDENT = 13
 MOST = 20  # names listed of what else a file holds
@@ -45,10 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     contents, chosen, state, arch, reason = _found(raw, sha256, options)
-    print(f"{options.weights}\n"
-          + "\n".join(_lines(options.weights, raw, sha256, contents, chosen, state, arch)))
+    path = located(options.weights)
+    print("\n".join([str(path), *_lines(path, raw, sha256, contents, chosen, state, arch)]))
     if reason is not None:
-        print(f"error: {options.weights}: {reason}", file=sys.stderr)
+        print(f"error: {options.weights}: {one_line(reason)}", file=sys.stderr)
     return 0 if reason is None else 2
 
 
@@ -60,7 +61,7 @@ def _found(raw: object, sha256: str, options: argparse.Namespace) -> tuple[
     contents = chosen = arch = None
     try:
         contents = recognised(raw, sha256, options.format)
-        chosen = chosen_of(contents, None)
+        chosen = next(iter(contents.encoders))
         chosen = chosen_of(contents, options.encoder)
         arch, _ = checked(contents, chosen, options.stem)
         reason = None
@@ -68,8 +69,8 @@ def _found(raw: object, sha256: str, options: argparse.Namespace) -> tuple[
         reason = error
     if contents:
         return contents, chosen, contents.encoders[chosen], arch, reason
-    prefix = nearest_prefix(flat(raw))
-    return None, None, {} if prefix is None else under(flat(raw), prefix), None, reason
+    _, state = nearest_entries(flat(raw)) or ("", {})
+    return None, None, state, None, reason
 
 
 def _lines(path: str | Path, raw: object, sha256: str, contents: Contents | None, chosen: str | None,
@@ -90,8 +91,8 @@ def _origin(path: str | Path, raw: object, sha256: str, contents: Contents | Non
         rows = [("reader", contents.format), ("encoders", names),
                 ("method", inspection.METHODS.get(writer, "the file does not say"))]
     else:
-        prefix = nearest_prefix(flat(raw))
-        near = "nothing like a ResNet in it" if prefix is None else (
+        prefix, entries = nearest_entries(flat(raw)) or ("", {})
+        near = "nothing like a ResNet in it" if not entries else (
             f"described is what stands under {prefix}*" if prefix else "described are the bare names")
         rows = [("reader", f"none; {near}")]
     found = list(inspection.tensors(raw))

@@ -1,8 +1,8 @@
 """What a weights file holds, as plain values and tensors, without running code from it.
 
 torch's zip and legacy files and plain pickles, such as Detectron2's, go through the unpickler of pickles.py;
-`.safetensors` and NumPy's `.npz` have no code. Whatever the bytes are, time and memory follow from the size of
-the file: what would need more than LIMITS allow is refused.
+`.safetensors` and NumPy's `.npz` have no code. Whatever the bytes are, time and memory follow from their
+number: what would need more than the constants below allow is refused.
 """
 import hashlib
 import io
@@ -24,13 +24,13 @@ from torch import Tensor
 from transfer.weights import kinds, pickles
 from transfer.weights.pickles import Array, Storage, Unpickler
 
-EXPANSION = 10   # an archive unpacks to that many times its size (and SMALL); torch.save does not compress at all
-VIEWS = 4        # tensors have that many times the bytes of the file, as views of one another
-SMALL = 2**20    # bytes that any archive may unpack to
-EXPANDED = 2**30  # bytes that the views of any file may have: a network of one repeated number is a small file
-DEPTH = 100      # containers in one another
-HEADER = 10**8   # bytes of the header of a .safetensors (huggingface/safetensors safetensors/src/tensor.rs)
-ERROR = 500      # characters of a message, in which names of the file stand
+EXPANSION = 10    # an archive unpacks to that many times its size, and SMALL; torch.save does not compress
+SMALL = 2**20     # bytes
+VIEWS = 4         # all tensors have that many times the bytes of the file, as views of one another, and MANY
+MANY = 2**30      # bytes: a network of one repeated number is a small file
+DEPTH = 100       # containers in one another
+HEADER = 10**8    # bytes of the header of a .safetensors (huggingface/safetensors safetensors/src/tensor.rs)
+LINE = 500        # characters of a message, in which names from the file stand
 
 
 def load(path: str | Path) -> tuple[object, str]:
@@ -61,14 +61,14 @@ def load(path: str | Path) -> tuple[object, str]:
 def located(path: str | Path) -> Path:
     """The file itself: of a folder, the one weights file in it. FileNotFoundError or ValueError where it is
     no regular file; nothing is opened."""
-    if re.match(r"\w+://|(s3|gs|hf):", str(path)):
+    url, path = re.match(r"[a-z][\w+.-]+:/|hf:", str(path)), Path(path)
+    if url and not path.exists():
         raise ValueError(f"{path}: expected a file, found a URL; download it and give the file")
-    path = Path(path)
     try:
         mode = path.stat().st_mode
     except OSError as error:
         if path.is_symlink():
-            raise FileNotFoundError(f"{path}: a link to {os.readlink(path)}, which is not there; check it") from None
+            raise FileNotFoundError(f"{path}: a link to {os.readlink(path)}, which is not there") from None
         raise FileNotFoundError(f"{path}: no such weights file ({error.strerror}); check the path") from None
     if stat.S_ISDIR(mode):
         return located(kinds.in_folder(path))
@@ -78,9 +78,9 @@ def located(path: str | Path) -> Path:
 
 
 def one_line(text: object) -> str:
-    """The text for a message: without control characters, and not longer than ERROR."""
+    """The text for a message: without control characters, and not longer than LINE."""
     line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
-    return line if len(line) <= ERROR else f"{line[:ERROR - 3]}..."
+    return line if len(line) <= LINE else f"{line[:LINE - 3]}..."
 
 
 class _Foreign(ValueError):
@@ -111,9 +111,9 @@ def _safetensors(file: BinaryIO, size: int) -> dict[str, Tensor]:
     if length > HEADER:
         raise ValueError(f"expected a header of at most {HEADER} bytes, found {length}")
     header = json.loads(file.read(length))
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    if 8 + length + end != size:
-        raise ValueError(f"expected {8 + length + end} bytes, found {size}")
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if 8 + length + max(ends, default=0) != size:
+        raise ValueError(f"expected {8 + length + max(ends, default=0)} bytes, found {size}")
     file.seek(0)
     return safetensors.torch.load(file.read())
 
@@ -128,8 +128,8 @@ def _archive(file: BinaryIO, size: int) -> Any:
             raise _Foreign("an encrypted zip archive; decrypt it")
         unpacked, packed = (sum(sizes) for sizes in zip(*((e.file_size, e.compress_size) for e in entries)))
         if unpacked > EXPANSION * size + SMALL or packed > size:
-            raise _Foreign(f"a zip archive of {size} bytes that unpacks to {unpacked}, at most {EXPANSION} times"
-                           f" its size is read; save the weights with torch.save, which does not compress")
+            raise _Foreign(f"a zip archive of {size} bytes, of which {packed} unpack to {unpacked}: at most"
+                           f" {EXPANSION} times its size is read; save the weights with torch.save")
         if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
             raise _Foreign("a zip archive with an unusual compression; unpack it and zip it with zip -0 -r")
         if damaged := archive.testzip():
@@ -150,7 +150,8 @@ def _torch(archive: zipfile.ZipFile, names: list[str], size: int) -> Any:
         _, dtype, key, _location, _count = pid
         if key not in read:
             content = bytearray(archive.read(f"{root}data/{key}"))
-            read[key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+            read[key] = (torch.frombuffer(content, dtype=torch.uint8) if content else
+                         torch.empty(0, dtype=torch.uint8))
         return Storage(read[key], dtype)
 
     return Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")), size, storage).load()
@@ -174,7 +175,8 @@ def _sharded(path: Path) -> tuple[object, str]:
         text = path.read_bytes()
         where = json.loads(text)["weight_map"]
         names = sorted(set(where.values()))
-        if not names or any(Path(name).name != name or name.endswith(kinds.INDEX) for name in names):
+        if not names or any(Path(name).name != name or not name.isprintable() or name in ("", "..")
+                            or name.endswith(kinds.INDEX) for name in names):
             raise ValueError("expected names of files beside it")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: expected the index of a checkpoint in several files, with a weight_map"
@@ -184,7 +186,7 @@ def _sharded(path: Path) -> tuple[object, str]:
     for tensor, name in where.items():
         held = parts[name][0]
         if not isinstance(held, dict) or tensor not in held:
-            raise ValueError(one_line(f"{path}: expected {tensor} in {name}, found none; download both again"))
+            raise ValueError(f"{path}: expected {one_line(tensor)} in {name}, found none; download both again")
         tensors[tensor] = held[tensor]
     digests = [hashlib.sha256(text).hexdigest(), *(parts[name][1] for name in names)]
     return tensors, hashlib.sha256(":".join(digests).encode()).hexdigest()
@@ -192,9 +194,12 @@ def _sharded(path: Path) -> tuple[object, str]:
 
 class _Walk:
     """Goes through what a pickle holds, as often as it is mentioned, since every reader does: few bytes can
-    mention the same list a million times. ValueError when that is more than the file can hold."""
+    mention the same list a million times. ValueError when that is more than the file can hold.
+
+    size  of the file, in bytes
+    """
     def __init__(self, size: int):
-        self.places, self.views = size + 4096, VIEWS * size + EXPANDED
+        self.places, self.views = size + 4096, VIEWS * size + MANY
 
     def plain(self, value: Any, depth: int = 0, path: int = 0) -> Any:
         """The value with its arrays as tensors. path: characters of the names that lead to it."""
@@ -213,11 +218,13 @@ class _Walk:
         if self.views < 0:
             raise _Foreign("tensors that show the same numbers again and again; save clones of them")
         if isinstance(value, dict):
-            return {_name(key): self.plain(item, depth + 1, path + len(key) if isinstance(key, str) else path)
+            return {_name(key): self.plain(item, depth + 1, path + (len(key) if isinstance(key, str) else 0))
                     for key, item in value.items()}
         if type(value) in (list, tuple):
             return [self.plain(item, depth + 1, path) for item in value]
-        return value if isinstance(value, (Tensor, str, bytes, int, float, type(None))) else pickles.Inert()
+        if isinstance(value, int):
+            return value if abs(value) < 2**64 else pickles.Inert()  # such are not even printed
+        return value if isinstance(value, (Tensor, str, bytes, float, type(None))) else pickles.Inert()
 
 
 def _name(key: Any) -> Any:

@@ -1,20 +1,23 @@
 """The checkpoint formats: one small reader each, from what a file holds to a ResNet's entries.
 
-A reader takes the raw content (files.py) and answers None when the layout is not its own, else
+A reader takes the tensors by name (states.flat) and answers None when the layout is not its own, else
 {encoder: entries under torchvision's names}; the first encoder is the one that the project's own evaluation
 uses. It drops what it knows to be no backbone (fc, heads); readers.py checks the rest. A source is a
 repository and a path in it, whose code gave the names. docs/weights.md has the table.
 """
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NoReturn
 
 from torch import Tensor, tensor
 
 from transfer.weights.architectures import ALL_NAMES
 from transfer.weights.naming import detectron2_names
-from transfer.weights.states import Encoders, encoders, flat, has, layout, prefixed, under
+from transfer.weights.search import resnets
+from transfer.weights.states import Encoders, encoders, has, layout, prefixed, under
 
+LAST = "resnet"  # the reader that is asked when no other takes a file
+AVERAGE = "model_ema/"
 # A file with one of these is of another method.
 HEADS = ("bn.", "classifier.", "predictor.", "prototypes.", "queue", "projection_head.", "neck.", "head.",
          "momentum_backbone.", "momentum_encoder.", "callbacks_modules.")
@@ -22,12 +25,18 @@ HEADS = ("bn.", "classifier.", "predictor.", "prototypes.", "queue", "projection
 
 @layout(lacks=("prototypes.", "projection_head.", "state_dict_ema/"))
 def from_torchvision(state: dict[str, Tensor]) -> Encoders | None:
-    """A bare ResNet with or without fc, in whatever container: torchvision's own (pytorch/vision
+    """A bare ResNet with or without fc in a usual container, and no other: torchvision's own (pytorch/vision
     torchvision/models/resnet.py), timm's, and the backbones that most methods publish, such as resnet50.pth
     of Barlow Twins. Of references/classification/train.py, which tests its average where it has one, too."""
-    if not any(name in ALL_NAMES for name in state):
+    if not any(name in ALL_NAMES for name in state) or resnets(state).keys() - {"", AVERAGE}:
         return None
-    return encoders(state, ema="model_ema/module.", backbone="")
+    return encoders(state, ema=AVERAGE, backbone="")
+
+
+def from_resnet(state: dict[str, Tensor]) -> Encoders | None:
+    """Any other file with a complete ResNet: a Lightning module of one's own, Hugging Face's ResNet, a
+    segmentation network or a detector of torchvision. Each encoder has the name of its prefix."""
+    return {prefix.rstrip("./") or "backbone": entries for prefix, entries in resnets(state).items()} or None
 
 
 @layout("resnet/net.0.")
@@ -62,9 +71,7 @@ def from_byol_lucidrains(state: dict[str, Tensor]) -> Encoders | None:
 def from_supcontrast(state: dict[str, Tensor]) -> Encoders | None:
     """SupCon, {opt, model, optimizer, epoch}: encoder, in DataParallel on several GPUs, and head; its own
     ResNet calls downsample shortcut (HobbitLong/SupContrast networks/resnet_big.py, util.py:88-97)."""
-    entries = under(state, "encoder.module." if has(state, "encoder.module.") else "encoder.")
-    return {"backbone": {name.replace(".shortcut.", ".downsample."): value
-                         for name, value in entries.items()}}
+    return encoders(state, backbone="encoder.module." if has(state, "encoder.module.") else "encoder.")
 
 
 @layout("layer1.", "prototypes.")
@@ -168,25 +175,19 @@ CAFFE = ("a ResNet of Caffe2 or MSRA, such as Detectron2's R-50.pkl, takes BGR p
          " Give torchvision's weights, or use the file as MODEL.WEIGHTS of a detector made for it")
 
 
+@layout("backbone.layer1.")
+def from_mmdetection(state: dict[str, Tensor]) -> Encoders | None:
+    """A detector of MMDetection, {meta, state_dict}: backbone, neck and heads (open-mmlab/mmdetection
+    mmdet/models/detectors/two_stage.py, single_stage.py; mmdet/models/backbones/resnet.py)."""
+    heads = ("rpn_head.", "roi_head.", "bbox_head.", "mask_head.")
+    return encoders(state, backbone="backbone.") if any(has(state, head) for head in heads) else None
+
+
 @layout("conv1_w", "res2_0_branch2a_w")
 def from_caffe2(_state: dict[str, Tensor]) -> NoReturn:
     """Recognised to be refused: names of facebookresearch/detectron2
     detectron2/checkpoint/c2_model_loading.py:20-60."""
     raise ValueError(CAFFE)
-
-
-def from_lightning(raw: object) -> Encoders | None:
-    """Any other Lightning file whose ResNet is one of these attributes of its module, and only one
-    (Lightning-AI/pytorch-lightning src/lightning/pytorch/trainer/connectors/checkpoint_connector.py)."""
-    state = flat(raw)
-    anchor = "layer1.0.conv1.weight"
-    found = [name.removesuffix(anchor) for name in state if name.endswith(anchor)]
-    places = ("model.", "net.", "network.", "resnet.", "encoder.", "backbone.")
-    if not isinstance(raw, Mapping) or "pytorch-lightning_version" not in raw or len(found) != 1:
-        return None
-    if found[0] not in places or any(READERS[name](raw) for name in READERS if name != "lightning"):
-        return None
-    return encoders(state, backbone=found[0])
 
 
 READERS = {
@@ -253,8 +254,9 @@ READERS = {
     "mmselfsup": from_mmselfsup,
     "detectron2": from_detectron2,
     "detectron2_detector": from_detectron2_detector,
+    "mmdetection": from_mmdetection,
     "caffe2": from_caffe2,
-    "lightning": from_lightning,
+    LAST: from_resnet,
 }
 
 # Recognised, but the file does not say all that matters: such a format must be named by --format.
@@ -262,4 +264,7 @@ NAMED_ONLY = {
     "detectron2_detector": "a detector's file does not say whether its backbone takes RGB pixels and has its"
                            " strides in 3 x 3 convolutions, as torchvision's; only if its config.yaml says"
                            " INPUT.FORMAT RGB and STRIDE_IN_1X1 False,",
+    "mmdetection": "a detector's file does not say whether its backbone takes RGB pixels and has its strides"
+                   " in 3 x 3 convolutions, as torchvision's; only if its config says style='pytorch' and"
+                   " bgr_to_rgb=True (once to_rgb=True),",
 }

@@ -4,6 +4,7 @@ Nothing here raises for bad values; whether a file may be used is what readers.p
 """
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from transfer.weights.files import one_line
 from transfer.weights.report import report_path
 from transfer.weights.states import CONTAINERS, flat
 
@@ -27,6 +29,7 @@ METHODS = {
     "byol_lucidrains": "BYOL", "byol_yaox12": "BYOL", "byol_sthalles": "BYOL",
     "detectron2_detector": "fine-tuned as a detector",
 }
+LONGEST = 100  # characters of a name from the file
 STANDARD_ERRORS = 5  # of a sample's mean and deviation; 106 of them stray further once in 16,000 networks
 
 
@@ -55,7 +58,8 @@ def tensors(value: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
         yield path, value
     elif isinstance(value, (Mapping, list)):
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from tensors(item, f"{path}/{key}" if path else str(key))
+            if isinstance(item, (Tensor, Mapping, list)):  # else there may be many, each with a long path
+                yield from tensors(item, f"{path}/{key}" if path else str(key))
 
 
 def epoch(raw: object) -> int | None:
@@ -76,9 +80,10 @@ def others(raw: object, encoders: dict[str, dict]) -> dict[str, tuple[int, list[
             parts = name.split(".")
             end = next((index for index, part in enumerate(parts) if part.isdigit()), max(1, len(parts) - 1))
             groups.setdefault(".".join(parts[:end]), {})[name] = tensor
-    found = {name or "layers without a name": (len(group), _widths(group)) for name, group in groups.items()}
+    found = {name.removeprefix("./")[:LONGEST] or "layers without a name": (len(group), _widths(group))
+             for name, group in groups.items()}
     if isinstance(raw, Mapping):
-        found |= {str(key): (len(list(tensors(value))), []) for key, value in raw.items()
+        found |= {str(key)[:LONGEST]: (len(list(tensors(value))), []) for key, value in raw.items()
                   if not isinstance(value, Tensor) and key not in CONTAINERS
                   and not any(name.startswith(f"{key}/") for name in state)}
     return found
@@ -91,33 +96,41 @@ def _widths(group: dict[str, Tensor]) -> list[int]:
     return [matrices[0][1], *(rows for rows, _ in matrices)] if matrices and chain else []
 
 
-def notes(raw: object, path: str | Path) -> dict:
+def notes(raw: object, path: str | Path) -> dict[str, str]:
     """The metadata of a file that convert.py wrote, also of a .safetensors; empty for any other file."""
     found = raw.get("metadata") if isinstance(raw, Mapping) else None
     try:
         with safe_open(path, "pt") as file:
             found = json.loads((file.metadata() or {}).get("metadata", "null"))
-    except (SafetensorError, ValueError):
+    except (SafetensorError, ValueError, RecursionError):
         pass  # another kind of file, or another's metadata
-    return dict(found) if isinstance(found, Mapping) and "converter_version" in found else {}
+    if not isinstance(found, Mapping) or "converter_version" not in found:
+        return {}
+    return {one_line(key)[:LONGEST]: one_line(value)[:LONGEST] for key, value in found.items()}
 
 
 def proof(path: str | Path, sha256: str) -> str | None:
     """The report that convert.py put beside the file, and whether it is of this file; None without one."""
     report = report_path(Path(path))
-    try:
-        proven = json.loads(report.read_text())["file"]["sha256"]
-    except FileNotFoundError:
+    if not os.path.lexists(report):
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    try:
+        if not report.is_file() or report.stat().st_size > 2**20:
+            raise ValueError("no report")
+        proven = json.loads(report.read_text())["file"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{report.name}, which cannot be read"
     return f"{report.name}, {'of this file' if proven == sha256 else 'but of another file'}"
 
 
 def dense(tensor: Tensor) -> Tensor | None:
-    """The floating-point values of a tensor that has such, else None."""
-    plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
-    return tensor.detach() if plain and tensor.is_floating_point() else None
+    """The floating-point values of a tensor that has such, else None; those of 8 bits as float32."""
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        return None
+    try:
+        return tensor.detach().float() if tensor.dtype.itemsize == 1 else tensor.detach()
+    except NotImplementedError:  # two numbers in a byte
+        return None
 
 
 def not_finite(raw: object) -> list[tuple[str, int, int]]:
@@ -182,8 +195,13 @@ def as_initialised(state: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
 
 
 def _all(tensor: Tensor | None, value: int) -> bool:
-    return tensor is not None and not tensor.is_meta and tensor.layout == torch.strided \
-        and bool((tensor == value).all())
+    if tensor is None:
+        return False
+    values = dense(tensor) if tensor.is_floating_point() else tensor
+    try:
+        return values is not None and bool((values == value).all())
+    except (RuntimeError, NotImplementedError):  # meta, sparse, quantised, ...
+        return False
 
 
 def _drawn(kernel: Tensor) -> bool:

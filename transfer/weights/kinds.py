@@ -32,8 +32,8 @@ MARKS = (
     (8, b"WEBP", PICTURE), (0, b"%PDF-", "a PDF document; give the weights"),
     (0, b"\x7fELF", "a program or library; give the weights"),
     (0, b"<?xml", f"an XML text, perhaps a server's error; {AGAIN}"),
-    (0, b"version https://git-lfs", "a git-lfs pointer, not the file that it stands for; run git lfs pull there"),
-    (0, b"/annex/objects/", "a git-annex pointer, not the file that it stands for; run git annex get there"),
+    (0, b"version https://git-lfs", "a git-lfs pointer, not the file itself; run git lfs pull there"),
+    (0, b"/annex/objects/", "a git-annex pointer, not the file itself; run git annex get there"),
 )
 TENSORFLOW = f"part of a TensorFlow checkpoint; {PYTORCH}"
 TEXT_PICKLES = (b"(dp", b"(lp", b"ccollections\nOrderedDict\n")  # of protocol 0, which Python 2 wrote
@@ -48,8 +48,8 @@ def of_bytes(head: bytes, tail: bytes, name: str) -> str | None:
             return what
     if tail == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb" or re.search(r"\.data-\d{5}-of-\d{5}$", name):
         return TENSORFLOW
-    if head[:1] == b"\x08" and re.search(rb"\x12.(pytorch|onnx|tf2onnx|keras2onnx|skl2onnx)", head, re.DOTALL) \
-            or name.endswith(".onnx"):
+    if name.endswith(".onnx") or head[:1] == b"\x08" and re.search(
+            rb"\x12.(pytorch|onnx|tf2onnx|keras2onnx|skl2onnx)", head, re.DOTALL):
         return f"an ONNX model; {PYTORCH}"
     if name.endswith(".distcp"):
         return DISTRIBUTED
@@ -94,8 +94,8 @@ def of_archive(names: Collection[str]) -> str | None:
     return f"a zip archive around {len(names)} file{'s'[:len(names) != 1]} ({listed}); unpack it with unzip"
 
 
-DISTRIBUTED = ("part of a distributed checkpoint; join it: python -m torch.distributed.checkpoint.format_utils"
-               " dcp_to_torch FOLDER weights.pth")
+DISTRIBUTED = ("part of a distributed checkpoint; join its files: python -m"
+               " torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth")
 
 
 def in_folder(folder: Path) -> Path:

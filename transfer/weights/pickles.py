@@ -1,9 +1,9 @@
 """Pickles without their code, in time and memory that follow from their size.
 
 What a pickle names is looked up in NAMES, and what is called in its place is ours: nothing of another package
-runs. A pickle can name the same bytes again and again, so what calls are given is counted: together little more
-than the pickle holds (`Unpickler.count`). Keys of a dictionary are plain values: others may take for ever to
-hash.
+runs. A pickle can name the same bytes again and again, so what calls are given is counted: together little
+more than the pickle holds (`Unpickler.count`). Keys of a dictionary are plain values: others may take for
+ever to hash.
 """
 import io
 import pickle
@@ -99,7 +99,7 @@ def _bytes(content="", encoding="latin1"):
 
 
 def _dictionary(content=(), *_):
-    """An OrderedDict is called with pairs by Python 2, a Counter with a dictionary, defaultdict with a type."""
+    """Python 2 calls OrderedDict with pairs; Counter is called with a dictionary, defaultdict with a type."""
     if isinstance(content, dict):
         return dict(content)
     return plain_keys(pair for pair in content if len(pair) == 2) if isinstance(content, list) else {}
@@ -254,7 +254,8 @@ class Unpickler(_Base):
 
     def count(self, arguments: Any) -> None:
         """UnpicklingError where calls are given more than the file can hold."""
-        self.room -= sum(len(one) for one in arguments if isinstance(one, (str, bytes, bytearray, list, dict)))
+        self.room -= sum(len(one) for one in arguments
+                         if isinstance(one, (str, bytes, bytearray, list, dict)))
         if self.room < 0 or len(arguments) > MOST:
             raise pickle.UnpicklingError("the same contents are used again and again")
 
@@ -338,7 +339,7 @@ class Unpickler(_Base):
         (pickle.FROZENSET, load_frozenset), (pickle.BYTEARRAY8, load_bytearray8))}}
 
 
-def legacy(file: BinaryIO, size: int, outer: Unpickler | None = None) -> Any:
+def legacy(file: Any, size: int, outer: Unpickler | None = None) -> Any:
     """What torch.save wrote before version 1.6: pickles, then the storages that they name, each with the
     number of its elements (torch/serialization.py, _legacy_load)."""
     storages: dict[str, Storage] = {}

@@ -1,13 +1,14 @@
 """The projector of a Barlow Twins checkpoint, official or ours: linear layers with norms between."""
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from transfer.weights.export import VERSION
-from transfer.weights.files import load
+from transfer.weights.files import load, located, one_line
+from transfer.weights.readers import usable
+from transfer.weights.states import flat
 
+PREFIX = "projector."
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -19,21 +20,18 @@ def read(path: str | Path, name: str | None = None) -> tuple[dict[str, Tensor], 
     `projector.` (facebookresearch/barlowtwins main.py:144-149, 195-205). ValueError where there is none, or
     where a tensor is missing, of another shape or not finite.
     """
-    raw, sha256 = load(Path(path))
-    model = raw.get("model") if isinstance(raw, Mapping) else None
-    tensors: dict[str, Tensor] = {}
-    for prefix in ("module.projector.", "projector."):
-        if isinstance(model, Mapping):
-            tensors |= {name[len(prefix):]: value.detach().contiguous() for name, value in model.items()
-                        if str(name).startswith(prefix) and isinstance(value, Tensor)}
+    raw, sha256 = load(path)
+    tensors = {name.removeprefix(PREFIX): value for name, value in flat(raw).items()
+               if name.startswith(PREFIX)}
     if not tensors:
         raise ValueError(f"{path}: expected a full Barlow Twins checkpoint whose model has projector.*, found"
                          " none; give checkpoint.pth, as resnet50.pth is the backbone alone")
     try:
         width, *sizes = _sizes(tensors)
+        tensors = {name: usable(PREFIX + name, tensor) for name, tensor in tensors.items()}
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return tensors, {"name": name or Path(path).stem, "source_sha256": sha256,
+        raise ValueError(f"{path}: {one_line(error)}") from None
+    return tensors, {"name": name or located(path).stem, "source_sha256": sha256,
                      "reader": "barlowtwins_checkpoint", "converter_version": VERSION,
                      "input_features": width, "projector": "-".join(str(size) for size in sizes)}
 
@@ -56,8 +54,4 @@ def _sizes(tensors: dict[str, Tensor]) -> list[int]:
         raise ValueError("expected a projector of linear layers with batch norm between, found"
                          f" projector.{name} of shape {found.get(name, 'none')}, expected"
                          f" {wanted.get(name, 'none')}; give the checkpoint of a Barlow Twins run")
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"projector.{name}: expected finite values, found NaN or infinite ones; the"
-                             " training diverged, take an earlier checkpoint")
     return [width, *sizes]

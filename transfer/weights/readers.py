@@ -18,11 +18,20 @@ from torch import Tensor
 from parallel.resnets import STEMS
 from transfer.weights.architectures import ALL_NAMES, RESNET50, Architecture, nearest
 from transfer.weights.backbone import Backbone
-from transfer.weights.files import load
-from transfer.weights.formats import NAMED_ONLY, READERS
-from transfer.weights.states import flat, has, under
+from transfer.weights.files import load, located, one_line
+from transfer.weights.formats import LAST, NAMED_ONLY, READERS
+from transfer.weights.kinds import INDEX
+from transfer.weights.search import faults, is_trunk, nearest_entries, with_counters
+from transfer.weights.states import flat, has
 
 RANDOM_SEED = 0  # of the backbone called "random"
+# A part of a name that only a variant has -> what it is
+VARIANTS = {
+    "conv1.0.": "a stem of three convolutions, as ResNet-C and -D have it", ".se.": "squeeze and excitation",
+    ".IN.": "instance norm, as IBN-Net has it", ".mixing_conv.": "selective kernels",
+    "downsample.2.": "pooling before the shortcut's convolution, as ResNet-D has it",
+    "layer1.0.conv2.radix": "split attention", "layer1.0.conv2.fc1": "split attention, as ResNeSt has it",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +39,8 @@ class Contents:
     """What a file holds, recognised but not checked.
 
     format    the one reader that matched
-    encoders  name -> its entries under torchvision's names, the default encoder first
+    encoders  name -> its entries under torchvision's names, without heads and what else may stand beside
+    default   the encoder that is taken where none is named; None where the file decides nothing
     sha256    of the file
     stem      of the network, where the file says it: a key of STEMS, else None
     """
@@ -39,17 +49,27 @@ class Contents:
     sha256: str
     stem: str | None = None
 
+    @property
+    def default(self) -> str | None:
+        return None if self.format == LAST and len(self.encoders) > 1 else next(iter(self.encoders))
+
+    def label(self, chosen: str) -> str:
+        """The format, with the encoder's name where that says more."""
+        return self.format if chosen == self.default and self.format != LAST else f"{self.format}:{chosen}"
+
 
 def read(path: str | Path, format: str | None = None, name: str | None = None, encoder: str | None = None,
          stem: str | None = None) -> Backbone:
     """The backbone in a file.
 
-    path     of the file; or the word "random", see `random_backbone` (a file of that name is "./random")
+    path     of the file, of the index of a checkpoint in several files, or of a folder with one of them and
+             no other weights; or the word "random", see `random_backbone` (a file of that name is "./random")
     format   a name of READERS; by default the one reader that matches
     name     for tables and paths; by default that of the file without .pth, .pth.tar or the like
     encoder  which one, of a file with several (docs/weights.md); by default the one its project evaluates.
              Another one is part of Backbone.format, as in moco:key, and of Backbone.sha256, that of
-             "<sha256 of the file>:<encoder>", so records never mix the two
+             "<sha256 of the file>:<encoder>", so records never mix the two. Where a ResNet was found under a
+             name that is no project's, Backbone.format says it, as in resnet:model.encoder
     stem     cifar or small, of a network with a 3 x 3 first convolution where the file does not say it; then
              part of Backbone.sha256 in the same way
     Raises FileNotFoundError, or ValueError with one line: what was expected, what was found, what to do.
@@ -65,14 +85,15 @@ def read(path: str | Path, format: str | None = None, name: str | None = None, e
         chosen = chosen_of(contents, encoder)
         arch, state = checked(contents, chosen, stem)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
     sha256 = contents.sha256
-    told = ([chosen] if chosen != next(iter(contents.encoders)) else []) + (
+    told = ([chosen] if chosen != contents.default else []) + (
         [arch.stem] if len(arch.stems) > 1 and contents.stem is None else [])
     for word in told:  # what the file does not say
         sha256 = hashlib.sha256(f"{sha256}:{word}".encode()).hexdigest()
-    name = name or Path(str(path).removesuffix(".tar")).stem
-    return Backbone(name, _label(contents, chosen), state, sha256, str(path), arch)
+    path = str(located(path))
+    name = name or Path(path.removesuffix(".tar").removesuffix(INDEX)).stem
+    return Backbone(name, contents.label(chosen), state, sha256, path, arch)
 
 
 def look(path: str | Path, format: str | None = None) -> Contents:
@@ -82,24 +103,25 @@ def look(path: str | Path, format: str | None = None) -> Contents:
     try:
         return recognised(raw, sha256, format)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
 
 
 def recognised(raw: object, sha256: str, format: str | None = None) -> Contents:
     """What was loaded from a file; ValueError (without its path) unless exactly one reader matches."""
     _require_known(format)
-    return Contents(*_recognise(raw, format), sha256, _stem(raw))
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"expected a dictionary of tensors, found a {type(raw).__name__}; save a state dict")
+    name, encoders = _recognise(raw, flat(raw), format)
+    parts = {encoder: {name: tensor for name, tensor in entries.items() if name in ALL_NAMES or is_trunk(name)}
+             for encoder, entries in encoders.items()}
+    return Contents(name, parts, sha256, _stem(raw))
 
 
-def _stem(raw: object) -> str | None:
+def _stem(raw: Mapping) -> str | None:
     """That a checkpoint of this suite's pretraining says it has."""
-    config = raw.get("config") if isinstance(raw, Mapping) else None
+    config = raw.get("config")
     stem = config.get("stem") if isinstance(config, Mapping) else None
     return stem if isinstance(stem, str) and stem in STEMS else None
-
-
-def _label(contents: Contents, chosen: str) -> str:
-    return contents.format + ("" if chosen == next(iter(contents.encoders)) else f":{chosen}")
 
 
 def _require_known(format: str | None) -> None:
@@ -110,10 +132,14 @@ def _require_known(format: str | None) -> None:
 
 
 def chosen_of(contents: Contents, encoder: str | None) -> str:
-    """The encoder's name, by default the first; ValueError where there is none of that name."""
+    """The encoder's name, by default the one that the file decides on; ValueError where there is none of
+    that name, or none was named and it has to be."""
     names = list(contents.encoders)
     if encoder is None:
-        return names[0]
+        if contents.default is None:
+            raise ValueError(f"holds {len(names)} complete ResNets, {', '.join(names)}, and does not say"
+                             " which to take; pass --encoder with one of these names")
+        return contents.default
     if len(names) == 1:
         raise ValueError(f"holds one encoder ({contents.format}), so there is none to choose, found --encoder"
                          f" {encoder}; leave it out")
@@ -138,11 +164,14 @@ def random_backbone(name: str = "random") -> Backbone:
     return Backbone(name, "random", state, digest.hexdigest(), "random")
 
 
-def _recognise(raw: object, format: str | None) -> tuple[str, dict]:
+def _recognise(raw: Mapping, state: dict[str, Tensor], format: str | None) -> tuple[str, dict]:
     """The name of the one matching reader and what it answered; ValueError for none or several."""
-    tried = READERS if format is None else {format: READERS[format]}
-    answers = {name: reader(raw) for name, reader in tried.items()}
+    tried = {name: READERS[name] for name in READERS if name != LAST} if format is None else {
+        format: READERS[format]}
+    answers = {name: reader(state) for name, reader in tried.items()}
     found = {name: encoders for name, encoders in answers.items() if encoders is not None}
+    if not found and format is None and (encoders := READERS[LAST](state)):
+        found = {LAST: encoders}
     if len(found) == 1:
         name = next(iter(found))
         if format is None and name in NAMED_ONLY:
@@ -150,16 +179,20 @@ def _recognise(raw: object, format: str | None) -> tuple[str, dict]:
         return name, found[name]
     if found:
         raise ValueError(f"matches several formats ({', '.join(found)}); pass --format with one of them")
-    if format:
-        raise ValueError(f"not a file of the format {format}; {_nearest(raw)}{_lacking(raw, tried)}."
-                         " Leave --format away or name another")
-    raise ValueError(f"no known format matched ({len(tried)} tried, see docs/weights.md); {_nearest(raw)}"
-                     f"{_lacking(raw, tried)}. Pass --format or add a reader")
+    if format is None:
+        raise ValueError(f"no known format matched ({len(READERS)} tried, see docs/weights.md); "
+                         f"{_nearest(raw, state)}{_lacking(state, tried)}. Give the weights of a ResNet of"
+                         " torchvision, or add a reader (docs/extending.md)")
+    try:
+        other, _ = _recognise(raw, state, None)
+    except ValueError as error:
+        raise ValueError(f"not a file of the format {format}; {error}") from None
+    raise ValueError(f"not a file of the format {format} but of {other}; leave --format away")
 
 
-def _lacking(raw: object, tried: dict) -> str:
+def _lacking(state: dict[str, Tensor], tried: dict) -> str:
     """The formats of which a part is there, the encoder, and what of the rest is not."""
-    state, near = flat(raw), {}
+    near = {}
     for name, reader in tried.items():
         needs: tuple[str, ...] = getattr(reader, "needs", ())
         missing = [prefix for prefix in needs if not has(state, prefix)]
@@ -168,52 +201,30 @@ def _lacking(raw: object, tried: dict) -> str:
     return f" ({'; '.join(near.values())})" if near else ""
 
 
-def _nearest(raw: object) -> str:
+def _nearest(raw: Mapping, state: dict[str, Tensor]) -> str:
     """What comes closest in a file no reader knows: the prefix under which most names are a ResNet's."""
-    if not isinstance(raw, Mapping):
-        return f"expected a dictionary of tensors, found a {type(raw).__name__}"
-    state = flat(raw)
-    where = nearest_prefix(state)
-    if where is None:
-        keys = ", ".join(str(key) for key in list(raw)[:4])
+    near = nearest_entries(state)
+    if near is None:
+        keys = ", ".join(str(key)[:40] for key in list(raw)[:4])
         return f"no tensor of a ResNet found, the first keys are {keys or 'none: it is empty'}"
-    arch = nearest(under(state, where))
-    missing = [name for name in arch.expected if where + name not in state]
-    lack = (f"{len(missing)} of {len(arch.expected)} backbone tensors missing, first {missing[0]}" if missing
-            else f"all {len(arch.expected)} backbone names there")
-    return f"nearest is torchvision's {arch.name}{f' under {where}*' if where else ''}, {lack}"
-
-
-def nearest_prefix(state: Mapping) -> str | None:
-    """The prefix under which most names of the flat state are a ResNet's; None where no name is."""
-    # The text before any of these names may be the prefix. There are three, in case one is missing.
-    # (layer1.0.conv1.weight also proposes the prefix layer1.0., which then scores low.)
-    anchors = ("conv1.weight", "bn1.weight", "layer4.1.bn2.bias")
-    prefixes = {name.removesuffix(anchor) for name in state for anchor in anchors if name.endswith(anchor)}
-    return max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in ALL_NAMES),
-               default=None)
+    prefix, entries = near
+    arch = nearest(entries)
+    return (f"nearest is torchvision's {arch.name}{f' under {prefix}*' if prefix else ''}, "
+            f"{'; '.join(faults(arch, with_counters(entries))) or 'with tensors of another network in it'}")
 
 
 def checked(contents: Contents, chosen: str, stem: str | None) -> tuple[Architecture, dict[str, Tensor]]:
     """The architecture of an encoder and its tensors in the network's order, copied; ValueError (without the
     file's path) when one is missing, foreign or unusable, or when nothing says which stem the network has."""
-    state = _with_counters(contents.encoders[chosen])
+    state = with_counters(contents.encoders[chosen])
     arch = nearest(state)
-    faults, count = [], len(arch.expected)
-    if missing := [name for name in arch.expected if name not in state]:
-        faults.append(f"{len(missing)} of {count} backbone tensors missing, first {missing[0]}")
-    if foreign := [name for name in state if name not in arch.expected]:
-        faults.append(f"{len(foreign)} foreign to {arch.model}, first {foreign[0]}")
-    if reshaped := [name for name, shape in arch.expected.items()
-                    if name in state and tuple(state[name].shape) != shape]:
-        name = reshaped[0]
-        faults.append(f"{len(reshaped)} of another shape, first {name}: expected {arch.expected[name]},"
-                      f" found {tuple(state[name].shape)}")
-    if faults:
-        raise ValueError(f"read as {_label(contents, chosen)}: expected a ResNet of torchvision, nearest is"
-                         f" {arch.model}, found {'; '.join(faults)}. Give the weights of a standard ResNet")
+    if found := faults(arch, state):
+        kinds = [kind for part, kind in VARIANTS.items() if any(part in name for name in state)]
+        raise ValueError(f"read as {contents.label(chosen)}: expected a ResNet of torchvision, nearest is"
+                         f" {arch.model}, found {'; '.join(found + kinds)}. Give the weights of a standard"
+                         " ResNet")
     arch = Architecture(arch.model, _chosen_stem(arch, contents.stem, stem))
-    return arch, {name: _usable(name, state[name]) for name in arch.expected}
+    return arch, {name: usable(name, state[name]) for name in arch.expected}
 
 
 def _chosen_stem(arch: Architecture, said: str | None, wanted: str | None) -> str:
@@ -229,28 +240,27 @@ def _chosen_stem(arch: Architecture, said: str | None, wanted: str | None) -> st
     return stem
 
 
-def _with_counters(state: Mapping) -> dict:
-    """BN counters came with PyTorch 0.4.1: torchvision's first ResNets and VISSL's files have none. Then all
-    start at 0, which changes no output. It is a fault if only some are missing."""
-    counters = {f"{name.removesuffix('running_var')}num_batches_tracked": torch.tensor(0) for name in state
-                if name.endswith("running_var")}
-    return dict(state) if counters.keys() & state.keys() else {**state, **counters}
-
-
-def _usable(name: str, tensor: Tensor) -> Tensor:
+def usable(name: str, tensor: Tensor) -> Tensor:
     """A contiguous copy: int64 for a counter, finite float32 for the others; ValueError if it cannot be."""
     counter = name.endswith("num_batches_tracked")
+    kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-        raise ValueError(f"{name}: expected a dense real tensor, found {tensor.dtype} {tensor.layout};"
-                         " save the state dict of the float network")
-    if counter == tensor.is_floating_point() or tensor.dtype == torch.bool:
-        raise ValueError(f"{name}: expected {'an integer' if counter else 'floating-point numbers'},"
-                         f" found {tensor.dtype}; save the state dict of the float network")
-    tensor = tensor.detach().to(torch.int64 if counter else torch.float32, copy=True,
-                                memory_format=torch.contiguous_format)
+        layout = "without values" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+        raise ValueError(f"{name}: expected a dense real tensor, found {kind} {layout}; save the state dict"
+                         " of the float network")
+    if tensor.dtype == torch.bool or not counter and not tensor.is_floating_point():
+        raise ValueError(f"{name}: expected {'a number' if counter else 'floating-point numbers'}, found"
+                         f" {kind}; save the state dict of the float network")
+    try:
+        wanted = (torch.float32 if not counter else
+                  torch.float64 if tensor.is_floating_point() else torch.int64)  # a counter changes no output
+        tensor = tensor.detach().to(wanted, copy=True, memory_format=torch.contiguous_format)
+    except (RuntimeError, NotImplementedError):
+        raise ValueError(f"{name}: expected numbers that torch can convert, found {kind}; save the state dict"
+                         " of the float network") from None
     if bad := int((~torch.isfinite(tensor)).sum()):
         raise ValueError(f"{name}: expected finite values, found {bad} of {tensor.numel()} NaN or infinite;"
                          " the training diverged, take an earlier checkpoint")
     if name.endswith("running_var") and float(tensor.min()) < 0:
         raise ValueError(f"{name}: expected variances, found {float(tensor.min())}; the file is damaged")
-    return tensor
+    return tensor.to(torch.int64) if counter else tensor
