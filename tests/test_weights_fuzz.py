@@ -93,7 +93,7 @@ def reshaped(draw, state):
 
 def retyped(draw, state):
     name = draw.choice(NUMBERS if draw.random() < 0.8 else COUNTERS)
-    dtypes = ((torch.float32, torch.float64, torch.bool, torch.complex64) if name in COUNTERS else
+    dtypes = ((torch.bool, torch.complex64) if name in COUNTERS else
               (torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64))
     state[name] = state[name].to(draw.choice(dtypes))
     return f"{name}: expected "
@@ -134,13 +134,17 @@ def negative_variance(draw, state):
 
 def added(draw, state):
     name = draw.choice(("layer3.6.conv1.weight", "layer1.0.conv4.weight", "layer2.1.conv1.bias",
-                        "layer5.0.conv1.weight", "classify.weight", "layer1.0.se.fc1.weight",
-                        "layer4.2.bn3.weight_orig", "conv1.weight_mask", "conv1", ""))
+                        "layer5.0.conv1.weight", "maxpool.weight", "layer1.0.se.fc1.weight",
+                        "layer4.2.bn3.weight_orig", "conv1.weight_mask", "conv1", "bn2.weight"))
     state[name] = torch.ones(3)
     return f"1 foreign to resnet50, first {name}"
 
 
 def container(draw, state):
+    """A content that is no state dict, or a ResNet with a tensor too few under some name."""
+    gone = draw.choice(NUMBERS)
+    part = {name: tensor for name, tensor in state.items() if name != gone}
+    lacking = f"1 of 318 backbone tensors missing, first {gone}"
     return draw.choice((
         lambda: (list(state.values()), "expected a dictionary of tensors, found a list"),
         lambda: (state["conv1.weight"], "expected a dictionary of tensors, found a Tensor"),
@@ -148,12 +152,13 @@ def container(draw, state):
         lambda: (None, "expected a dictionary of tensors, found a NoneType"),
         lambda: ({}, "the first keys are none: it is empty"),
         lambda: ({"state_dict": {}}, "the first keys are state_dict"),
-        lambda: ({"network": state}, "resnet50 under network/*, all 318"),
-        lambda: ({"state_dict": {"state_dict": state}}, "resnet50 under state_dict/*, all 318"),
+        lambda: ({"network": part}, f"resnet50 under network/*, {lacking}"),
+        lambda: ({"state_dict": {"state_dict": part}}, f"resnet50 under state_dict/*, {lacking}"),
         lambda: ([state], "expected a dictionary of tensors, found a list"),
-        lambda: (prefixed("trunk.", state), "resnet50 under trunk.*, all 318"),
-        lambda: (prefixed("backbone.", state), "resnet50 under backbone.*, all 318"),
-        lambda: (prefixed("backbone.", state) | prefixed("encoder.", state), "resnet50 under"),
+        lambda: (prefixed("trunk.", part), f"resnet50 under trunk.*, {lacking}"),
+        lambda: (prefixed("backbone.", part), f"resnet50 under backbone.*, {lacking}"),
+        lambda: (prefixed("backbone.", state) | prefixed("encoder.", small_state(10.5)),
+                 "holds 2 complete ResNets, encoder, backbone, and does not say which to take"),
         lambda: (dict(enumerate(state.values())), "no tensor of a ResNet found"),
         lambda: ({name.encode(): tensor for name, tensor in state.items()}, "no tensor of a ResNet"),
         lambda: ({"epoch": 3, "optimizer": {"state": {0: {"mu": torch.ones(3)}}}}, "first keys are epoch"),
@@ -257,12 +262,12 @@ def foreign_file(draw):
         lambda: (b"", "the file is empty"),
         lambda: (gzip.compress(zipped({})), "found a gzip file"),
         lambda: (tar(b""), "found a tar archive"),
-        lambda: (archive_of_text(), damaged),
-        lambda: (b"\x89PNG\r\n\x1a\n" + draw.randbytes(900), damaged),
-        lambda: (b"\x89HDF\r\n\x1a\n" + draw.randbytes(900), damaged),
-        lambda: (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 102502400\n", damaged),
-        lambda: (b"<!DOCTYPE html><html><title>404 Not Found</title></html>", damaged),
-        lambda: (b'{"conv1.weight": [0.5, 0.25]}', damaged),
+        lambda: (archive_of_text(), "found a zip archive around 1 file (readme.txt)"),
+        lambda: (b"\x89PNG\r\n\x1a\n" + draw.randbytes(900), "found a picture"),
+        lambda: (b"\x89HDF\r\n\x1a\n" + draw.randbytes(900), "found an HDF5 file"),
+        lambda: (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 102502400\n", "git-lfs"),
+        lambda: (b"<!DOCTYPE html><html><title>404 Not Found</title></html>", "found a web page"),
+        lambda: (b'{"conv1.weight": [0.5, 0.25]}', "found a JSON text"),
         lambda: (draw.randbytes(draw.choice((1, 7, 9, 100, 5000))), damaged),
     ))()
 

@@ -61,9 +61,9 @@ def load(path: str | Path) -> tuple[object, str]:
 def located(path: str | Path) -> Path:
     """The file itself: of a folder, the one weights file in it. FileNotFoundError or ValueError where it is
     no regular file; nothing is opened."""
-    url, path = re.match(r"[a-z][\w+.-]+:/|hf:", str(path)), Path(path)
-    if url and not path.exists():
-        raise ValueError(f"{path}: expected a file, found a URL; download it and give the file")
+    if re.match(r"[a-z][\w+.-]+:/|hf:", str(path)) and not Path(path).exists():
+        raise FileNotFoundError(f"{path}: expected a file, found a URL; download it and give the file")
+    path = Path(path)
     try:
         mode = path.stat().st_mode
     except OSError as error:

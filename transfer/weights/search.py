@@ -9,6 +9,7 @@ from torch import Tensor
 from transfer.weights.architectures import ALL_NAMES, ARCHITECTURES, Architecture
 
 MOST = 32  # complete ResNets looked at in one file
+FEW = 10   # names that any numbered network may share with a ResNet's
 
 
 def _numbered(first: int) -> dict[str, str]:
@@ -81,7 +82,7 @@ def resnets(state: Mapping[str, Tensor]) -> Found:
 
 def nearest_entries(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
     """The prefix below which most names are a ResNet's, and the entries there; None where no name is."""
-    groups = _groups(state)
+    groups = {place: entries for place, entries in _groups(state).items() if place[1] == 0 or len(entries) > FEW}
     best = max(sorted(groups), key=lambda place: len(groups[place]), default=None)
     return None if best is None else (best[0], groups[best])
 
