@@ -1,63 +1,166 @@
 """The pictures of a folder of classes or a text list, in order. Needs no torch.
 
 A folder is root/<class>/**/<picture>, as in torchvision's ImageFolder: classes in alphabetical order, then
-folders, then files. Hidden files and folders (.DS_Store, ._1.jpg) and files without a picture's ending are
-skipped.
+folders, then files. Hidden files and folders (.DS_Store, ._1.jpg, __MACOSX) and files without a picture's
+ending are skipped. No file is opened to list it.
 """
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+SYSTEM = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+LARGEST_LIST = 2 ** 32  # bytes; iNaturalist 2021's json, the largest we know, has less than half
+LABEL = re.compile(r"(.*[^\s,;])[\s,;]+(-?\d{1,18})")
 
 
-def class_files(root: Path) -> dict[str, list[str]]:
-    """Return {class: its pictures, as names below root}, with at least one picture for each class.
+def hidden(name: str) -> bool:
+    """Return whether a file or folder is an operating system's or an editor's own."""
+    return name[:1] == "." or name in SYSTEM
 
-    Raises FileNotFoundError if there is no such folder or no class, ValueError for a class without a picture.
+
+def files_below(root: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, list[str]]:
+    """Return {folder: its files, sorted} for each folder below root (itself: "") that has files with these
+    endings, in any case. Links are followed.
+
+    Raises FileNotFoundError if there is no such folder, ValueError for a FIFO, a device or a broken link with
+    such an ending, and for links that lead around in a circle.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; expected <class>/<picture> in it")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
-    if not classes:
-        raise FileNotFoundError(f"{root}: no class folders in it; expected <class>/<picture>")
-    found = {name: _below(root, name) for name in classes}
-    empty = [name for name in classes if not found[name]]
-    if empty:
-        raise ValueError(f"{root}: {len(empty)} of {len(classes)} class folders hold no picture, first "
-                         f"{empty[0]}; complete the data or remove the folder")
+    found: dict[str, list[str]] = {}
+    places: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]  # and the links' on the way
+    while places:
+        place, trail = places.pop()
+        own = []
+        for entry in os.scandir(os.path.join(root, place)):
+            if hidden(entry.name):
+                continue
+            if entry.is_dir():
+                places.append((os.path.join(place, entry.name), _along(entry, trail)))
+            elif entry.name.lower().endswith(endings):
+                if not entry.is_file():
+                    raise ValueError(f"{entry.path}: expected a file, found {_what(entry.path)}; remove it")
+                own.append(entry.name)
+        if own:
+            found[place] = sorted(own)
     return found
 
 
-def _below(root: Path, name: str) -> list[str]:
-    above, places = len(os.path.join(root, "")), []
-    for place, folders, files in os.walk(os.path.join(root, name), followlinks=True):
-        folders[:] = [folder for folder in folders if folder[0] != "."]
-        places.append((place[above:], files))
-    return [os.path.join(place, file) for place, files in sorted(places)
-            for file in sorted(files) if file.lower().endswith(ENDINGS) and file[0] != "."]
+def _along(entry: os.DirEntry, trail: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the trail through a folder. Raises ValueError for a link to a folder on the way to it."""
+    if not entry.is_symlink():
+        return trail
+    target = os.path.realpath(entry.path)
+    here = os.path.realpath(os.path.dirname(entry.path))
+    if target in trail or os.path.commonpath([target, here]) == target:
+        raise ValueError(f"{entry.path}: expected a folder, found a link to a folder that it lies in; remove "
+                         "it")
+    return *trail, target
+
+
+def _what(path: str | Path) -> str:
+    """Return what something that is no file is."""
+    path = Path(path)
+    return ("nothing" if not os.path.lexists(path) else "a broken link" if not path.exists() else
+            "a FIFO" if path.is_fifo() else "a folder" if path.is_dir() else "a device or socket")
+
+
+def class_files(root: Path, tree: dict[str, list[str]] | None = None) -> dict[str, list[str]]:
+    """Return {class: its pictures, as names below root}, with at least one picture for each class.
+
+    In Places' tree (a/abbey, a/apartment_building/outdoor) each folder with pictures is a class; it is known
+    by letters, in each of which all folders begin with it.
+
+    tree: of files_below, where it is known. Raises FileNotFoundError if there is no such folder or no class,
+    ValueError for a class without a picture.
+    """
+    tree = files_below(root) if tree is None else tree
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not hidden(entry.name))
+    if not folders:
+        found = f"found {len(tree[''])} pictures directly in it" if "" in tree else "found none"
+        raise FileNotFoundError(f"{root}: no class folders in it; expected <class>/<picture>, {found}")
+    places = sorted(place for place in tree if place)
+    lettered = places and all(re.match(r"([a-z])/\1", place) for place in places)
+    files: dict[str, list[str]] = {} if lettered else {name: [] for name in folders}
+    for place in places:
+        own = files.setdefault(place if lettered else place.partition("/")[0], [])
+        own += [os.path.join(place, file) for file in tree[place]]
+    if empty := [name for name in files if not files[name]]:
+        raise ValueError(f"{root}: {len(empty)} of {len(files)} class folders hold no picture, first "
+                         f"{empty[0]}; complete the data or remove the folder")
+    return files
+
+
+# Lists
+
+def text_of(path: Path) -> str:
+    """Return the text of a list or a json. Raises FileNotFoundError or ValueError, one line, for what is no
+    file, too large or no text."""
+    if not path.is_file():
+        kind = "no such file" if not os.path.lexists(path) else f"expected a file, found {_what(path)}"
+        raise FileNotFoundError(f"{path}: {kind}; complete the data set")
+    if (size := path.stat().st_size) > LARGEST_LIST:
+        raise ValueError(f"{path}: expected a list of at most {LARGEST_LIST >> 30} GiB, found {size >> 30} "
+                         "GiB; fetch it again")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected a text list in UTF-8, found no text; save it as UTF-8") from None
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return a list's lines that are not blank, without blanks around them; errors as of text_of."""
+    return [line.strip() for line in text_of(path).split("\n") if line.strip()]
 
 
 def listed(path: Path, labelled: bool = False) -> tuple[list[str], list[int]]:
-    """Return (paths, labels) of a UTF-8 text with one path a line, followed by blanks or a tab and an integer
-    label.
+    """Return (paths, labels) of a UTF-8 text with one path a line, followed by a blank, a tab or a comma and
+    an integer label.
 
-    labels is None unless every line ends with one; blank lines do not count. Raises ValueError for a file
-    that is empty or not text and, if `labelled`, for the first line without a label of 0 or more.
+    labels is empty unless every line ends with one; blank lines do not count, nor does a header, a first
+    line with neither a label nor a picture's ending before one that has it. Raises ValueError for a file that
+    is empty or not text and, if `labelled`, for the first line without a label of 0 or more.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; complete the data set") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected a text list, one picture's path a line, found no text") from None
+    lines = text_of(path).split("\n")
     rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    first, second = (line for _, line in (rows + [(0, "")] * 2)[:2])
+    if _has_ending(second) and not (_has_ending(first) or LABEL.fullmatch(first)):
+        del rows[0]  # a header
     if not rows:
         raise ValueError(f"{path}: expected one picture's path a line, found none")
-    for number, line in rows if labelled else ():
-        if not re.search(r"\s\d+$", line):
-            raise ValueError(f"{path}:{number}: expected `PATH LABEL`, labels from 0, found {line!r}")
-    if not all(re.search(r"\s-?\d+$", line) for _, line in rows):
-        return [line for _, line in rows], []
-    names, labels = zip(*(line.rsplit(maxsplit=1) for _, line in rows))
-    return list(names), [int(label) for label in labels]
+    found = [LABEL.fullmatch(line) for _, line in rows]
+    for (number, line), match in zip(rows, found) if labelled else ():
+        if not match or match[2][0] == "-":
+            raise ValueError(f"{path}:{number}: expected `PATH LABEL`, labels from 0, found {line[:80]!r}")
+    pairs = [(match[1], int(match[2])) for match in found if match]
+    if len(pairs) < len(rows):
+        return [_bare(line) for _, line in rows], []
+    return [_bare(name) for name, _ in pairs], [label for _, label in pairs]
+
+
+def _has_ending(line: str) -> bool:
+    return any(ending in line.lower() for ending in ENDINGS)
+
+
+def _bare(name: str) -> str:
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
+
+
+def require_files(root: Path, names: Sequence[str], source: Path | str,
+                  advice: str = "complete the data set") -> None:
+    """FileNotFoundError unless every listed name is a file. Lists each folder once: cheap on network drives.
+    """
+    found: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if folder not in found:
+            found[folder] = {entry.name for entry in os.scandir(root / folder) if entry.is_file()} \
+                if (root / folder).is_dir() else set()
+        if file not in found[folder]:
+            missing.append(name)
+    if missing:
+        raise FileNotFoundError(f"{source}: {len(missing)} of {len(names)} listed images are missing, first "
+                                f"{root / missing[0]}; {advice}")

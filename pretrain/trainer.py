@@ -149,6 +149,7 @@ def train(recipe: Recipe, run: Run) -> Outcome:
         labelled = knn.Labelled(run.knn_data, recipe.image_size) if run.knn_data else None
         position = checkpoint.resume(run.checkpoint, training.parts, recipe, training.feed.identity)
         if is_main():
+            print(f"data: {training.feed.identity['images']} images from {training.feed.place}", flush=True)
             training.logbook = stack.enter_context(contextlib.closing(Logbook(run, position.step)))
         if labelled and position.step == 0:  # of the untrained network, for comparison
             judge(training, labelled, epoch=0, step=0)

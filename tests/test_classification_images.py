@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from parallel import manifests
 from parallel.collectives import rank
 from transfer.classification import images as data
 from transfer.classification import layouts
@@ -43,7 +44,7 @@ def places_tree(root):
     (root / "trainvalsplit_places205").mkdir(parents=True)
     for split, rows in names.items():
         for name, label in rows:
-            toys.picture(root / layouts.PLACES205_IMAGES / name, label, 0)
+            toys.picture(root / manifests.PLACES205 / name, label, 0)
         (root / "trainvalsplit_places205" / f"{split}_places205.csv").write_text(
             "".join(f"{name} {label}\n" for name, label in rows))
     return root

@@ -299,7 +299,10 @@ def npz(**arrays):
 
 
 def text(name, content):
-    return lambda root: (root / name).write_bytes(content)
+    def make(root):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return make
 
 
 def folders(*names):
@@ -331,11 +334,11 @@ def other_parquet(root):
     (folders(), "", "no class folders in it; expected <class>/<picture>"),
     (folders("train"), "", "train: no class folders in it"),
     (folders("train/a", "train/b"), "", "train: 2 of 2 class folders hold no picture, first a; complete"),
-    (folders("val/a"), "", "has val but no train; expected"),
+    (text("val/a/1.png", b""), "", "has val but no train; expected"),
     (text("x.zip", b"PK"), "x.zip", "x.zip: unknown kind of data; expected a folder"),
     (text("x.txt", b"\n"), "x.txt", "x.txt: expected one picture's path a line, found none"),
     (text("x.txt", b"\xff\xd8\xff"), "x.txt", "x.txt: expected a text list"),
-    (text("x.txt", b"a.png\n"), "x.txt", "a.png does not exist; paths are relative to the list's folder"),
+    (text("x.txt", b"a.png\n"), "x.txt", "x.txt: 1 of 1 listed images are missing, first .*a.png; paths are"),
     (npz(pictures=np.zeros(3)), "x.npz", "x.npz: expected an array named images, found pictures"),
     (npz(images=np.zeros((2, 4, 4, 3))), "x.npz", r"expected images as uint8 \(N, H, W, 3\), found float64"),
     (npz(images=np.zeros((2, 4, 4, 3), np.uint8), labels=[1]), "x.npz", "expected 2 integers as labels"),

@@ -23,9 +23,9 @@ class Feed:
     """The batches of this process.
 
     record: the file that lists unusable pictures.
-    steps: per epoch. identity: what the data set is, for checkpoints. waited: seconds spent waiting for the
-    loader since it was last set to 0. replaced: samples made from another picture than their own, over the
-    whole run and all processes, as far as `note_replaced` was told.
+    steps: per epoch. identity: what the data set is, for checkpoints. place: where it is. waited: seconds
+    spent waiting for the loader since it was last set to 0. replaced: samples made from another picture than
+    their own, over the whole run and all processes, as far as `note_replaced` was told.
     """
 
     def __init__(self, config: Recipe, run: "Run", device: torch.device, record: Path | None = None):
@@ -41,6 +41,7 @@ class Feed:
         self.loader.generator = torch.Generator().manual_seed(config.seed)
         self.steps = len(self.loader)
         self.identity = {"images": len(source), "fingerprint": source.fingerprint}
+        self.place = source.place
         self.replaced = self.before = 0
 
     def note_replaced(self, count: int) -> None:

@@ -36,6 +36,7 @@ class Parquet:
         except ImportError:
             raise ValueError(f"{paths[0]}: parquet needs pyarrow, found none; pip install pyarrow") \
                 from None
+        self.place = f"{len(paths)} parquet files in {Path(paths[0]).parent}"
         contents = [content_of(os.fspath(path)) for path in paths]
         rows = [sum(groups) for groups, _ in contents]
         if not sum(rows):

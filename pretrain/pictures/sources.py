@@ -1,7 +1,6 @@
 """Where pictures come from. `open_source` recognises image folders, text lists, npz, parquet and
 webdataset's tar shards."""
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
-from parallel.listing import class_files, listed
+from parallel import listing, manifests
+from pretrain.pictures import splits
 from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
 from pretrain.pictures.parquet import Parquet
 from pretrain.pictures.shards import Shards, expand
 
+ARCHIVES: dict[str, Callable[[list[Path]], "Source"]] = {".tar": Shards, ".parquet": Parquet}
 EXPECTED = ("expected a folder (train/<class>/<picture>, <class>/<picture>, tar shards or parquet files), a "
             ".txt list of pictures, .npz, .parquet, or shards as shard-{0000..0099}.tar")
 
@@ -22,9 +23,10 @@ class Source(Protocol):
     """Pictures that are addressed by index. An index is the same picture in every process and worker, so what
     a run sees depends on its seed alone.
 
-    fingerprint: sha256 of the data set, whatever folder it is in.
+    fingerprint: sha256 of the data set, whatever folder it is in. place: what was read, for the log.
     """
     fingerprint: str
+    place: str
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -41,33 +43,64 @@ class Source(Protocol):
 
 def open_source(path: str | Path) -> Source:
     """Return the source at a path. Raises FileNotFoundError or ValueError, one line, for what is missing or
-    unknown."""
+    unknown, and where pictures to train on would be mixed with those of validation or test (splits.py)."""
     path = Path(path)
     if "{" in path.name:
         return Shards(expand(path))
-    if (path / "train").is_dir():
-        path = path / "train"
+    if path.is_dir():
+        return open_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; {EXPECTED}")
-    if path.is_dir():
-        for folder in (path, path / "data"):  # the Hugging Face Hub keeps parquet files in data/
-            for ending, kind in ((".tar", Shards), (".parquet", Parquet)):
-                if files := sorted(folder.glob("[!.]*" + ending)):
-                    return kind(of_training(files))
-        return Files.of_folder(path)
     kinds: dict[str, Callable[[Path], Source]] = {
         ".txt": Files.of_list, ".npz": Npz, ".parquet": lambda file: Parquet([file]),
         ".tar": lambda file: Shards([file])}
-    if path.suffix not in kinds:
+    if path.suffix not in kinds or not path.is_file():
         raise ValueError(f"{path}: unknown kind of data; {EXPECTED}")
     return kinds[path.suffix](path)
 
 
-def of_training(files: list[Path]) -> list[Path]:
-    """Return the files with the word train in their names, or all if there are none. Validation and test
-    pictures often lie beside them, as in train-00000-of-00294.parquet and
-    validation-00000-of-00014.parquet."""
-    return [file for file in files if re.search(r"(?<![^\W_])train(?![^\W_])", file.stem)] or files
+def open_folder(path: Path) -> Source:
+    """Return the pictures of a folder to train on: those of its list (manifests.py), or of the part of it
+    that splits.py names."""
+    if not (path / "train").is_dir() and (listed := manifests.training_manifest(path)):
+        place = f"{listed.root}, by {listed.source.name}"
+        return Files(listed.root, listed.names, listed.labels or None, place)
+    splits.require_no_list_beside(path)
+    endings = listing.ENDINGS + tuple(ARCHIVES)
+    everything = listing.files_below(path, endings + splits.LISTS)
+    root, tree, left = splits.training_part(path, ending_in(everything, endings))
+    if not tree and (path / "train").is_dir():
+        root = path / "train"  # to say that it is empty
+    if not left and splits.kind_of(root.name)[0] is None:
+        splits.require_unlisted(root, tree, ending_in(everything, splits.LISTS))
+    source, others = source_of(root, tree)
+    if left := left + others:
+        source.place += f" (without {', '.join(left[:3])}{' ...' if len(left) > 3 else ''})"
+    return source
+
+
+def source_of(root: Path, tree: splits.Tree) -> tuple[Source, list[str]]:
+    """Return what a folder holds, pictures or archives, and archives in it that are left out."""
+    pictures = ending_in(tree, listing.ENDINGS)
+    archives = {ending: found for ending in ARCHIVES if (found := ending_in(tree, (ending,)))}
+    if not archives:
+        splits.require_unmixed(root, pictures)
+        return Files.of_folder(root, pictures), []
+    places = sorted({place for found in archives.values() for place in found})
+    if pictures or len(archives) > 1 or len(places) > 1:
+        kinds = " and ".join([f"{ending} files" for ending in archives] + ["pictures"] * bool(pictures))
+        raise ValueError(f"{root}: expected one kind of data in one folder, found {kinds} in "
+                         f"{', '.join(sorted(tree)[:3]) or '.'}; give the folder to train on")
+    (ending, (files,)), = ((ending, found.values()) for ending, found in archives.items())
+    chosen, others = splits.training_files(root / places[0], files)
+    return ARCHIVES[ending]([root / places[0] / file for file in chosen]), others
+
+
+def ending_in(tree: splits.Tree, endings: tuple[str, ...]) -> splits.Tree:
+    """Return the part of a tree that has these endings."""
+    found = {place: [file for file in files if file.lower().endswith(endings)]
+             for place, files in tree.items()}
+    return {place: files for place, files in found.items() if files}
 
 
 # Files
@@ -76,19 +109,20 @@ class Files:
     """Picture files. The fingerprint is that of their names below `root`, since asking for the size of a
     million files takes minutes on a file server."""
 
-    def __init__(self, root: Path, names: Iterable[str], labels: Sequence[int] | np.ndarray | None = None):
-        self.root, self.names = str(root), Strings(names)
+    def __init__(self, root: Path, names: Iterable[str], labels: Sequence[int] | np.ndarray | None = None,
+                 place: str = ""):
+        self.root, self.names, self.place = str(root), Strings(names), place or str(root)
         self.classes = None if labels is None else np.asarray(labels, np.int64)
         self.fingerprint = sha256(self.names.ends, self.names.buffer)
 
     @classmethod
-    def of_folder(cls, root: Path) -> "Files":
-        """Read root/<class>/**/<picture>, in the order of torchvision's ImageFolder."""
-        classes = {entry.name for entry in root.iterdir() if entry.is_dir()}
-        if root.name != "train" and {"val", "test"} & classes:
-            raise FileNotFoundError(f"{root}: has {', '.join(sorted(classes)[:3])} but no train; expected "
-                                    "DATA/train/<class>/<picture>, or the folder of the classes itself")
-        files = class_files(root).values()
+    def of_folder(cls, root: Path, tree: splits.Tree | None = None) -> "Files":
+        """Read root/<class>/**/<picture>, in the order of torchvision's ImageFolder; pictures without classes
+        if they all lie in root itself. tree: of listing.files_below, where it is known."""
+        tree = listing.files_below(root) if tree is None else tree
+        if tree.keys() == {""}:
+            return cls(root, tree[""])
+        files = listing.class_files(root, tree).values()
         labels = np.repeat(np.arange(len(files)), [len(own) for own in files])
         return cls(root, (name for own in files for name in own), labels)
 
@@ -96,12 +130,9 @@ class Files:
     def of_list(cls, path: Path) -> "Files":
         """Read one path a line, relative to the list's folder. If every line ends with an integer, that is
         the label."""
-        names, labels = listed(path)
-        first = path.parent / names[0]
-        if not first.is_file():
-            raise FileNotFoundError(f"{path}: its first picture {first} does not exist; paths are relative "
-                                    "to the list's folder")
-        return cls(path.parent, names, labels or None)
+        names, labels = listing.listed(path)
+        listing.require_files(path.parent, names, path, "paths are relative to the list's folder")
+        return cls(path.parent, names, labels or None, str(path))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -142,7 +173,8 @@ class Npz:
         if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
             raise ValueError(f"{path}: expected {len(images)} integers as labels, found {labels.dtype} "
                              f"{labels.shape}")
-        self.path, self.images, self.classes = str(path), images, labels
+        self.path = self.place = str(path)
+        self.images, self.classes = images, labels
         self.fingerprint = sha256(checksums)
 
     def __len__(self) -> int:

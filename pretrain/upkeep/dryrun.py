@@ -63,7 +63,7 @@ def known(config: Recipe, run: Run, training: Training) -> list[str]:
             f"data: {training.feed.identity['images']} images, {training.feed.steps} steps an epoch of "
             f"{config.batch_size} images, {config.batch_size // world_size()} in each of {world_size()} "
             "processes" + (f", {config.accumulate} micro-batches with their own batch-norm statistics"
-                           if config.accumulate > 1 else ""),
+                           if config.accumulate > 1 else "") + f"; from {training.feed.place}",
             foreseen(cost, run, world_size()),
             f"measured now: up to {WARM + MEASURED} steps; if they end with a killed process, there was not "
             "enough memory: lower --batch-size or raise --accumulate"]

@@ -1,21 +1,20 @@
-"""Labelled sets of images on disk: folders, file lists, iNaturalist's json, VOC trees.
+"""Labelled sets of images on disk: folders, lists (parallel/manifests.py), VOC trees.
 
 Each reader gives a `Samples`, or one clear error where the set is missing, half empty or inconsistent.
 """
 import dataclasses
 import hashlib
-import json
 import os
+import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from parallel.listing import class_files, listed
-
-PLACES205_IMAGES = "data/vision/torralba/deeplearning/images256"  # inside the official archive
+from parallel import manifests
+from parallel.listing import class_files, files_below, lines_of, require_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,28 +59,26 @@ def fingerprint(*sets: Samples, also: str = "") -> str:
 
 # Reading the layouts
 
+KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # in the archive of imagenet-object-localization-challenge
+# Which class a picture is of that lies directly in val: Kaggle's, Caffe's and mmpretrain's, Tiny ImageNet's.
+TABLES = ("LOC_val_solution.csv", "val.txt", "meta/val.txt", "val/val_annotations.txt")
+
+
 def split_pair(root: Path) -> tuple[Samples, Samples]:
     """(train, val) of a data set's folder, in the first layout found:
 
-    train/CLASS/IMAGE and val/CLASS/IMAGE; iNaturalist's train2018.json and val2018.json; Places205's
-    trainvalsplit_places205/train_places205.csv; train.txt and val.txt with lines `PATH LABEL`.
-    FileNotFoundError when there is none; ValueError when the halves do not fit together.
+    train/CLASS/IMAGE and val/CLASS/IMAGE, or val/IMAGE with one of TABLES; the same in KAGGLE; the lists of
+    manifests.py. FileNotFoundError when there is none; ValueError when the halves do not fit together.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
-    lists = root / "trainvalsplit_places205"
-    if (root / "train").is_dir():
-        train, val = (image_folder(root / split) for split in ("train", "val"))
-    elif (root / "train2018.json").is_file():
-        train, val = (inaturalist(root, f"{split}2018.json") for split in ("train", "val"))
-    elif lists.is_dir():
-        train, val = (file_list(lists / f"{split}_places205.csv", root / PLACES205_IMAGES)
-                      for split in ("train", "val"))
-    elif (root / "train.txt").is_file():
-        train, val = (file_list(root / f"{split}.txt", root) for split in ("train", "val"))
+    folder = next((root / place for place in ("", KAGGLE) if (root / place / "train").is_dir()), None)
+    if folder:
+        train = image_folder(folder / "train")
+        val = validation_folder(folder, root, train)
     else:
-        raise FileNotFoundError(f"{root}: expected train/CLASS/IMAGE, train2018.json, "
-                                "trainvalsplit_places205/ or train.txt, found none; complete the data set")
+        train, val = (of_manifest(manifests.manifest(root, split), root) for split in ("train", "val"))
+    require_apart(train, val)
     require_classes(train, val)
     for samples in (train, val):
         empty = np.flatnonzero(np.bincount(samples.labels, minlength=len(train.classes)) == 0)
@@ -98,36 +95,60 @@ def image_folder(root: Path) -> Samples:
     return _samples(root, [name for own in files.values() for name in own], labels, files, str(root))
 
 
-def file_list(path: Path, images: Path) -> Samples:
-    """Lines `PATH LABEL`, paths relative to `images`, labels from 0; see listing.listed."""
-    names, labels = listed(path, labelled=True)
-    require_files(images, names, path)
-    return _samples(images, names, labels, [str(label) for label in range(max(labels) + 1)], str(path))
+def validation_folder(folder: Path, root: Path, train: Samples) -> Samples:
+    """folder/val, also called valid or validation, whose images lie in folders of their classes or together
+    in one. root: where a table may be, too."""
+    val = next((folder / name for name in ("val", "valid", "validation") if (folder / name).is_dir()),
+               folder / "val")
+    tree = files_below(val)
+    if len(tree) != 1 or not {"", "images"} & tree.keys():
+        return image_folder(val)
+    (place, files), = tree.items()
+    real = folder.resolve()
+    homes = [folder, root, *([real.parents[2]] if real.parts[-3:] == KAGGLE.parts else [])]
+    table = next((home / name for home in homes for name in TABLES if (home / name).is_file()), None)
+    if table is None:
+        raise FileNotFoundError(
+            f"{val / place}: expected folders of classes, found {len(files)} pictures directly in it; put "
+            f"Kaggle's LOC_val_solution.csv, or val.txt with lines `IMAGE CLASS`, into {root}, or move each "
+            "into the folder of its class, as extract_ILSVRC.sh of github.com/pytorch/examples does")
+    labels = labels_by(table, files, train.classes)
+    return _samples(val / place, files, labels, train.classes, f"{val} by {table}")
 
 
-def inaturalist(root: Path, file: str) -> Samples:
-    """The official COCO-style json: images[id, file_name], annotations[image_id, category_id], categories.
+def labels_by(table: Path, files: list[str], classes: tuple[str, ...]) -> list[int]:
+    """The label of each file by lines `IMAGE CLASS ...` with blanks, tabs or commas; a class by its name, or
+    by its number in the order of names. ValueError for what only the table or only a folder has."""
+    label_of = {str(label): label for label in range(len(classes))} | {
+        name: label for label, name in enumerate(classes)}
+    rows = [(re.split(r"[\s,]+", line) + [""])[:2] for line in lines_of(table)]
+    if rows and rows[0][1] not in label_of:
+        del rows[0]  # a header
+    class_of = {Path(name).stem: given for name, given in rows}
+    stems = {Path(file).stem for file in files}
+    for odd, where in ((stems - class_of.keys(), "pictures are not listed"),
+                       (class_of.keys() - stems, "listed pictures are missing"),
+                       (set(class_of.values()) - label_of.keys(), "classes are not in train")):
+        if odd:
+            raise ValueError(f"{table}: {len(odd)} {where}, first {min(odd)!r}; fetch the list again or "
+                             "complete the set")
+    return [label_of[class_of[Path(file).stem]] for file in files]
 
-    Labels follow the sorted category ids; each image has exactly one annotation.
-    """
-    path = root / file
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected iNaturalist's list of images")
-    try:
-        content = json.loads(path.read_text())
-        files = {image["id"]: image["file_name"] for image in content["images"]}
-        category = {entry["image_id"]: entry["category_id"] for entry in content["annotations"]}
-        ids = sorted(entry["id"] for entry in content["categories"])
-        label_of = {number: label for label, number in enumerate(ids)}
-        rows = sorted((files[number], label_of[category[number]]) for number in files)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not iNaturalist's json ({type(error).__name__}: {error}); "
-                         "fetch it again") from None
-    if not rows:
-        raise ValueError(f"{path}: expected images, found none")
-    names, labels = zip(*rows)
-    require_files(root, names, path)
-    return _samples(root, names, labels, [str(number) for number in ids], str(path))
+
+def of_manifest(found: manifests.Manifest | None, root: Path) -> Samples:
+    """The samples of a list; FileNotFoundError where there is none."""
+    if found is None:
+        raise FileNotFoundError(f"{root}: expected train/CLASS/IMAGE, train2018.json, "
+                                "trainvalsplit_places205/ or train.txt, found none; complete the data set")
+    return _samples(found.root, found.names, found.labels, found.classes, str(found.source))
+
+
+def require_apart(train: Samples, val: Samples) -> None:
+    """ValueError where an image is in both sets, or both are one folder."""
+    same = np.intersect1d(train.names, val.names if train.root.resolve() == val.root.resolve() else [b""])
+    if len(same):
+        raise ValueError(f"{val.source}: expected other images than in {train.source}, found {len(same)} of "
+                         f"them, first {os.fsdecode(bytes(same[0]))}; take them out of one")
 
 
 def voc(root: Path, split: str) -> Samples:
@@ -136,7 +157,7 @@ def voc(root: Path, split: str) -> Samples:
     From ImageSets/Main/CLASS_SPLIT.txt where these are, else from the XML by the same rule.
     """
     main = root / "ImageSets" / "Main"
-    ids = [line.split()[0] for line in _lines(main / f"{split}.txt")]
+    ids = [line.split()[0] for line in lines_of(main / f"{split}.txt")]
     if not ids:
         raise ValueError(f"{main / split}.txt: expected image ids, found none")
     require_files(root, [f"JPEGImages/{name}.jpg" for name in ids], main / f"{split}.txt")
@@ -169,7 +190,7 @@ def voc_pair(root: Path, least: int) -> list[Samples]:
 def _voc_from_lists(files, split, ids):
     present = {}
     for path in files:
-        rows = [line.split() for line in _lines(path)]
+        rows = [line.split() for line in lines_of(path)]
         wrong = [row for row in rows if len(row) != 2 or row[1] not in ("1", "0", "-1")]
         if wrong:
             raise ValueError(f"{path}: expected lines `ID 1|0|-1`, found {' '.join(wrong[0])!r}")
@@ -204,12 +225,6 @@ def _samples(root, names, labels, classes, source):
                    tuple(classes), source)
 
 
-def _lines(path):
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; complete the data set")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-
-
 def stratified(labels: np.ndarray, share: Callable[[int], int], seed: int) -> np.ndarray:
     """(n,) bool: which samples are drawn, share(count) at random of each class of `count`."""
     draw, chosen = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
@@ -225,18 +240,3 @@ def require_classes(train: Samples, other: Samples) -> None:
         odd = min({*train.classes} ^ {*other.classes}, default="none, but their order differs")
         raise ValueError(f"{other.source}: expected the {len(train.classes)} classes of {train.source}, "
                          f"found {len(other.classes)}; first that only one has: {odd}")
-
-
-def require_files(root: Path, names: Sequence[str], source: Path | str) -> None:
-    """FileNotFoundError unless every listed image exists. Lists each folder once: cheap on network drives."""
-    found = {}
-    missing = []
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        if folder not in found:
-            found[folder] = set(os.listdir(root / folder)) if (root / folder).is_dir() else set()
-        if file not in found[folder]:
-            missing.append(name)
-    if missing:
-        raise FileNotFoundError(f"{source}: {len(missing)} of {len(names)} listed images are missing, first "
-                                f"{root / missing[0]}; complete the data set")

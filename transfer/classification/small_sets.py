@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torchvision
 
+from parallel.listing import lines_of, require_files
 from transfer.classification import layouts
 from transfer.classification.layouts import Samples
 
@@ -71,7 +72,7 @@ def samples(root: Path, paths: Iterable[str | Path], labels: Sequence[int], clas
     torchvision takes the word of the set's lists; here each image is looked for."""
     names: list[Any] = [os.path.relpath(path, root) if pixels is None else path for path in paths]
     if pixels is None:
-        layouts.require_files(root, names, source)
+        require_files(root, names, source)
     return Samples(root, np.array([os.fsencode(name) for name in names]), np.array(labels, dtype=np.int64),
                    tuple(classes), source, pixels)
 
@@ -116,7 +117,7 @@ def sun397(root: Path) -> tuple[Samples, Samples | None, Samples]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; put the lists of Partitions.zip there, from "
                                     "vision.princeton.edu/projects/2010/SUN/download/Partitions.zip")
-        listed = [line.strip().lstrip("/") for line in path.read_text().splitlines() if line.strip()]
+        listed = [line.lstrip("/") for line in lines_of(path)]
         missing = [name for name in listed if name not in labels]
         if missing:
             raise ValueError(f"{path}: {len(missing)} of {len(listed)} listed images are missing, first "
