@@ -7,12 +7,14 @@ READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 FAIL := >&2; exit 2
 
-.PHONY: help setup demo test cluster-test cluster-packages pretrain transfer tables report bench gpu doctor
+.PHONY: help setup demo test cluster-test cluster-packages pretrain transfer tables report bench gpu doctor \
+	faults
 
 help:
 	@echo "make setup                          .venv with everything in it (about 3 minutes, 5.5 GB, once)"
 	@echo "make demo                           the whole suite on embedded data, from images to tables"
 	@echo "make test [ARGS=...]                the tests; ARGS goes to pytest"
+	@echo "make faults                         hostile and broken input, kills, limits: a table in build/faults.md"
 	@echo "make cluster-test [ARGS=...]        the tests on a SLURM of their own; as root on Debian, installs it"
 	@echo "make pretrain DATA=... [ARGS=...]   Barlow Twins over all GPUs; ARGS goes to pretrain/main.py"
 	@echo "make transfer WEIGHTS=... [TASK=...] [DATA=...] [ARGS=...]"
@@ -58,6 +60,9 @@ demo: setup
 # In CI this includes the tests on a SLURM, if its packages can be installed.
 test: setup $(if $(filter true,$(CI)),cluster-packages)
 	@$(PY) -m pytest $(ARGS)
+
+faults: setup
+	@$(PY) -m pytest tests/faults --long --faults-table build/faults.md $(ARGS)
 
 cluster-test: setup cluster-packages
 	@$(PY) -m pytest --cluster tests/slurm $(ARGS)

@@ -22,6 +22,13 @@ def pytest_addoption(parser):
                      "without which they skip); cpu: the same in miniature, where it means something there")
 
 
+    parser.addoption("--long", action="store_true", help="run the long faults, too: kills, limits of memory "
+                     "and of file size")
+    parser.addoption("--faults-table", type=Path, metavar="FILE",
+                     help="write every case of tests/faults into a table: promise, what was seen, whether it "
+                     "held")
+
+
 def pytest_ignore_collect(collection_path, config):
     """With `-m gpu` leave all other files alone: a borrowed machine may lack what they import, and time."""
     if config.option.markexpr == "gpu" and collection_path.suffix == ".py":

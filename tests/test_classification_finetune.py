@@ -123,53 +123,21 @@ def test_an_altered_list_under_an_official_name_makes_a_scaled_run(root, tmp_pat
     assert finetune.data(SMALL, context)["counts"] == sizes
 
 
-def test_other_ranks_wait_for_the_list_that_rank_zero_fetches(root, tmp_path, monkeypatch):
-    """Without a process group, as under torchrun before the run is launched."""
-    path, fetched = root / "imagenet" / "1percent.txt", []
-    content = path.read_bytes()
-    path.unlink()
-    monkeypatch.setattr(lists, "_fetch", lambda *_: (b"fetched", fetched.append(1)))
-    assert lists.split_list("1percent", root / "imagenet", None)[0] == b"fetched"  # rank 0: at once
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(lists.time, "sleep", lambda _: path.write_bytes(content))  # rank 0 has it meanwhile
-    assert lists.split_list("1percent", root / "imagenet", None) == (content, str(path)) and len(fetched) == 1
-    path.unlink()
-    monkeypatch.setattr(lists, "WAIT_SECONDS", 0)
-    assert lists.split_list("1percent", root / "imagenet", None)[0] == b"fetched"  # no file ever came
-
-
-def test_the_official_list_is_fetched_once_and_checked(root, tmp_path, monkeypatch):
-    (root / "imagenet" / "1percent.txt").rename(tmp_path / "1percent.txt")
-    content = (tmp_path / "1percent.txt").read_bytes()
+def test_a_missing_official_list_says_how_it_is_fetched(root, tmp_path):
     context = toys.context(root, tmp_path / "out")
-    monkeypatch.setattr(lists, "LIST_URL", f"file://{tmp_path}/")
-    with pytest.raises(ValueError, match="expected sha256 71e82a48ba78..., found"):
+    (root / "imagenet" / "1percent.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1percent.txt: no such list; curl -o \S+/1percent.txt https://"):
         finetune.data(SMALL, context)
-    assert not (root / "imagenet" / "1percent.txt").exists()
-    monkeypatch.setitem(lists.OFFICIAL, "1percent", hashlib.sha256(content).hexdigest())
-    assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
-    assert (root / "imagenet" / "1percent.txt").read_bytes() == content
-    monkeypatch.setattr(lists, "LIST_URL", f"file://{tmp_path}/nowhere/")
-    assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
-    with pytest.raises(FileNotFoundError, match="10percent.txt: no such list, and fetching .* failed"):
-        finetune.data(dataclasses.replace(SMALL, split="10percent"), context)
 
 
-def test_a_read_only_data_root_keeps_the_list_in_the_cache(root, tmp_path, monkeypatch):
-    """Known before a run has a folder, so that nothing falls into the current one."""
-    (root / "imagenet" / "1percent.txt").rename(tmp_path / "1percent.txt")
-    content = (tmp_path / "1percent.txt").read_bytes()
-    monkeypatch.setattr(lists, "LIST_URL", f"file://{tmp_path}/")
+def test_a_list_is_also_looked_for_in_the_cache(root, tmp_path, monkeypatch):
+    """As data roots are often read-only."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (root / "imagenet" / "1percent.txt").rename(cache / "1percent.txt")
+    content = (cache / "1percent.txt").read_bytes()
     monkeypatch.setitem(lists.OFFICIAL, "1percent", hashlib.sha256(content).hexdigest())
-    # A folder that is not there cannot be written to, whoever runs the tests.
-    cache = tmp_path / "deep" / "cache"
-    assert lists.split_list("1percent", tmp_path / "absent", cache) == (content, str(cache / "1percent.txt"))
-    assert not (tmp_path / "absent").exists()
-    with pytest.raises(ValueError, match="absent: expected a folder that can be written"):
-        lists.split_list("1percent", tmp_path / "absent", None)
-    monkeypatch.setattr(lists, "_fetch", lambda *_: pytest.fail("fetched"))
-    monkeypatch.chdir(tmp_path)
-    context = toys.context(root, Path(), cache=cache)
+    context = toys.context(root, tmp_path / "out", cache=cache)
     assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
     assert lists.chosen_pair("1percent", root / "imagenet", context)[0].source == str(cache / "1percent.txt")
 
@@ -249,8 +217,7 @@ def test_official_lists(split, count):
     assert len(set(content.split())) == count
 
 
-def test_without_the_data_set_no_list_is_fetched(tmp_path, monkeypatch):
-    monkeypatch.setattr(lists, "_fetch", lambda *_: pytest.fail("fetched"))
+def test_without_the_data_set_no_list_is_looked_for(tmp_path):
     context = toys.context(tmp_path / "nowhere", tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere/imagenet: no such folder"):
         finetune.data(finetune.ONE_PERCENT, context)

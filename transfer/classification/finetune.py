@@ -12,9 +12,9 @@ top-5 with 1 %; 69.7 top-1, 89.3 top-5 with 10 %.
     python transfer/run.py --task imagenet_semi1 --weights bt.pth --data /data --split-file my_list.txt
     python transfer/run.py --task imagenet_semi1 --weights bt.pth --data /data --seeds 5 split draw:1%
 
-A list is looked for as DATA/imagenet/1percent.txt (or .txt.gz), else the official one is fetched, checked
-against its sha256 and kept there, or in --cache where the data cannot be written. `draw:P%` takes P % of
-each class, drawn by the seed. Several seeds are several draws, as in PIRL (arXiv 1912.01991, 3.3).
+A list is looked for as 1percent.txt or 1percent.txt.gz in DATA/imagenet and in --cache, and known as the
+official one by its sha256; where there is none, the error says how to bring it. `draw:P%` takes P % of each
+class, drawn by the seed. Several seeds are several draws, as in PIRL (arXiv 1912.01991, 3.3).
 A preset's rates are those of the task's own list: `preset swav split draw:1%` has SwAV's rates for 1 % in
 imagenet_semi1, and those for 10 % in imagenet_semi10.
 The last epoch is the number; the best one stands beside it, labelled.
@@ -97,7 +97,7 @@ def data(config: Config, conditions: Conditions) -> dict:
     row."""
     check(config, conditions.gpus)
     root = conditions.data / config.dataset
-    if not root.is_dir():  # before a list is fetched for it
+    if not root.is_dir():  # before a list is looked for in it
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
     if lists.is_draw(config.split):
         whole, val = layouts.split_pair(root)
