@@ -114,7 +114,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_as_if_nothing_were(
         process.send_signal(signal.SIGKILL)
         process.communicate()
     status, output = finish(words, tmp_path)
-    record_property("seen", f"kill -9 after {moment:.1f} s; then status {status}, {len(drafts(tmp_path))} drafts")
+    record_property("seen", f"killed after {moment:.1f} s, then status {status}, {len(drafts(tmp_path))} drafts")
     assert status == 0, output[-2000:]
     assert lasting(tmp_path) == wanted and not drafts(tmp_path)
 
