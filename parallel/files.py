@@ -16,7 +16,7 @@ def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]
     """Yield a name for the block to write to. If the block ends well, that file replaces path, on the disk.
 
     overwrite False: raises FileExistsError if path exists by then, and changes nothing. Raises
-    FileNotFoundError if the folder does not exist.
+    FileNotFoundError if the folder does not exist, and OSError, which names the file, without room for it.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -30,6 +30,11 @@ def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]
         else:
             _claim(draft, path)
         _sync(path.parent)  # the new name must survive a power cut, too
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save has words of its own
+        if isinstance(cause, OSError) and cause.filename is None:
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""A GPU that is too small, said in one line."""
+"""Too little memory, said in one line."""
 from collections.abc import Callable
 from typing import Any
 
@@ -6,12 +6,17 @@ import torch
 
 
 def within_memory(advice: str, function: Callable, *args: Any) -> Any:
-    """Return function(*args). Raises ValueError with the advice where a GPU's memory does not suffice. Both
-    can be pickled, so `launch` takes it."""
+    """Return function(*args). Raises ValueError with the advice where memory does not suffice, a GPU's or a
+    limited process's. Both can be pickled, so `launch` takes it."""
     try:
         return function(*args)
     except torch.OutOfMemoryError as error:
         raise ValueError(f"too little GPU memory: {first_sentence(error)}; {advice}") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "not enough memory" in str(error) or "alloc_cpu" in str(error):
+            raise ValueError(f"too little memory: {first_sentence(error) or 'none was left'}; {advice}") \
+                from None
+        raise
 
 
 def first_sentence(error: Exception) -> str:

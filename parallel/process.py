@@ -40,6 +40,8 @@ def is_refusal(error: Exception) -> bool:
 
 def one_line(error: Exception) -> str:
     """Return an error's own message. The error of a data loader's process comes wrapped in its traceback."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     text = str(error).strip()
     return text.splitlines()[-1].split("Error: ", 1)[-1] if "Original Traceback" in text else text
 

@@ -31,12 +31,13 @@ def long(request):
 
 def command(name, data):
     """Return the words of a command. They write into the current folder."""
+    train = [f"{ROOT}/pretrain/main.py", str(data / "imagenet"), "--device", "cpu", "--arch", "resnet18"]
     run = [f"{ROOT}/transfer/run.py", "--weights", "random", "--data", str(data), "--device", "cpu", "--smoke",
            "--workers", "0", "--results", "runs", "--cache", "", "--output", "out", "--task"]
     return {
-        "pretrain": [f"{ROOT}/pretrain/main.py", str(data / "imagenet"), "--device", "cpu", "--arch", "resnet18",
-                     "--image-size", "32", "--batch-size", "50", "--projector", "16-16", "--epochs", "3",
-                     "--workers", "1", "--print-freq", "1", "--checkpoint-minutes", "0.001", "--no-tensorboard"],
+        "pretrain": [*train, "--image-size", "32", "--batch-size", "50", "--projector", "16-16", "--epochs", "3",
+                     "--workers", "1", "--print-freq", "1", "--checkpoint-minutes", "0.001",
+                     "--no-tensorboard"],
         "convert": [f"{ROOT}/transfer/convert.py", "random", "d2.pkl", "--force"],
         "linear": [*run, "imagenet_linear", "--resume"], "detection": [*run, "voc_det", "--resume"],
         "tables": [f"{ROOT}/results/make.py", "--runs", "records", "--out", "tables", "--readme", "page.md"],
@@ -88,7 +89,7 @@ def drafts(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, demo_root):
-    """Return {command: (seconds, what it leaves)} of a run that nothing disturbed, made when it is asked for."""
+    """Return a function of a command: (seconds, what it leaves) of a run that nothing disturbed."""
     made = {}
 
     def of(name):
@@ -114,7 +115,8 @@ def test_killed_at_any_moment_and_started_again_it_ends_as_if_nothing_were(
         process.send_signal(signal.SIGKILL)
         process.communicate()
     status, output = finish(words, tmp_path)
-    record_property("seen", f"killed after {moment:.1f} s, then status {status}, {len(drafts(tmp_path))} drafts")
+    record_property("seen", f"killed after {moment:.1f} s, then status {status}, "
+                    f"{len(drafts(tmp_path))} drafts")
     assert status == 0, output[-2000:]
     assert lasting(tmp_path) == wanted and not drafts(tmp_path)
 
@@ -127,7 +129,7 @@ def test_without_room_for_a_file_it_says_so_and_leaves_no_part(
     status, output = finish(words, tmp_path, [(resource.RLIMIT_FSIZE, most)])
     last = output.strip().splitlines()[-1]
     record_property("seen", f"status {status}: {last}")
-    assert status not in (0, 1) and "Traceback" not in output and last.startswith("error: "), output[-2000:]
+    assert status != 0 and "Traceback" not in output and last.startswith("error: "), output[-2000:]
     assert not drafts(tmp_path)
     status, output = finish(words, tmp_path)
     assert status == 0, output[-2000:]
@@ -140,7 +142,7 @@ def test_without_memory_it_says_so_in_a_line(demo_root, tmp_path, record_propert
     more = {"pretrain": ["--batch-size", "400", "--image-size", "512", "--arch", "resnet50"],
             "linear": ["batch_size", "400", "image_size", "512"],
             "detection": ["INPUT.MIN_SIZE_TRAIN", "(1600,)", "INPUT.MAX_SIZE_TRAIN", "3000"]}.get(name, [])
-    status, output = finish([*words, *more], tmp_path, [(resource.RLIMIT_AS, 3 << 30)])
+    status, output = finish([*words, *more], tmp_path, [(resource.RLIMIT_AS, 10 << 30)])
     last = output.strip().splitlines()[-1] if output.strip() else ""
     record_property("seen", f"status {status}: {last}")
     assert name == "convert" and status == 0 or (
