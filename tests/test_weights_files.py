@@ -83,7 +83,8 @@ def test_harmless_objects_of_real_checkpoints_are_read_as_ours(kind, file):
 
 
 def test_harmless_names_stand_for_ours():
-    assert all(ours.__module__ == "transfer.weights.pickles" for name, ours in NAMES.items() if name not in TYPES)
+    called = [ours for name, ours in NAMES.items() if name not in TYPES]
+    assert all(ours.__module__ == "transfer.weights.pickles" for ours in called)
     assert {type(ours) for ours in TYPES.values()} == {torch.dtype}
 
 

@@ -263,7 +263,7 @@ LAYOUTS = {
         one("encoder.") | mlp("projection.model"))),
     "Lightning with two networks": ("resnet", "model average", lambda: lightning(one("model.")
                                                                                | two("average."))),
-    "Hugging Face": ("resnet", "resnet", lambda: hugging_face("resnet.", one()) | linear("classifier.1", 1000)),
+    "Hugging Face": ("resnet", "resnet", lambda: hugging_face("resnet.", one()) | linear("classifier.1")),
     "Hugging Face, bare": ("resnet", "backbone", lambda: hugging_face("", one())),
     "torchvision's Faster R-CNN": ("resnet", "backbone.body", lambda: without_counters(one("backbone.body."))
                                    | linear("rpn.head.conv") | linear("roi_heads.box_head.fc6")),

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from parallel.reading import read_small
 from transfer.weights import kinds, pickles
 from transfer.weights.pickles import Array, Storage, Unpickler
 
@@ -170,9 +171,7 @@ def _array(content: bytes) -> Any:
 def _sharded(path: Path) -> tuple[object, str]:
     """The tensors of all files that the index names, each from the file that it names for it."""
     try:
-        if path.stat().st_size > HEADER:
-            raise ValueError(f"expected at most {HEADER} bytes")
-        text = path.read_bytes()
+        text = read_small(path, HEADER)
         where = json.loads(text)["weight_map"]
         names = sorted(set(where.values()))
         if not names or any(Path(name).name != name or not name.isprintable() or name in ("", "..")
@@ -186,7 +185,7 @@ def _sharded(path: Path) -> tuple[object, str]:
     for tensor, name in where.items():
         held = parts[name][0]
         if not isinstance(held, dict) or tensor not in held:
-            raise ValueError(f"{path}: expected {one_line(tensor)} in {name}, found none; download both again")
+            raise ValueError(f"{path}: expected {one_line(tensor)} in {name}, found none; fetch both again")
         tensors[tensor] = held[tensor]
     digests = [hashlib.sha256(text).hexdigest(), *(parts[name][1] for name in names)]
     return tensors, hashlib.sha256(":".join(digests).encode()).hexdigest()

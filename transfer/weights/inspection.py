@@ -4,7 +4,6 @@ Nothing here raises for bad values; whether a file may be used is what readers.p
 """
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from parallel.reading import read_small_text
 from transfer.weights.files import one_line
 from transfer.weights.report import report_path
 from transfer.weights.states import CONTAINERS, flat
@@ -112,12 +112,10 @@ def notes(raw: object, path: str | Path) -> dict[str, str]:
 def proof(path: str | Path, sha256: str) -> str | None:
     """The report that convert.py put beside the file, and whether it is of this file; None without one."""
     report = report_path(Path(path))
-    if not os.path.lexists(report):
-        return None
     try:
-        if not report.is_file() or report.stat().st_size > 2**20:
-            raise ValueError("no report")
-        proven = json.loads(report.read_text())["file"]["sha256"]
+        proven = json.loads(read_small_text(report))["file"]["sha256"]
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{report.name}, which cannot be read"
     return f"{report.name}, {'of this file' if proven == sha256 else 'but of another file'}"

@@ -88,7 +88,7 @@ def of_archive(names: Collection[str]) -> str | None:
         return "a torch.package, which holds code; save the state dict of its network"
     if "model.weights.h5" in names:
         return f"a Keras model; {PYTORCH}"
-    if any(path == "data.pkl" for path in paths) or all(name.endswith(".npy") for name in names):
+    if "data.pkl" in paths or names and all(name.endswith(".npy") for name in names):
         return None
     listed = ", ".join(sorted(names)[:3])
     return f"a zip archive around {len(names)} file{'s'[:len(names) != 1]} ({listed}); unpack it with unzip"

@@ -112,9 +112,10 @@ def recognised(raw: object, sha256: str, format: str | None = None) -> Contents:
     if not isinstance(raw, Mapping):
         raise ValueError(f"expected a dictionary of tensors, found a {type(raw).__name__}; save a state dict")
     name, encoders = _recognise(raw, flat(raw), format)
-    parts = {encoder: {name: tensor for name, tensor in entries.items() if name in ALL_NAMES or is_trunk(name)}
-             for encoder, entries in encoders.items()}
-    return Contents(name, parts, sha256, _stem(raw))
+    for encoder, entries in encoders.items():
+        encoders[encoder] = {part: tensor for part, tensor in entries.items()
+                             if part in ALL_NAMES or is_trunk(part)}
+    return Contents(name, encoders, sha256, _stem(raw))
 
 
 def _stem(raw: Mapping) -> str | None:

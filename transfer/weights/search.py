@@ -82,8 +82,9 @@ def resnets(state: Mapping[str, Tensor]) -> Found:
 
 def nearest_entries(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
     """The prefix below which most names are a ResNet's, and the entries there; None where no name is."""
-    groups = {place: entries for place, entries in _groups(state).items() if place[1] == 0 or len(entries) > FEW}
-    best = max(sorted(groups), key=lambda place: len(groups[place]), default=None)
+    groups = _groups(state)
+    best = max((place for place in sorted(groups) if place[1] == 0 or len(groups[place]) > FEW),
+               key=lambda place: len(groups[place]), default=None)
     return None if best is None else (best[0], groups[best])
 
 
