@@ -15,25 +15,25 @@ from transfer.weights import readers as _readers
 dependencies = ["torch", "torchvision"]
 
 
-def backbone(weights, format=None, stem=None):
+def backbone(weights, format=None, stem=None, encoder=None):
     """The network of the weights without classifier, in eval mode; images (N, 3, H, W) -> features.
 
-    weights: path of a checkpoint. format, stem: as the flags of transfer/run.py.
+    weights: path of a checkpoint. format, stem, encoder: as the flags of transfer/run.py.
     FileNotFoundError or ValueError, one line, when the file is not there or does not hold all tensors.
     """
-    return _backbone.build(_readers.read(weights, format, stem=stem))
+    return _backbone.build(_readers.read(weights, format, encoder=encoder, stem=stem))
 
 
-def resnet50(weights=None, format=None):
+def resnet50(weights=None, format=None, encoder=None):
     """torchvision's ResNet-50 without classifier, in eval mode; images (N, 3, H, W) -> features (N, 2048).
 
     weights: path of a checkpoint; None: torchvision's fresh initialisation, in train mode.
-    format: its format, where more than one reader would fit.
+    format: its format, where more than one reader would fit. encoder: which, where it holds several.
     FileNotFoundError or ValueError, one line, when the file is not there or does not hold all 318 tensors.
     """
     if weights is None:
         return _architectures.RESNET50.network()
-    found = _readers.read(weights, format)
+    found = _readers.read(weights, format, encoder=encoder)
     if found.arch != _architectures.RESNET50:
         raise ValueError(f"{weights}: expected a ResNet-50, found a {found.arch.name}; load `backbone`")
     return _backbone.build(found)

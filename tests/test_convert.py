@@ -1,13 +1,14 @@
 """The converter's command line: exit status, what it prints, what it leaves behind."""
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from weights_toys import distinct_backbone
+from safetensors.torch import load_file, save_file
+from weights_toys import distinct_backbone, prefixed, small_state
 
 from pretrain.backbones import build_projector
 from transfer.convert import main
@@ -132,6 +133,37 @@ def test_what_is_no_projector_is_refused(changes, message, tmp_path, capsys):
     printed = capsys.readouterr().err
     assert message in printed and printed.startswith(f"error: {source}: ") and printed.count("\n") == 1
     assert not (tmp_path / "out.pth").exists()
+
+
+def test_advice_can_be_followed_as_it_is_typed(tmp_path, capsys):
+    """Each call fails but the last, which adds what the one before advises."""
+    source, output = tmp_path / "two.pth", tmp_path / "out.pth"
+    torch.save(prefixed("student.", small_state(0.5, "resnet18-cifar"))
+               | prefixed("teacher.net.", small_state(3.5, "resnet18-cifar")), source)
+    call = [str(source), str(output), "--to", "torchvision"]
+    assert main(call + ["--format", "moco"]) == 2 and "not a file of the format moco but of resnet; leave" \
+        in capsys.readouterr().err
+    assert main(call) == 2
+    names = re.search(r"2 complete ResNets, ([\w.]+), ([\w.]+), .* pass --encoder", capsys.readouterr().err)
+    call += ["--encoder", names[2]]
+    assert main(call) == 2 and "pass --stem small if it does, --stem cifar if not" in capsys.readouterr().err
+    assert main(call + ["--stem", "cifar"]) == 0
+    assert "two.pth: format resnet, encoder teacher.net, resnet18-cifar" in capsys.readouterr().out
+    assert torch.load(output)["conv1.weight"][0, 0, 0, 0] == 3.5
+
+
+def test_a_folder_is_named_by_the_file_in_it(tmp_path, capsys):
+    """That file is the index of two others, which hold the tensors in turn."""
+    state = small_state(arch="resnet18")
+    where = {name: f"{number % 2}.safetensors" for number, name in enumerate(state)}
+    for part in set(where.values()):
+        save_file({name: state[name].contiguous() for name in state if where[name] == part}, tmp_path / part)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    assert main([str(tmp_path), str(tmp_path / "out.pth"), "--to", "torchvision"]) == 0
+    assert capsys.readouterr().out.startswith(f"{index}: format torchvision, resnet18, sha256 ")
+    converted = torch.load(tmp_path / "out.pth")
+    assert all(torch.equal(converted[name], state[name]) for name in state)
 
 
 WRONG_CALLS = {

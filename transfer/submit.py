@@ -46,7 +46,7 @@ def submit(requests: dict[str, list[Request]], backbone: Backbone | None, cluste
         folder = Path(first.output).parent if first.output else Path("output")
         name = first.task if len(requests) == 1 else "transfer"
         status = jobs.run(cells, cluster, folder, name, first.workers, plan) or status
-    if cluster.wait and not backbone and Path(first.weights).is_file():
+    if cluster.wait and not backbone and Path(first.weights).exists():
         backbone = opened(first)
     if backbone and not plan and (cluster.wait or not cells):
         show_tables(backbone, first.results)
