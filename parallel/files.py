@@ -1,19 +1,28 @@
 """Files written whole: wherever the writer is stopped, the old file or the new one is there, never a part.
 
 While it is written, a file has a hidden name beside its place, `.STEM.<16 hex digits>.part.SUFFIX`, which no
-other process or machine draws. A killed writer leaves at most that file. Needs no torch.
+other process or machine draws: the first six digits stand for the machine. A killed writer leaves at most
+that file. A writer holds a lock on it, which ends with the process, so the next writer of the same file on
+the same machine knows what is abandoned, and removes it. Needs no torch.
 """
 import contextlib
+import fcntl
 import glob
+import hashlib
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+
+# Locks of another machine may not be seen here, as on some network file systems.
+HERE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
     """Yield a name for the block to write to. If the block ends well, that file replaces path, on the disk.
+    It is there already, empty: the block opens it, and puts no other file in its place.
 
     overwrite False: raises FileExistsError if path exists by then, and changes nothing. Raises
     FileNotFoundError if the folder does not exist, and OSError, which names the file, without room for it.
@@ -21,7 +30,12 @@ def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
-    draft = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")
+    for abandoned in _drafts(path, HERE):
+        with contextlib.suppress(OSError):  # its writer lives, or is faster; or the file system has no locks
+            with open(abandoned, "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                abandoned.unlink()
+    draft, lock = _begin(path)
     try:
         yield draft
         _sync(draft)
@@ -37,6 +51,7 @@ def replacing(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]
         raise
     finally:
         draft.unlink(missing_ok=True)
+        os.close(lock)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes, overwrite: bool = True) -> None:
@@ -47,10 +62,31 @@ def write_whole(path: str | os.PathLike, content: str | bytes, overwrite: bool =
 
 
 def remove_drafts(path: str | os.PathLike) -> None:
-    """Remove what killed writers left of path. Only path's sole writer may call it."""
-    path = Path(path)
-    for draft in path.parent.glob(f".{glob.escape(path.stem)}.{'[0-9a-f]' * 16}.part{path.suffix}"):
+    """Remove what killed writers of any machine left of path. Only path's sole writer may call it."""
+    for draft in _drafts(Path(path), ""):
         draft.unlink()
+
+
+def _drafts(path: Path, machine: str) -> list[Path]:
+    """Those of path that are there."""
+    digits = machine + "[0-9a-f]" * (16 - len(machine))
+    return list(path.parent.glob(f".{glob.escape(path.stem)}.{digits}.part{glob.escape(path.suffix)}"))
+
+
+def _begin(path: Path) -> tuple[Path, int]:
+    """A draft that is locked, where the file system has locks, and the handle that holds the lock."""
+    while True:
+        draft = path.with_name(f".{path.stem}.{HERE}{secrets.token_hex(5)}.part{path.suffix}")
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if draft.exists():
+                return draft, handle
+        except BlockingIOError:
+            pass
+        except OSError:
+            return draft, handle
+        os.close(handle)  # another writer was faster and took it for abandoned
 
 
 def _claim(draft: Path, path: Path) -> None:

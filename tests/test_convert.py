@@ -166,6 +166,26 @@ def test_a_folder_is_named_by_the_file_in_it(tmp_path, capsys):
     assert all(torch.equal(converted[name], state[name]) for name in state)
 
 
+KILLED = """
+import os, signal, sys
+from transfer import convert
+from transfer.weights import proof
+proof.prove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+convert.main(sys.argv[1:])
+"""
+
+
+def test_what_a_killed_conversion_leaves_is_gone_after_the_next(tmp_path):
+    """It is killed when the file is written and about to be proven."""
+    torch.save(small_state(arch="resnet18"), tmp_path / "in.pth")
+    call = [str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), "--to", "torchvision"]
+    subprocess.run([sys.executable, "-c", KILLED, *call], cwd=SCRIPT.parents[1])
+    (left,) = tmp_path.glob(".out.*.part.pth")
+    assert left.stat().st_size > 2**20
+    assert main(call) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pth", "out.pth", "out.pth.proof.json"]
+
+
 WRONG_CALLS = {
     "format": (["out.pkl", "--format", "barlowtwins"], "unknown weights format barlowtwins"),
     "ending": (["out.pt"], "expected a name ending in .pkl, .pth, .safetensors for detectron2, found .pt"),

@@ -1,11 +1,18 @@
 """Files are written whole or not at all (parallel/files.py); tests/test_results_store.py has many writers."""
 
+import fcntl
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from parallel import files
 from parallel.files import remove_drafts, replacing, write_whole
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def names(folder):
@@ -64,6 +71,71 @@ def test_writers_of_one_file_do_not_meet(tmp_path):
         writer.join()
     content = path.read_text()
     assert names(tmp_path) == ["file"] and len(content) == 100_000 and len(set(content)) == 1
+
+
+WRITER = """
+import sys, time
+from parallel.files import replacing
+with replacing(sys.argv[1]) as draft:
+    draft.write_bytes(b"half")
+    print(draft.name, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_one_s_is_not(tmp_path):
+    path = tmp_path / "file.bin"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path)], cwd=ROOT, text=True,
+                                stdout=subprocess.PIPE) for _ in range(2)]
+    drafts = [writer.stdout.readline().strip() for writer in writers]
+    try:
+        write_whole(path, "first")
+        assert names(tmp_path) == sorted([*drafts, "file.bin"]), "both live"
+        writers[0].kill()
+        writers[0].wait()
+        write_whole(tmp_path / "other.bin", "")
+        assert drafts[0] in names(tmp_path), "another file's are another's"
+        write_whole(path, "second")
+        assert names(tmp_path) == sorted([drafts[1], "file.bin", "other.bin"])
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    remove_drafts(path)
+    assert names(tmp_path) == ["file.bin", "other.bin"] and path.read_text() == "second"
+
+
+def test_drafts_of_another_machine_and_of_file_systems_without_locks_stay(tmp_path, monkeypatch):
+    other = tmp_path / ".file.0123456789abcdef.part"
+    other.touch()
+    write_whole(tmp_path / "file", "")
+    assert names(tmp_path) == [other.name, "file"]
+    monkeypatch.setattr(files, "HERE", "012345")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: os.truncate(tmp_path / "absent", 0))
+    write_whole(tmp_path / "file", "new")
+    assert names(tmp_path) == [other.name, "file"] and (tmp_path / "file").read_text() == "new"
+    monkeypatch.undo()
+    monkeypatch.setattr(files, "HERE", "012345")
+    write_whole(tmp_path / "file", "")
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_draft_that_another_writer_took_for_abandoned_is_begun_again(tmp_path, monkeypatch):
+    """Between its making and its lock."""
+    lock, taken = fcntl.flock, []
+
+    def late(handle, how):
+        if len(taken) < 2:
+            (draft,) = tmp_path.glob(".file.*")
+            taken.append(draft)
+            draft.unlink()
+            if len(taken) == 2:
+                raise BlockingIOError
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_whole(tmp_path / "file", "x")
+    assert names(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "x" and len(taken) == 2
 
 
 def test_only_drafts_of_the_file_are_removed(tmp_path):

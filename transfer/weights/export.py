@@ -90,12 +90,17 @@ def write(tensors: dict[str, Tensor], notes: dict, path: str | Path, layout: str
 
     tensors  name -> contiguous CPU tensor;  notes: the metadata
     """
-    path = Path(path)
-    require_ending(path, layout)
+    require_ending(Path(path), layout)
+    with replacing(path) as draft:
+        fill(draft, tensors, notes, layout)
+
+
+def fill(path: Path, tensors: dict[str, Tensor], notes: dict, layout: str) -> None:
+    """Write the content of the file, of which a part is there if it is interrupted."""
     content = {"__author__": AUTHOR, "matching_heuristics": True, "metadata": notes}
     # Into an open file: torch.save would put a path's name into its archive, and safetensors' save_file would
     # make the file unreadable for other users.
-    with replacing(path) as draft, open(draft, "wb") as file:
+    with open(path, "wb") as file:
         if path.suffix == ".safetensors":  # one text, as the library shuffles the order of several
             file.write(save(tensors, {"metadata": json.dumps(notes)}))
         elif path.suffix == ".pkl":

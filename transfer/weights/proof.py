@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from parallel.files import replacing
 from transfer.weights import activations
 from transfer.weights.backbone import Backbone
-from transfer.weights.export import CONVENTIONS, metadata, read_written, require_ending, tensors_of, write
+from transfer.weights.export import CONVENTIONS, fill, metadata, read_written, require_ending, tensors_of
 from transfer.weights.naming import detectron2_names, to_torchvision
 from transfer.weights.report import Network, Report, report_path
 
@@ -65,7 +65,7 @@ def _publish(tensors: dict[str, Tensor], notes: dict, path: str | Path, layout: 
     path = Path(path)
     require_ending(path, layout)
     with replacing(path) as temporary:
-        write(tensors, notes, temporary, layout)
+        fill(temporary, tensors, notes, layout)
         try:
             report = prove_file(temporary)
         except ValueError as error:
