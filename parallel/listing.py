@@ -95,17 +95,22 @@ def class_files(root: Path, tree: dict[str, list[str]] | None = None) -> dict[st
 
 # Lists
 
-def text_of(path: Path) -> str:
-    """Return the text of a list or a json. Raises FileNotFoundError or ValueError, one line, for what is no
-    file, too large or no text."""
+def bytes_of(path: Path) -> bytes:
+    """Return the content of a list or a json. Raises FileNotFoundError or ValueError, one line, for what is
+    no file or too large."""
     if not path.is_file():
         kind = "no such file" if not os.path.lexists(path) else f"expected a file, found {_what(path)}"
         raise FileNotFoundError(f"{path}: {kind}; complete the data set")
     if (size := path.stat().st_size) > LARGEST_LIST:
         raise ValueError(f"{path}: expected a list of at most {LARGEST_LIST >> 30} GiB, found {size >> 30} "
                          "GiB; fetch it again")
+    return path.read_bytes()
+
+
+def text_of(path: Path) -> str:
+    """Return the text of a list or a json; errors as of bytes_of, and ValueError for what is no text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return bytes_of(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path}: expected a text list in UTF-8, found no text; save it as UTF-8") from None
 

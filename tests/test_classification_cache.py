@@ -176,3 +176,25 @@ def test_pooled_windows_of_res5(train, context, arch):
     assert found.shape == (1, pipeline.dimensions(ARCHITECTURES[arch])) == expected.shape
     assert torch.allclose(found, expected, rtol=1e-9)
     assert Pipeline(224, pooling="res5").dimensions(ARCHITECTURES["resnet50"]) == 8192
+
+
+def test_features_under_another_name_are_not_taken(train, context, tmp_path, capsys):
+    """Two files with as many rows, exchanged; and a file whose rows changed places."""
+    other = dataclasses.replace(train, names=train.names[::-1].copy())
+    found = [features(one, context) for one in (train, other)]
+    paths = [cache.place(context.cache, toys.backbone(), one, SMALL) for one in (train, other)]
+    paths[0].rename(tmp_path / "x")
+    paths[1].rename(paths[0])
+    (tmp_path / "x").rename(paths[1])
+    for one, path, expected in zip((train, other), paths, found, strict=True):
+        assert torch.equal(features(one, context), expected)
+        assert f"{path}: damaged features (a wrong check sum" in capsys.readouterr().out
+    rows = np.load(paths[0])
+    np.save(paths[0], rows[::-1])
+    assert torch.equal(features(train, context), found[0])
+    assert "a wrong check sum" in capsys.readouterr().out
+
+
+def test_two_readings_of_one_file_of_weights_have_two_names(train, tmp_path):
+    other = dataclasses.replace(toys.backbone(), format="another")
+    assert cache.place(tmp_path, other, train, SMALL) != cache.place(tmp_path, toys.backbone(), train, SMALL)

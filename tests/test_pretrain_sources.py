@@ -163,6 +163,10 @@ def test_positions_in_shards_are_found_once_and_again_when_a_shard_changes(tmp_p
     index, = tmp_path.glob(".pretrain_index_*.npz")
     index.write_bytes(b"torn")
     assert len(open_source(place)) == 11  # a damaged index is made again
+    with np.load(index) as file:
+        content = dict(file)
+    np.savez(index, **content | {"offset": content["offset"][::-1]})  # and an edited one
+    assert open_source(place).read(10) == samples[10][2]
 
     def refuse(*_, **__):
         raise PermissionError("read-only")

@@ -1,6 +1,7 @@
 """Files that would run code when they are unpickled, in every place that a run reads of its own folder or of
 a cache: the code never runs, and the run ends with one line or does without the file."""
 import dataclasses
+import io
 import os
 import pickle
 import tarfile
@@ -14,10 +15,13 @@ import torch
 from torch import nn
 
 from pretrain.pictures import shards
+from pretrain.pictures.sources import open_source
 from tests import pretrain_toys
-from transfer.classification import cache
+from transfer.classification import cache, lists
 from transfer.classification.images import TrainBatches
+from transfer.classification.layouts import split_pair
 from transfer.classification.linear import Config as LinearConfig
+from transfer.classification.small_sets import read_small_set
 from transfer.classification.training import Checkpoint
 from transfer.detection.protocol import Config, run
 from transfer.weights.readers import read
@@ -116,7 +120,7 @@ def test_index_of_shards(tmp_path, canary, form):
 
     def part(path, _):
         with open(path, "wb") as file:
-            np.savez(file, key=content["key"])
+            np.savez(file, check=content["check"])
 
     (index,) = tmp_path.glob(".pretrain_index_*.npz")
     with np.load(index) as file:
@@ -128,6 +132,92 @@ def test_index_of_shards(tmp_path, canary, form):
         others(tmp_path / "other.npy", canary)
         (tmp_path / "other.npy").replace(index)
         assert shards.Shards([tmp_path / "a.tar"]).read(0) == picture.read_bytes()
+
+
+# Data
+
+def archived(*names):
+    """A shard with a picture and members that would sing."""
+    def write(path, bird):
+        classification_toys.picture(path.with_name("0.png"), 0, 0)
+        with tarfile.open(path, "w") as file:
+            file.add(path.with_name("0.png"), "0.png")
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = len(data := pickle.dumps(bird))
+                file.addfile(member, io.BytesIO(data))
+    return write
+
+
+def extended(path, bird):
+    """Arrow once unpickled the type of such a column (CVE-2023-47248)."""
+    import pyarrow
+    from pyarrow import parquet
+    field = pyarrow.field("image", pyarrow.binary(), metadata={
+        "ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(bird)})
+    parquet.write_table(pyarrow.table([[b"x"]], pyarrow.schema([field])), path)
+
+
+def arrays(path, bird):
+    with open(path, "wb") as file:
+        np.savez(file, images=np.array([bird], dtype=object), labels=np.array([bird], dtype=object))
+
+
+@pytest.mark.parametrize("name, form, message", [
+    ("x.tar", archived("0.pth", "0.pkl", "0.pyd", "0.pickle", "1.pkl"), "expected one picture in sample 1"),
+    ("x.tar", archived("0.cls"), "x.tar: expected an integer in 0.cls"), ("x.tar", pickled, "as a tar file"),
+    ("x.npz", arrays, "x.npz: cannot be read as npz"), ("x.npz", pickled, "x.npz: cannot be read as npz"),
+    ("x.npz", objects, "x.npz: "), ("x.npz", zipped, "x.npz: "), ("x.txt", pickled, "x.txt: expected a text"),
+    ("x.parquet", pickled, "x.parquet: cannot be read as"), ("x.pkl", pickled, "unknown kind of data"),
+    ("x.pth", zipped, "unknown kind of data"), ("x.npy", objects, "unknown kind of data")])
+def test_pictures_to_train_on(tmp_path, canary, name, form, message):
+    form(tmp_path / name, canary)
+    if (tmp_path / f"{name}.npy").exists():
+        (tmp_path / f"{name}.npy").rename(tmp_path / name)
+    with pytest.raises(ValueError, match=message) as caught:
+        open_source(tmp_path / name)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize("name, form", [
+    ("x.tar", archived("0.pth", "0.pkl", "0.pyd", "0.pickle")), ("x.parquet", extended)])
+def test_pictures_beside_pickles(tmp_path, canary, name, form):
+    form(tmp_path / name, canary)
+    assert len(open_source(tmp_path / name).read(0)) > 0
+
+
+@pytest.mark.parametrize("name", [
+    "train2018.json", "train.txt", "trainvalsplit_places205/train_places205.csv"])
+@FORMS
+def test_lists(tmp_path, canary, name, form):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    form(tmp_path / name, canary)
+    for reader in (split_pair, open_source):
+        with pytest.raises(ValueError, match="expected a text list in UTF-8, found no text") as caught:
+            reader(tmp_path)
+        assert one_line(caught)
+
+
+@pytest.mark.parametrize("form", [pickled, legacy])
+def test_label_lists(tmp_path, canary, form):
+    classification_toys.image_tree(tmp_path)
+    form(tmp_path / "1percent.txt", canary)
+    content, source = lists.split_list("1percent", tmp_path, None)
+    with pytest.raises(ValueError, match="names are not in"):
+        lists.labelled_pair(content, source, tmp_path)
+
+
+@pytest.mark.parametrize("name, folder, files", [
+    ("cifar10", "cifar-10-batches-py", ("data_batch_1", "batches.meta")),
+    ("cifar100", "cifar-100-python", ("train", "meta"))])
+def test_cifar(tmp_path, canary, name, folder, files):
+    """Pickles by birth: torchvision compares each with its md5 before."""
+    (tmp_path / folder).mkdir()
+    for file in files:
+        pickled(tmp_path / folder / file, canary)
+    with pytest.raises(ValueError, match="torchvision cannot read it") as caught:
+        read_small_set(name, tmp_path)
+    assert one_line(caught)
 
 
 VOC = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([*detection_toys.SMALL, "SOLVER.MAX_ITER", "2"])

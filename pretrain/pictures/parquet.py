@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
+from pretrain.pictures.shards import require_training
 
 if TYPE_CHECKING:
     import pyarrow
@@ -85,8 +86,11 @@ def content_of(path: str) -> tuple[list[int], np.ndarray | None]:
         labels = None
         if "label" in columns and pyarrow.types.is_integer(file.schema_arrow.field("label").type):
             labels = file.read(columns=["label"], use_threads=False)["label"]
+        splits = set(file.read(columns=["split"], use_threads=False)["split"].unique().to_pylist()) \
+            if "split" in columns else set()
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{path}: cannot be read as parquet ({first_line(error)}); copy it again") from None
+    require_training(Path(path), {str(split) for split in splits})
     if kind is None:
         raise ValueError(f"{path}: expected a column image, found {', '.join(columns) or 'none'}")
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:

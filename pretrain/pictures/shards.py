@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from parallel.files import replacing
-from parallel.listing import ENDINGS
+from parallel.listing import ENDINGS, hidden
+from parallel.pixels import LARGEST_PICTURE
+from pretrain.pictures import splits
 from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
 
 INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_index
@@ -101,29 +103,37 @@ def shard_index(paths: list[Path]) -> dict[str, np.ndarray]:
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if ready := stored(file, key):
                     return ready
-                index = index or {"key": np.array(key), **index_of(paths)}
+                index = index or index_of(paths)
                 with replacing(file) as draft:
-                    np.savez(draft, **index)  # type: ignore[arg-type]
+                    np.savez(draft, **index, check=np.array(check(key, index)))  # type: ignore[arg-type]
                 return index
     return index or index_of(paths)
+
+
+def check(key: str, index: dict[str, np.ndarray]) -> str:
+    """Return what an index file says of itself: that it is whole, and the one of these shards."""
+    return sha256(key, *(index[name] for name in INDEX))
 
 
 def stored(file: Path, key: str) -> dict[str, np.ndarray] | None:
     """Return what an index file holds, if it is whole and describes the shards as they are now."""
     try:
         with np.load(file, allow_pickle=False) as cached:
-            index = dict(cached) if str(cached["key"]) == key else {}
+            index = {name: cached[name] for name in INDEX}
+            return index if str(cached["check"]) == check(key, index) else None
     except Exception:  # a damaged or foreign file raises almost anything
         return None
-    return index if index.keys() == {"key", *INDEX} else None
 
 
 def index_of(paths: list[Path]) -> dict[str, np.ndarray]:
     """Build the index from the shards' headers. Each shard is converted to arrays at once: as Python objects
-    a million samples take 0.5 GB."""
+    a million samples take 0.5 GB. Raises ValueError where training and held-out pictures are mixed."""
     parts = []
+    folders: splits.Tree = {}
     for number, path in enumerate(paths):
         names, offset, size, labels = zip(*samples_of(path))
+        folders |= dict.fromkeys(("/".join(place_of(name)[:-1]) for name in names), [])
+        require_training(path, set().union(*splits.places_of_splits(folders).values()))
         packed = Strings(names)
         parts.append({"shard": np.full(len(names), number), "offset": np.array(offset, np.int64),
                       "size": np.array(size, np.int64), "ends": np.diff(packed.ends, prepend=0),
@@ -136,6 +146,18 @@ def index_of(paths: list[Path]) -> dict[str, np.ndarray]:
     return index
 
 
+def place_of(name: str) -> list[str]:
+    """Return a member's folders and its own name; archives made in a folder begin with ./ everywhere."""
+    return [part for part in name.split("/") if part != "."]
+
+
+def require_training(path: Path, found: set[str]) -> None:
+    """ValueError if these splits are not of train alone."""
+    if {splits.kind_of(name)[0] for name in found} - {splits.TRAIN, None}:
+        raise ValueError(f"{path}: expected pictures to train on, found the splits "
+                         f"{', '.join(sorted(found))} in it; write it again with those of train alone")
+
+
 def samples_of(path: Path) -> list[tuple[str, int, int, int | None]]:
     """Return (name of the picture, offset, size, label or None) of each sample in a tar file, in its
     order."""
@@ -146,12 +168,12 @@ def samples_of(path: Path) -> list[tuple[str, int, int, int | None]]:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
                 # webdataset's rule. Other names (hidden files, no extension) belong to no sample.
                 parts = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", name := member.name)
-                if member.isfile() and parts:
+                if member.isfile() and parts and not any(map(hidden, place_of(name))):
                     sample = samples.setdefault(parts[1], {"label": None, "pictures": []})
                     if parts[2].lower() in Shards.PICTURES:
                         sample["pictures"].append((member.name, member.offset_data, member.size))
                     elif parts[2] == "cls" and (file := archive.extractfile(member)):
-                        sample["label"] = int(file.read())
+                        sample["label"] = int(file.read(18))
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as a tar file ({first_line(error)}); copy it again, "
                          "uncompressed") from None
@@ -161,6 +183,10 @@ def samples_of(path: Path) -> list[tuple[str, int, int, int | None]]:
         if len(sample["pictures"]) != 1:
             raise ValueError(f"{path}: expected one picture in sample {key}, found "
                              f"{len(sample['pictures'])}; write the shard again, one picture a sample")
+        name, _, size = sample["pictures"][0]
+        if size > LARGEST_PICTURE:
+            raise ValueError(f"{path}: expected pictures of at most {LARGEST_PICTURE >> 20} MiB, found "
+                             f"{name} of {size >> 20} MiB; write the shard again without it")
     if not samples:
         raise ValueError(f"{path}: expected samples as webdataset writes them (name.jpg), found none")
     return [(*sample["pictures"][0], sample["label"]) for sample in samples.values()]

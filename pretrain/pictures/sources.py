@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from parallel import listing, manifests
+from parallel.pixels import read_picture
 from pretrain.pictures import splits
 from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
 from pretrain.pictures.parquet import Parquet
@@ -141,7 +142,7 @@ class Files:
         return os.path.join(self.root, self.names[index])
 
     def read(self, index: int) -> bytes:
-        return Path(self.name(index)).read_bytes()
+        return read_picture(self.name(index))
 
     def labels(self, index: Index) -> Labels:
         return pick(self.classes, index)

@@ -3,9 +3,12 @@ picture's colour operations in float32 (colour.py). The levels are Pillow's exce
 a few pixels of hue; tests/test_pretrain_views.py reports the differences.
 """
 
+import math
+
 import numpy as np
 import simplejpeg
 import torch
+from PIL import Image
 
 from pretrain.pictures import colour
 from pretrain.pictures.augment import ViewParameters, Views, draws
@@ -28,7 +31,9 @@ def decode_jpeg(data: bytes) -> np.ndarray | None:
     if data[:2] != b"\xff\xd8":
         return None
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        small = height * width <= 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # as Pillow, against bombs
+        if small and colours in ("YCbCr", "RGB", "Gray"):
             return simplejpeg.decode_jpeg(data)
     except ValueError:
         pass

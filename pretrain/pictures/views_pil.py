@@ -1,11 +1,10 @@
 """The views by the official Pillow operations: the reference for the other backends."""
-import io
-
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional
 
+from parallel import pixels
 from pretrain.pictures.augment import ViewParameters, Views, draws
 
 ADJUST = {"brightness": functional.adjust_brightness, "contrast": functional.adjust_contrast,
@@ -18,13 +17,9 @@ def open_rgb(data: bytes | np.ndarray) -> Image.Image:
     if isinstance(data, np.ndarray):
         return Image.fromarray(checked(data))
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            return file.convert("RGB")
-    except Exception as error:  # Pillow raises many types for broken files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "unknown format"  # Pillow's message names our buffer
-        raise ValueError(f"not a readable picture ({reason}, {len(data)} bytes)") from None
+        return pixels.open_rgb(data)
+    except ValueError as error:
+        raise ValueError(f"not a readable picture ({error})") from None
 
 
 def checked(array: np.ndarray) -> np.ndarray:

@@ -111,7 +111,7 @@ def inat(root, change=None, train="train2018", val="val2018", folder="train_val2
         images = [{"id": number, "file_name": f"{folder}/Aves/{number % 2}/{split}{number}.jpg"}
                   for number in range(2 * count)]
         content = {"images": images, "categories": [{"id": 7}, {"id": 90}], "annotations": [
-            {"id": number, "image_id": number, "category_id": (7, 90)[number % 2]} for number in range(2 * count)]}
+            {"image_id": image["id"], "category_id": (7, 90)[image["id"] % 2]} for image in images]}
         put(root, *(image["file_name"] for image in images))
         if change:
             change(split, content)
@@ -120,7 +120,7 @@ def inat(root, change=None, train="train2018", val="val2018", folder="train_val2
 
 def changed_inat(change, **names):
     """A builder of an iNaturalist set whose train list was changed."""
-    return lambda root: inat(root, lambda split, content: change(content) if split == "train" else None, **names)
+    return lambda root: inat(root, lambda split, content: split == "train" and change(content), **names)
 
 
 def places365(root):
@@ -132,8 +132,9 @@ def places365(root):
 
 def places205(root):
     folder = "data/vision/torralba/deeplearning/images256"
-    put(root, *(f"{folder}/{name}.jpg" for name in ("a/abbey/1", "a/abbey/2", "b/bar/1", "b/bar/2", "b/bar/3")))
-    for split, lines in (("train", "a/abbey/1.jpg 0\nb/bar/1.jpg 1\n"), ("val", "a/abbey/2.jpg 0\nb/bar/2.jpg 1")):
+    put(root, *(f"{folder}/{name}/{number}.jpg" for name in ("a/abbey", "b/bar") for number in (1, 2, 3)))
+    for split, number in (("train", 1), ("val", 2)):
+        lines = f"a/abbey/{number}.jpg 0\nb/bar/{number}.jpg 1\n"
         put(root, f"trainvalsplit_places205/{split}_places205.csv", data=lines.encode())
 
 
@@ -171,173 +172,176 @@ def flat_val(table: str = "", text: str = ""):
 GOOD = pictures("train/cat/*2", "train/dog/*3", "val/cat/*1", "val/dog/*1")
 PLACES = pictures("train/a/abbey/*1", "train/a/arch/outdoor/*2", "train/b/bar/*1", "val/a/abbey/*1",
                   "val/a/arch/outdoor/*1", "val/b/bar/*1")
-SOLUTION = "ImageId,PredictionString\nILSVRC2012_val_3,n01 0 0 1 1\nILSVRC2012_val_1,n02 0 0 1 1 n02 2 2 3 3\n" \
-    "ILSVRC2012_val_2,n03 1 1 2 2\n"
+SOLUTION = "ImageId,PredictionString\nILSVRC2012_val_3,n01 0 0 1 1\nILSVRC2012_val_1,n02 0 0 1 1 n02 2 2 3 " \
+    "3\nILSVRC2012_val_2,n03 1 1 2 2\n"
+TINY = "0.png\tn02\t0\t0\t1\t1\n1.png\tn01\t0\t0\t1\t1\n"
 CAFFE = "ILSVRC2012_val_1.JPEG 2\nILSVRC2012_val_2.JPEG 0\nILSVRC2012_val_3.JPEG 1\n"
 
-SPLITS = (
-    ("pretrain train and val", GOOD, 5),
-    ("pretrain train, val and test", both(GOOD, pictures("test/*4")), 5),
-    ("pretrain train without val", pictures("train/cat/*2"), 2),
-    ("pretrain train beside annotations", both(pictures("train/cat/*2"), pictures(annotations___a__json="{}")), 2),
-    ("pretrain one level up", pictures("mine/train/cat/*2", "mine/val/cat/*1"), 2),
-    ("pretrain kaggle root", kaggle, 3),
-    ("pretrain kaggle folder", both(kaggle, give="ILSVRC/Data/CLS-LOC"), 3),
-    ("pretrain kaggle train", both(kaggle, give="ILSVRC/Data/CLS-LOC/train"), 3),
-    ("pretrain fastai", pictures("imagenette2/train/a/*2", "imagenette2/val/a/*1"), 2),
-    ("pretrain other words", pictures("training/a/*2", "validation/a/*1", "testing/a/*1"), 2),
-    ("pretrain capitals", pictures("Train/a/*2", "Test/a/*1"), 2),
-    ("pretrain roboflow", pictures("train/a/*2", "valid/a/*1", "test/a/*1"), 2),
-    ("pretrain only val and test", pictures("val/a/*2", "test/a/*1"), "has test, val but no train; expected"),
-    ("pretrain a class called val", pictures("cat/*2", "dog/*2", "val/*1"), "has val but no train; expected"),
-    ("pretrain coco", both(pictures("train2017/*4", "val2017/*2", "test2017/*3"),
+PRETRAIN = (
+    ("train and val", GOOD, 5),
+    ("train, val and test", both(GOOD, pictures("test/*4")), 5),
+    ("train without val", pictures("train/cat/*2"), 2),
+    ("train beside annotations", both(pictures("train/cat/*2"), pictures(annotations___a__json="{}")), 2),
+    ("one level up", pictures("mine/train/cat/*2", "mine/val/cat/*1"), 2),
+    ("kaggle root", kaggle, 3),
+    ("kaggle folder", both(kaggle, give="ILSVRC/Data/CLS-LOC"), 3),
+    ("kaggle train", both(kaggle, give="ILSVRC/Data/CLS-LOC/train"), 3),
+    ("fastai", pictures("imagenette2/train/a/*2", "imagenette2/val/a/*1"), 2),
+    ("other words", pictures("training/a/*2", "validation/a/*1", "testing/a/*1"), 2),
+    ("capitals", pictures("Train/a/*2", "Test/a/*1"), 2),
+    ("roboflow", pictures("train/a/*2", "valid/a/*1", "test/a/*1"), 2),
+    ("only val and test", pictures("val/a/*2", "test/a/*1"), "has test, val but no train; expected"),
+    ("a class called val", pictures("cat/*2", "dog/*2", "val/*1"), "has val but no train; expected"),
+    ("coco", both(pictures("train2017/*4", "val2017/*2", "test2017/*3"),
                            pictures(annotations___instances_val2017__json="{}")), 4),
-    ("pretrain coco and unlabeled", pictures("train2017/*4", "val2017/*2", "unlabeled2017/*3"),
+    ("coco and unlabeled", pictures("train2017/*4", "val2017/*2", "unlabeled2017/*3"),
      "expected one folder to train on, found train2017, unlabeled2017, val2017; give one of them, as "),
-    ("pretrain coco of two years", pictures("train2014/*1", "train2017/*1", "val2017/*1"),
+    ("coco of two years", pictures("train2014/*1", "train2017/*1", "val2017/*1"),
      "expected one folder to train on, found train2014, train2017, val2017"),
-    ("pretrain coco by names", pictures("images/COCO_train2014_0001.png", "images/COCO_val2014_0002.png"),
+    ("coco by names", pictures("images/COCO_train2014_0001.png", "images/COCO_val2014_0002.png"),
      "images: expected pictures to train on, found by their names COCO_train_, COCO_val_ together"),
-    ("pretrain stl10", pictures("train/a/*1", "unlabeled/*3", "test/a/*2"),
+    ("stl10", pictures("train/a/*1", "unlabeled/*3", "test/a/*2"),
      "expected one folder to train on, found test, train, unlabeled; give one of them, as "),
-    ("pretrain unlabeled and test", pictures("unlabeled/*3", "test/a/*2"), 3),
-    ("pretrain cars", pictures("cars_train/*3", "cars_test/*2"), 3),
-    ("pretrain ilsvrc tars unpacked", pictures("ILSVRC2012_img_train/n01/*3", "ILSVRC2012_img_val/*2"), 3),
-    ("pretrain train_images", pictures("train_images/*3", "test_images/*2"), 3),
-    ("pretrain inat21", pictures("train/00000_a/*3", "train_mini/00000_a/*1", "val/00000_a/*2"), 3),
-    ("pretrain yolo", pictures("images/train/*3", "images/val/*2", labels___train___0__txt="0"), 3),
-    ("pretrain splits in each class", pictures("a/train/*2", "a/test/*1", "b/train/*2", "b/test/*1"),
+    ("unlabeled and test", pictures("unlabeled/*3", "test/a/*2"), 3),
+    ("cars", pictures("cars_train/*3", "cars_test/*2"), 3),
+    ("ilsvrc tars unpacked", pictures("ILSVRC2012_img_train/n01/*3", "ILSVRC2012_img_val/*2"), 3),
+    ("train_images", pictures("train_images/*3", "test_images/*2"), 3),
+    ("inat21", pictures("train/00000_a/*3", "train_mini/00000_a/*1", "val/00000_a/*2"), 3),
+    ("yolo", pictures("images/train/*3", "images/val/*2", labels___train___0__txt="0"), 3),
+    ("splits in each class", pictures("a/train/*2", "a/test/*1", "b/train/*2", "b/test/*1"),
      "expected one data set, found the splits test, train in a and more in b/test; give the folder"),
-    ("pretrain a folder of data sets", both(pictures("coco/train2017/*1", "coco/val2017/*1"), pictures(
-        "imagenet/train/a/*1", "imagenet/val/a/*1")), "expected one data set, found the splits train2017, val2017 "
-     "in coco and more in imagenet/train/a; give the folder to train on"),
-    ("pretrain a vehicle", pictures("bus/*2", "car/*3", "train/*4"), 9),
-    ("pretrain a vehicle with folders", pictures("bus/red/*2", "train/fast/*4"), 6),
-    ("pretrain a vehicle in train", pictures("train/bus/*2", "train/train/*4", "val/bus/*1", "val/train/*1"), 6),
-    ("pretrain a vehicle deeper", pictures("land/car/*2", "land/train/*2", "air/kite/*1"), 5),
-    ("pretrain bullet trains", pictures("bullet_train/*2", "steam_train/*2", "crane/*1"), 5),
-    ("pretrain a folder called val", both(GOOD, give="val"), 2),
-    ("pretrain without classes", pictures("0.png", "1.png"), 2),
-    ("pretrain places365", places365, 2),
-    ("pretrain places365 without lists", pictures("data_256/a/abbey/*2", "val_256/*1"),
+    ("a folder of data sets", both(pictures("coco/train2017/*1", "coco/val2017/*1"), pictures(
+        "imagenet/train/a/*1", "imagenet/val/a/*1")), "expected one data set, found the splits train2017, "
+     "val2017 in coco and more in imagenet/train/a; give the folder to train on"),
+    ("a vehicle", pictures("bus/*2", "car/*3", "train/*4"), 9),
+    ("a vehicle with folders", pictures("bus/red/*2", "train/fast/*4"), 6),
+    ("a vehicle in train", pictures("train/bus/*2", "train/train/*4", "val/bus/*1", "val/train/*1"), 6),
+    ("a vehicle deeper", pictures("land/car/*2", "land/train/*2", "air/kite/*1"), 5),
+    ("bullet trains", pictures("bullet_train/*2", "steam_train/*2", "crane/*1"), 5),
+    ("a folder called val", both(GOOD, give="val"), 2),
+    ("without classes", pictures("0.png", "1.png"), 2),
+    ("places365", places365, 2),
+    ("places365 without lists", pictures("data_256/a/abbey/*2", "val_256/*1"),
      "has val_256 but no train; expected DATA/train/<class>/<picture>, or the folder to train on, as "),
-    ("pretrain places205", places205, 2),
-    ("pretrain inat18", inat, 4),
-    ("pretrain inat18's folder", both(inat, give="train_val2018"), "train2018.json, which says which of them are"),
-    ("pretrain inat18 without lists", pictures("train_val2018/Aves/*2"), "has train_val2018 but no train"),
-    ("pretrain lists", lists("img/a 1.png 0\nimg/b.png 1\n"), 2),
-    ("pretrain lists' folder", both(lists("img/a 1.png 0\n"), give="img"), "train.txt, which says which of them"),
-    ("pretrain voc", voc, 2),
-    ("pretrain voc's folder", both(voc, give="JPEGImages"), "ImageSets/Main, which says which of them are"),
-    ("pretrain vocdevkit", lambda root: voc(root / "VOC2007"), "VOC2007/ImageSets/Main/test.txt as well, which lists"),
-    ("pretrain food101", both(pictures("images/pie/*2", meta___test__txt="pie/1")), "meta/test.txt as well, which"),
-    ("pretrain archives beside folders", both(GOOD, tars(ILSVRC2012_img_val=2)), 5),
-)
-ARCHIVES = (
-    ("pretrain hub", parquets(data___train__00000__of__00001=3, data___validation__00000__of__00001=2,
+    ("places205", places205, 2),
+    ("inat18", inat, 4),
+    ("inat18's folder", both(inat, give="train_val2018"), "train2018.json, which says which of them are"),
+    ("inat18 without lists", pictures("train_val2018/Aves/*2"), "has train_val2018 but no train"),
+    ("lists", lists("img/a 1.png 0\nimg/b.png 1\n"), 2),
+    ("lists' folder", both(lists("img/a 1.png 0\n"), give="img"), "train.txt, which says which of them"),
+    ("voc", voc, 2),
+    ("voc's folder", both(voc, give="JPEGImages"), "ImageSets/Main, which says which of them are"),
+    ("vocdevkit", lambda root: voc(root / "VOC2007"), "VOC2007/ImageSets/Main/test.txt as well, which lists"),
+    ("food101", both(pictures("images/pie/*2", meta___test__txt="pie/1")), "meta/test.txt as well, which"),
+    ("archives beside folders", both(GOOD, tars(ILSVRC2012_img_val=2)), 5),
+    ("hub", parquets(data___train__00000__of__00001=3, data___validation__00000__of__00001=2,
                               data___test__00000__of__00001=1), 3),
-    ("pretrain hub, a folder a split", parquets(train___0000=3, test___0000=2), 3),
-    ("pretrain hub, one config", parquets(default___train___0000=3, default___test___0000=2), 3),
-    ("pretrain hub, two configs", parquets(big___train__0=1, small___train__0=2), "expected one kind of data in one "
+    ("hub, a folder a split", parquets(train___0000=3, test___0000=2), 3),
+    ("hub, one config", parquets(default___train___0000=3, default___test___0000=2), 3),
+    ("hub, two configs", parquets(big___train__0=1, small___train__0=2), "expected one kind of data in one "
      "folder, found .parquet files in big, small; give the folder to train on"),
-    ("pretrain hub, two configs with splits", parquets(big___train___0=1, big___test___0=1, small___train___0=2,
-                                                       small___test___0=1), "expected one data set, found the splits"),
-    ("pretrain hub, names around", parquets(mnist__train__00=3, mnist__test__00=2), 3),
-    ("pretrain hub, without train", parquets(data___validation__00=2, data___test__00=1),
+    ("hub, two configs with splits", parquets(big___train___0=1, big___test___0=1, small___train___0=2,
+                                                       small___test___0=1),
+     "expected one data set, found the splits"),
+    ("hub, names around", parquets(mnist__train__00=3, mnist__test__00=2), 3),
+    ("hub, without train", parquets(data___validation__00=2, data___test__00=1),
      "data: expected files of train, found test-00.parquet and the like; put those"),
-    ("pretrain hub, one file of val", both(parquets(validation__00=2), give="validation-00.parquet"), 2),
-    ("pretrain wds", tars(imagenet1k__train__0000=3, imagenet1k__train__0001=3, imagenet1k__validation__00=2), 6),
-    ("pretrain wds, a folder a split", tars(train___0000=3, val___0000=2), 3),
-    ("pretrain wds, only val", tars(val__0=2, val__1=2), "expected files of train, found val-0.tar and the like"),
-    ("pretrain wds, val's own folder", both(tars(val___val__0=2), give="val"), 2),
-    ("pretrain wds, no split", tars(shard__0=2, shard__1=2), 4),
-    ("pretrain wds, test beside others", tars(shard__0=2, test__1=2), "expected files of train, found test-1.tar and"),
-    ("pretrain wds, train and unlabeled", tars(train__0=2, unlabeled__1=2), "expected files of train, found train-0"),
-    ("pretrain splits within a shard", lambda root: tar(root / "all.tar", "train/a/1", "val/a/2"),
+    ("hub, one file of val", both(parquets(validation__00=2), give="validation-00.parquet"), 2),
+    ("wds", tars(imagenet1k__train__0000=3, imagenet1k__train__0001=3, imagenet1k__validation__00=2), 6),
+    ("wds, a folder a split", tars(train___0000=3, val___0000=2), 3),
+    ("wds, only val", tars(val__0=2, val__1=2), "expected files of train, found val-0.tar and the like"),
+    ("wds, val's own folder", both(tars(val___val__0=2), give="val"), 2),
+    ("wds, no split", tars(shard__0=2, shard__1=2), 4),
+    ("wds, test beside others", tars(shard__0=2, test__1=2), "expected files of train, found test-1.tar and"),
+    ("wds, train and unlabeled", tars(train__0=2, unlabeled__1=2), "expected files of train, found train-0"),
+    ("splits within a shard", lambda root: tar(root / "all.tar", "train/a/1", "val/a/2"),
      "all.tar: expected pictures to train on, found the splits train, val in it"),
-    ("pretrain shards and pictures", both(tars(train__0=2), pictures("a/*2")), "found .tar files and pictures in"),
-)
-LAYOUTS = (
-    ("transfer folders", GOOD, (5, 2)),
-    ("transfer validation", pictures("train/a/*2", "validation/a/*1"), (2, 1)),
-    ("transfer kaggle", kaggle, (3, 2)),
-    ("transfer flat val", flat_val(), "val: expected folders of classes, found 3 pictures directly in it; put Kaggle"),
-    ("transfer flat val, kaggle's list", flat_val("LOC_val_solution.csv", SOLUTION), (3, 3)),
-    ("transfer flat val, caffe's list", flat_val("val.txt", CAFFE), (3, 3)),
-    ("transfer flat val, mmpretrain's list", flat_val("meta/val.txt", CAFFE), (3, 3)),
-    ("transfer flat val, a list too short", flat_val("val.txt", CAFFE[:48]), "val.txt: 1 pictures are not listed"),
-    ("transfer flat val, a list too long", flat_val("val.txt", CAFFE + "z.JPEG 1"), "1 listed pictures are missing"),
-    ("transfer flat val, unknown class", flat_val("val.txt", CAFFE.replace(" 1", " 9")), "1 classes are not in train"),
-    ("transfer tiny imagenet", pictures("train/n01/images/*2", "train/n02/images/*1", "val/images/*2",
-                                        val___val_annotations__txt="0.png\tn02\t0\t0\t1\t1\n1.png\tn01\t0\t0\t1\t1\n"),
-     (3, 2)),
-    ("transfer places in letters", PLACES, (4, 3)),
-    ("transfer places365", places365, (2, 2)),
-    ("transfer places205", places205, (2, 2)),
-    ("transfer inat18", inat, (4, 2)),
-    ("transfer inat17", lambda root: inat(root, None, "train2017", "val2017", "train_val_images"), (4, 2)),
-    ("transfer inat21", lambda root: inat(root, None, "train", "val", "all"), (4, 2)),
-    ("transfer inat21 mini", lambda root: inat(root, None, "train_mini", "val", "all"), (4, 2)),
-    ("transfer inat, two annotations", changed_inat(lambda content: content["annotations"].append(
-        {"id": 9, "image_id": 1, "category_id": 7})), "expected one annotation of image train_val2018/Aves/1/train1.jpg, "
-     "found two"),
-    ("transfer inat, no annotation", changed_inat(lambda content: content["annotations"].pop()),
-     "expected an annotation of image train_val2018/Aves/1/train3.jpg, found none"),
-    ("transfer inat, an image's id twice", changed_inat(lambda content: content["images"].append(
-        content["images"][0])), "train2018.json: expected one image 0, found two"),
-    ("transfer inat, a file twice", changed_inat(lambda content: content["images"][1].update(
-        file_name=content["images"][0]["file_name"])), "train_val2018/Aves/0/train0.jpg is listed twice"),
-    ("transfer inat, unknown image", changed_inat(lambda content: content["annotations"].append(
-        {"id": 9, "image_id": 77, "category_id": 7})), "expected an entry of image 77, found none"),
-    ("transfer inat, unknown category", changed_inat(lambda content: content["annotations"][0].update(
-        category_id=5)), "expected an entry of category 5, found none"),
-    ("transfer inat, no id", changed_inat(lambda content: content["images"][0].pop("id")),
-     "train2018.json: not iNaturalist's json (KeyError: 'id')"),
-    ("transfer inat, a list", lambda root: put(root, "train2018.json", data=b"[1]"), "not iNaturalist's json (TypeError"),
-    ("transfer inat, nested too deep", lambda root: put(root, "train2018.json", data=b"[" * 99999),
-     "not iNaturalist's json ("),
-    ("transfer lists", lists("img/a 1.png 0\nimg/b.png 1\n"), (2, 2)),
-    ("transfer lists with tabs", lists("img/a 1.png\t0\nimg/b.png\t1\n"), (2, 2)),
-    ("transfer lists with commas and a header", lists('path,label\n"img/e, 5.png",0\nimg/b.png,1\n'), (2, 2)),
-    ("transfer lists of windows", lists(b"\xef\xbb\xbfimg/a 1.png 0\r\nimg/b.png 1\r\n"), (2, 2)),
-    ("transfer lists in utf-16", lists("img/a 1.png 0\n".encode("utf-16")), "train.txt: expected a text list in UTF-8"),
-    ("transfer lists without labels", lists("img/a 1.png\nimg/b.png\n"), "train.txt:1: expected `PATH LABEL`"),
-    ("transfer lists from 1", lists("img/a 1.png 1\nimg/b.png 2\n", "img/c 1.png 1\nimg/d.png 2\n"),
-     "expected images of all 3 classes, 1 have none, first 0"),
-    ("transfer lists with a huge label", lists("img/a 1.png 0\nimg/b.png 99999999999\n"),
-     "expected class numbers up to 1,000,000, found 99999999999"),
-    ("transfer lists, missing picture", lists("img/a 1.png 0\nimg/z.png 1\n"), "train.txt: 1 of 2 listed images are "),
-    ("transfer lists, a picture twice", lists("img/b.png 0\nimg/b.png 1\n"), "train.txt: img/b.png is listed twice"),
-    ("transfer lists, a picture of train in val", lists("img/a 1.png 0\nimg/b.png 1\n", "img/b.png 1\nimg/d.png 0\n"),
-     "expected other images than in "),
-    ("transfer one folder twice", lambda root: (pictures("train/a/*2")(root), link(root, "val", "train")),
-     "expected other images than in "),
-    ("transfer a class of val alone", both(GOOD, pictures("val/eel/*1")), "expected the 2 classes of "),
-    ("transfer a class of train alone", both(GOOD, pictures("train/eel/*1")), "first that only one has: eel"),
-    ("transfer an empty class", both(GOOD, pictures(train___eel___note__txt="")), "1 of 3 class folders hold no "
-     "picture, first eel"),
-    ("transfer other endings", pictures("train/a/1.JPEG", "train/a/2.jpeg", "train/a/3.PNG", "train/b/4.webp", (
-        "train/b/5.BMP"), "train/b/6.ppm", "train/b/7.gif", "val/a/1.TIFF", "val/b/1.Jpg"), (6, 2)),
-    ("transfer hidden files", both(GOOD, pictures(
-        "train/cat/._0.png", "train/.ipynb_checkpoints/0.png", "train/__MACOSX/cat/0.png", "val/cat/.DS_Store",
-        "val/cat/Thumbs.db", "val/@eaDir/0.png", "train/dog/.ipynb_checkpoints/0-checkpoint.png")), (5, 2)),
-    ("pretrain hidden files", both(GOOD, pictures(
-        "train/cat/._0.png", "train/.ipynb_checkpoints/0.png", "__MACOSX/train/cat/._0.png", ".cache/a/0.png")), 5),
-    ("transfer linked folders", lambda root: (
-        GOOD(root / "disk"), link(root, "train", "disk/train"), link(root, "val", "disk/val")), (5, 2)),
-    ("transfer a link around", lambda root: (GOOD(root), link(root, "train/cat/more", "..")),
-     "train/cat/more: expected a folder, found a link to a folder that it lies in"),
-    ("pretrain a link to nothing", lambda root: (GOOD(root), link(root, "train/cat/9.png", "nowhere")),
+    ("shards and pictures", both(tars(train__0=2), pictures("a/*2")), "found .tar files and pictures in"),
+    ("hidden files", both(GOOD, pictures(
+        "train/cat/._0.png", "train/.ipynb_checkpoints/0.png", "__MACOSX/train/cat/._0.png",
+        ".cache/a/0.png")), 5),
+    ("a link to nothing", lambda root: (GOOD(root), link(root, "train/cat/9.png", "nowhere")),
      "train/cat/9.png: expected a file, found a broken link; remove it"),
-    ("transfer a fifo", both(GOOD, fifo("train/cat/x.jpg")), "train/cat/x.jpg: expected a file, found a FIFO"),
-    ("pretrain a fifo", both(GOOD, fifo("train/cat/x.jpg")), "train/cat/x.jpg: expected a file, found a FIFO"),
-    ("pretrain a fifo for a list", both(fifo("x.txt"), give="x.txt"), "x.txt: unknown kind of data"),
-    ("transfer a fifo for a list", both(lists(""), lambda root: (root / "val.txt").unlink(), fifo("val.txt"), lambda
-     root: put(root, "train.txt", data=b"img/b.png 0\n")), "val.txt: expected a file, found a FIFO"),
-    ("transfer a fifo in a list", both(lists("img/b.png 0\nimg/z.png 1\n"), fifo("img/z.png")), "1 of 2 listed images"),
-    ("pretrain a list of a terabyte", both(sparse("x.txt", 2 ** 40), give="x.txt"), "x.txt: expected a list of at most"),
-    ("transfer a json of a terabyte", sparse("train2018.json", 2 ** 40), "train2018.json: expected a list of at most"),
-    ("pretrain a list with a missing picture", both(lists("img/b.png\nimg/z.png\n"), give="train.txt"),
+    ("a fifo", both(GOOD, fifo("train/cat/x.jpg")), "train/cat/x.jpg: expected a file, found a FIFO"),
+    ("a fifo for a list", both(fifo("x.txt"), give="x.txt"), "x.txt: unknown kind of data"),
+    ("a list of a terabyte", both(sparse("x.txt", 2 ** 40), give="x.txt"), "x.txt: expected a list of at "),
+    ("a list with a missing picture", both(lists("img/b.png\nimg/z.png\n"), give="train.txt"),
      "train.txt: 1 of 2 listed images are missing, first "),
 )
-CASES = SPLITS + ARCHIVES + LAYOUTS
+TRANSFER = (
+    ("folders", GOOD, (5, 2)),
+    ("validation", pictures("train/a/*2", "validation/a/*1"), (2, 1)),
+    ("kaggle", kaggle, (3, 2)),
+    ("flat val", flat_val(), "val: expected folders of classes, found 3 pictures directly in it; put Kaggle"),
+    ("flat val, kaggle's list", flat_val("LOC_val_solution.csv", SOLUTION), (3, 3)),
+    ("flat val, caffe's list", flat_val("val.txt", CAFFE), (3, 3)),
+    ("flat val, mmpretrain's list", flat_val("meta/val.txt", CAFFE), (3, 3)),
+    ("flat val, a list too short", flat_val("val.txt", CAFFE[:48]), "val.txt: 1 pictures are not listed"),
+    ("flat val, a list too long", flat_val("val.txt", CAFFE + "z.JPEG 1"), "1 listed pictures are missing"),
+    ("flat val, unknown class", flat_val("val.txt", CAFFE.replace(" 1", " 9")), "1 classes are not in train"),
+    ("tiny imagenet", pictures("train/n01/images/*2", "train/n02/images/*1", "val/images/*2",
+                                        val___val_annotations__txt=TINY),
+     (3, 2)),
+    ("places in letters", PLACES, (4, 3)),
+    ("places365", places365, (2, 2)),
+    ("places205", places205, (2, 2)),
+    ("inat18", inat, (4, 2)),
+    ("inat17", lambda root: inat(root, None, "train2017", "val2017", "train_val_images"), (4, 2)),
+    ("inat21", lambda root: inat(root, None, "train", "val", "all"), (4, 2)),
+    ("inat21 mini", lambda root: inat(root, None, "train_mini", "val", "all"), (4, 2)),
+    ("inat, two annotations", changed_inat(lambda content: content["annotations"].append(
+        {"id": 9, "image_id": 1, "category_id": 7})),
+     "expected one annotation of image train_val2018/Aves/1/train1.jpg, found two"),
+    ("inat, no annotation", changed_inat(lambda content: content["annotations"].pop()),
+     "expected an annotation of image train_val2018/Aves/1/train3.jpg, found none"),
+    ("inat, an image's id twice", changed_inat(lambda content: content["images"].append(
+        content["images"][0])), "train2018.json: expected one image 0, found two"),
+    ("inat, a file twice", changed_inat(lambda content: content["images"][1].update(
+        file_name=content["images"][0]["file_name"])), "train_val2018/Aves/0/train0.jpg is listed twice"),
+    ("inat, unknown image", changed_inat(lambda content: content["annotations"].append(
+        {"id": 9, "image_id": 77, "category_id": 7})), "expected an entry of image 77, found none"),
+    ("inat, unknown category", changed_inat(lambda content: content["annotations"][0].update(
+        category_id=5)), "expected an entry of category 5, found none"),
+    ("inat, no id", changed_inat(lambda content: content["images"][0].pop("id")),
+     "train2018.json: not iNaturalist's json (KeyError: 'id')"),
+    ("inat, a list", lambda root: put(root, "train2018.json", data=b"[1]"), "not iNaturalist's json (Ty"),
+    ("inat, nested too deep", lambda root: put(root, "train2018.json", data=b"[" * 99999),
+     "not iNaturalist's json ("),
+    ("lists", lists("img/a 1.png 0\nimg/b.png 1\n"), (2, 2)),
+    ("lists with tabs", lists("img/a 1.png\t0\nimg/b.png\t1\n"), (2, 2)),
+    ("lists with commas and a header", lists('path,label\n"img/e, 5.png",0\nimg/b.png,1\n'), (2, 2)),
+    ("lists of windows", lists(b"\xef\xbb\xbfimg/a 1.png 0\r\nimg/b.png 1\r\n"), (2, 2)),
+    ("lists in utf-16", lists("img/a 1.png 0\n".encode("utf-16")), "train.txt: expected a text list in UTF"),
+    ("lists without labels", lists("img/a 1.png\nimg/b.png\n"), "train.txt:1: expected `PATH LABEL`"),
+    ("lists from 1", lists("img/a 1.png 1\nimg/b.png 2\n", "img/c 1.png 1\nimg/d.png 2\n"),
+     "expected images of all 3 classes, 1 have none, first 0"),
+    ("lists with a huge label", lists("img/a 1.png 0\nimg/b.png 99999999999\n"),
+     "expected class numbers up to 1,000,000, found 99999999999"),
+    ("lists, missing picture", lists("img/a 1.png 0\nimg/z.png 1\n"), "train.txt: 1 of 2 listed images are "),
+    ("lists, a picture twice", lists("img/b.png 0\nimg/b.png 1\n"), "train.txt: img/b.png is listed twice"),
+    ("lists, a picture of train in val", lists("img/a 1.png 0\nimg/b.png 1\n", "img/b.png 1\nimg/d.png 0\n"),
+     "expected other images than in "),
+    ("one folder twice", lambda root: (pictures("train/a/*2")(root), link(root, "val", "train")),
+     "expected other images than in "),
+    ("a class of val alone", both(GOOD, pictures("val/eel/*1")), "expected the 2 classes of "),
+    ("a class of train alone", both(GOOD, pictures("train/eel/*1")), "first that only one has: eel"),
+    ("an empty class", both(GOOD, pictures(train___eel___note__txt="")), "1 of 3 class folders hold no "
+     "picture, first eel"),
+    ("other endings", pictures("train/a/1.JPEG", "train/a/2.jpeg", "train/a/3.PNG", "train/b/4.webp", (
+        "train/b/5.BMP"), "train/b/6.ppm", "train/b/7.gif", "val/a/1.TIFF", "val/b/1.Jpg"), (6, 2)),
+    ("hidden files", both(GOOD, pictures(
+        "train/cat/._0.png", "train/.ipynb_checkpoints/0.png", "train/__MACOSX/cat/0.png",
+        "val/cat/.DS_Store", "val/cat/Thumbs.db", "val/@eaDir/0.png",
+        "train/dog/.ipynb_checkpoints/0-checkpoint.png")), (5, 2)),
+    ("linked folders", lambda root: (
+        GOOD(root / "disk"), link(root, "train", "disk/train"), link(root, "val", "disk/val")), (5, 2)),
+    ("a link around", lambda root: (GOOD(root), link(root, "train/cat/more", "..")),
+     "train/cat/more: expected a folder, found a link to a folder that it lies in"),
+    ("a fifo", both(GOOD, fifo("train/cat/x.jpg")), "train/cat/x.jpg: expected a file, found a FIFO"),
+    ("a fifo for a list", both(lists(""), lambda root: (root / "val.txt").unlink(), fifo("val.txt"), lambda
+     root: put(root, "train.txt", data=b"img/b.png 0\n")), "val.txt: expected a file, found a FIFO"),
+    ("a fifo in a list", both(lists("img/b.png 0\nimg/z.png 1\n"), fifo("img/z.png")), "1 of 2 listed "),
+    ("a json of a terabyte", sparse("train2018.json", 2 ** 40), "train2018.json: expected a list of at most"),
+)
+CASES = (*((f"pretrain {name}", build, promise) for name, build, promise in PRETRAIN),
+         *((f"transfer {name}", build, promise) for name, build, promise in TRANSFER))

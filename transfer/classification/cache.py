@@ -2,7 +2,8 @@
 
 kNN, SVM, low-shot and logistic probes share them, so a second probe of a checkpoint takes seconds. A file's
 name is the hash of everything that decides its content: the weights, the pipeline, the image files (name,
-size, time of change) in order, and the versions of the libraries. Each row has its own CRC-32. A damaged file
+size, time of change) in order, and the versions of the libraries. Each row has a CRC-32 of its values, its
+number and that hash, so rows are nobody else's. A file that is damaged, or was another's and got this name,
 is computed again, with a line that says so, and a full disk costs only the cache.
 """
 import hashlib
@@ -28,6 +29,7 @@ from transfer.precision import tf32
 from transfer.settings import Context
 from transfer.weights.backbone import Backbone
 
+FORM = 2  # of a file; others have another name
 SLICE = 16384  # rows that travel to rank 0 at once, of all ranks together; 134 MB
 
 
@@ -68,7 +70,8 @@ def place(folder: Path, backbone: Backbone, samples: Samples, pipeline: Pipeline
     """Where the features belong. Pixels are read only if they have no files of their own. Every rank calls it
     and asks for its part of the sizes and times, which are a million questions to a file server."""
     versions = torch.__version__, torchvision.__version__, PIL.__version__
-    digest = hashlib.sha256(json.dumps([backbone.sha256, astuple(pipeline), versions]).encode())
+    of_weights = backbone.sha256, backbone.format, backbone.arch.name
+    digest = hashlib.sha256(json.dumps([of_weights, astuple(pipeline), versions, FORM]).encode())
     if samples.pixels is not None:
         digest.update(np.ascontiguousarray(samples.pixels).data)
     else:
@@ -99,8 +102,8 @@ def read_features(path: Path, rows: range, count: int, kind: np.dtype) -> torch.
             raise ValueError(f"{stored.shape} rows of {stored.dtype}")
         own = stored[rows.start:rows.stop]
         features = np.array(own["features"])
-        if not np.array_equal(checks(features), own["check"]):
-            raise ValueError("a wrong check sum")
+        if not np.array_equal(checks(path.stem, rows.start, features), own["check"]):
+            raise ValueError("a wrong check sum: not those of this name")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except Exception as error:  # a foreign header raises almost anything
@@ -127,7 +130,7 @@ def write_features(path: Path, own: torch.Tensor, kind: np.dtype) -> None:
                 start = file.tell()
                 for place, rows in slices:
                     block = np.empty(len(rows), kind)
-                    block["features"], block["check"] = rows, checks(rows)
+                    block["features"], block["check"] = rows, checks(path.stem, place, rows)
                     file.seek(start + place * kind.itemsize)
                     file.write(block.tobytes())
     except OSError as error:
@@ -145,6 +148,8 @@ def gathered(own: torch.Tensor, counts: list[int]) -> Iterator[tuple[int, np.nda
             yield sum(counts[:number]) + first, rows.numpy()
 
 
-def checks(features: np.ndarray) -> np.ndarray:
-    """CRC-32 of each row."""
-    return np.array([zlib.crc32(row) for row in features], dtype=np.uint32)
+def checks(key: str, first: int, features: np.ndarray) -> np.ndarray:
+    """CRC-32 of each row behind the file's key and the row's number, of which `first` is the first one's."""
+    start = zlib.crc32(key.encode())
+    return np.array([zlib.crc32(row, zlib.crc32(number.to_bytes(8, "little"), start))
+                     for number, row in enumerate(features, first)], dtype=np.uint32)

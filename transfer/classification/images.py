@@ -16,7 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from parallel import signals
 from parallel.collectives import rank, world_size
-from parallel.pixels import MEAN, STD
+from parallel.pixels import MEAN, STD, open_rgb, read_picture
 from transfer.classification.layouts import Samples
 from transfer.settings import Context
 
@@ -64,11 +64,11 @@ class Images(torch.utils.data.Dataset):
         else:
             path = self.samples.path(index)
             try:
-                with Image.open(path) as file:
-                    image = file.convert("RGB")
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                image = open_rgb(read_picture(path))
+            except (OSError, ValueError) as error:
                 # A message, not an exception: the loader would wrap that in the worker's traceback.
-                return f"{path}: unreadable image ({str(error).splitlines()[0]}); replace or remove it"
+                reason = getattr(error, "strerror", None) or error
+                return f"{path}: unreadable image ({reason}); replace or remove it"
         if self.augment:
             with _drawn_from(self.seed, epoch, index):
                 image = self.transform(image)

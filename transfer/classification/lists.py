@@ -5,10 +5,13 @@ The official lists are looked for beside the images. Nothing is fetched: the err
 import gzip
 import os
 import re
+from codecs import BOM_UTF8
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from parallel.listing import bytes_of
 from transfer.classification import layouts
 from transfer.settings import Context
 
@@ -59,7 +62,7 @@ def split_list(split: str, root: Path, fallback: Path | None) -> tuple[bytes, st
 
 
 def _unpacked(path):
-    content = path.read_bytes()
+    content = bytes_of(path)
     try:
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError) as error:
@@ -67,16 +70,21 @@ def _unpacked(path):
 
 
 def labelled_pair(content: bytes, source: str, root: Path) -> tuple[layouts.Samples, layouts.Samples]:
-    """(the listed part of train, val). ValueError for names that train lacks, repeats and an empty list."""
+    """(the listed part of train, val). ValueError for names that train lacks or has in several classes,
+    repeats and an empty list."""
     train, val = layouts.split_pair(root)
-    index_of = {bytes(name).rpartition(b"/")[2]: index for index, name in enumerate(train.names)}
-    listed = [line.strip() for line in content.splitlines() if line.strip()]
+    files = [bytes(name).rpartition(b"/")[2] for name in train.names]
+    index_of = {name: index for index, name in enumerate(files)}
+    listed = [line.strip() for line in content.removeprefix(BOM_UTF8).splitlines() if line.strip()]
     if not listed:
         raise ValueError(f"{source}: expected image names, found none")
     missing = [name for name in listed if name not in index_of]
     if missing:
         raise ValueError(f"{source}: {len(missing)} of {len(listed)} names are not in {train.source}, first "
                          f"{os.fsdecode(missing[0])}; complete the data set or pass --split-file")
+    if several := sorted({name for name, count in Counter(files).items() if count > 1}.intersection(listed)):
+        raise ValueError(f"{source}: {len(several)} of {len(listed)} names are of several images in "
+                         f"{train.source}, first {os.fsdecode(several[0])}; give each a name of its own")
     if len(set(listed)) < len(listed):
         raise ValueError(f"{source}: {len(listed) - len(set(listed))} names are repeated; list each once")
     return train.subset(np.array(sorted(index_of[name] for name in listed)), source), val
