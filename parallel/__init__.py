@@ -8,6 +8,7 @@ launch.py       starting processes on this machine
 files.py        writing a file whole
 attachments.py  the small files beside a record
 listing.py      the pictures of a folder or a text list, and their order
+manifests.py    the lists with which data sets come: iNaturalist's, Places', plain ones
 memory.py       a GPU that is too small, said in one line
 ledger.py       memory, operations and bytes of a computation, also of one that is only tried
 resnets.py      torchvision's ResNets without their classifier, with their stems

@@ -1,4 +1,4 @@
-"""Picture files as RGB, by one rule for pretraining and classification (docs/protocols.md, "Pictures"):
+"""Picture files as RGB, by one rule for pretraining and classification (docs/data.md):
 torchvision's, Pillow's convert("RGB"), but for grey pictures of more than 8 bits. Needs no torch.
 """
 import io

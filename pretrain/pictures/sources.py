@@ -66,7 +66,7 @@ def open_folder(path: Path) -> Source:
     if not (path / "train").is_dir() and (listed := manifests.training_manifest(path)):
         place = f"{listed.root}, by {listed.source.name}"
         return Files(listed.root, listed.names, listed.labels or None, place)
-    splits.require_no_list_beside(path)
+    splits.require_unlisted_above(path)
     endings = listing.ENDINGS + tuple(ARCHIVES)
     everything = listing.files_below(path, endings + splits.LISTS)
     root, tree, left = splits.training_part(path, ending_in(everything, endings))

@@ -148,18 +148,22 @@ def require_unmixed(root: Path, tree: Tree) -> None:
                              "on")
 
 
-def require_no_list_beside(root: Path) -> None:
-    """ValueError for the folder of a data set's pictures, of train and held out, if a list beside it says
+def require_unlisted_above(root: Path) -> None:
+    """ValueError for the folder of a data set's pictures, of train and held out, if a list above it says
     which are which."""
-    source = manifests.list_of(root.parent)
-    if root.name == "JPEGImages" and (root.parent / "ImageSets" / "Main").is_dir():
-        source = root.parent / "ImageSets" / "Main"
-    elif source and kind_of(root.name)[0] != MIXED and not (
-            source.suffix == ".txt" and manifests.first_line(source).startswith(f"{root.name}/")):
-        source = None
-    if source:
+    for above in list(root.absolute().parents)[:5]:
+        place = root.absolute().relative_to(above).as_posix()
+        kinds = {kind_of(part)[0] for part in place.split("/")}
+        source = manifests.list_of(above)
+        if place == "JPEGImages" and (above / "ImageSets" / "Main").is_dir():
+            source = above / "ImageSets" / "Main"
+        elif not source or kinds & {TRAIN, HELD_OUT} or not (
+                MIXED in kinds if source.suffix == ".json" else
+                f"{place}/".startswith("data/") if source.suffix == ".csv" else
+                manifests.first_line(source).startswith(f"{place}/")):
+            continue
         raise ValueError(f"{root}: expected pictures to train on alone, found {source}, which says which of "
-                         f"them are; give {root.parent}")
+                         f"them are; give {above}")
 
 
 def require_unlisted(root: Path, tree: Tree, lists: Tree) -> None:

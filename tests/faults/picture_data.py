@@ -224,6 +224,8 @@ PRETRAIN = (
     ("places365 without lists", pictures("data_256/a/abbey/*2", "val_256/*1"),
      "has val_256 but no train; expected DATA/train/<class>/<picture>, or the folder to train on, as "),
     ("places205", places205, 2),
+    ("places205's folder", both(places205, give="data/vision/torralba/deeplearning/images256"),
+     "train_places205.csv, which says which of them are; give "),
     ("inat18", inat, 4),
     ("inat18's folder", both(inat, give="train_val2018"), "train2018.json, which says which of them are"),
     ("inat18 without lists", pictures("train_val2018/Aves/*2"), "has train_val2018 but no train"),

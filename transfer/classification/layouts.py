@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from parallel import manifests
-from parallel.listing import class_files, files_below, lines_of, require_files
+from parallel.listing import bytes_of, class_files, files_below, lines_of, require_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,13 +208,11 @@ def _voc_from_xml(root, ids):
     for image in ids:
         path = root / "Annotations" / f"{image}.xml"
         try:
-            objects = ElementTree.parse(path).getroot().iter("object")
+            objects = ElementTree.fromstring(bytes_of(path)).iter("object")
             for item in objects:
                 labels = present.setdefault(item.findtext("name").strip(), {})
                 difficult = (item.findtext("difficult") or "0").strip() == "1"
                 labels[image] = max(labels.get(image, 0), 0 if difficult else 1)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such file, expected the image's objects") from None
         except (ElementTree.ParseError, AttributeError) as error:
             raise ValueError(f"{path}: not a VOC annotation ({error}); fetch it again") from None
     return present
