@@ -12,7 +12,7 @@ manifests.py    the lists with which data sets come: iNaturalist's, Places', pla
 memory.py       a GPU that is too small, said in one line
 ledger.py       memory, operations and bytes of a computation, also of one that is only tried
 resnets.py      torchvision's ResNets without their classifier, with their stems
-pixels.py       mean and standard deviation of ImageNet's
+pixels.py       picture files as RGB; ImageNet's mean and standard deviation
 checkpoints.py  the file that a run resumes from
 watch.py        which processes are still there
 signals.py      being asked to stop

@@ -128,6 +128,7 @@ DECODERS = {"pil": by(open_rgb), "fast": by(lambda data: views_fast.decode(data)
             "device": by_device, "transfer": by_transfer}
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # as pixels.py does
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", LEVELS)
 def test_levels(tmp_path, name, decoder):
@@ -149,3 +150,9 @@ def test_a_file_larger_than_any_picture_is_not_read(tmp_path):
         file.truncate(2 ** 40)
     with pytest.raises(ValueError, match="expected at most 256 MiB, found 1048576 MiB"):
         pixels.read_picture(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_pillows_limit_holds_for_sound_pictures_and_each_decoder(tmp_path, monkeypatch, decoder):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8 * 8 / 2 - 1)
+    assert "decompression bomb" in DECODERS[decoder](JPEG, tmp_path)
