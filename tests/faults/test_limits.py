@@ -31,12 +31,13 @@ def long(request):
 
 def command(name, data):
     """Return the words of a command. They write into the current folder."""
-    train = [f"{ROOT}/pretrain/main.py", str(data / "imagenet"), "--device", "cpu", "--arch", "resnet18"]
-    run = [f"{ROOT}/transfer/run.py", "--weights", "random", "--data", str(data), "--device", "cpu", "--smoke",
-           "--workers", "0", "--results", "runs", "--cache", "", "--output", "out", "--task"]
+    train = [f"{ROOT}/pretrain/main.py", str(data / "imagenet"), "--device", "cpu", "--arch",
+             "resnet18"]
+    run = [f"{ROOT}/transfer/run.py", "--weights", "random", "--data", str(data), "--device", "cpu",
+           "--smoke", "--workers", "0", "--results", "runs", "--cache", "", "--output", "out", "--task"]
     return {
-        "pretrain": [*train, "--image-size", "32", "--batch-size", "50", "--projector", "16-16", "--epochs", "3",
-                     "--workers", "1", "--print-freq", "1", "--checkpoint-minutes", "0.001",
+        "pretrain": [*train, "--image-size", "32", "--batch-size", "50", "--projector", "16-16", "--epochs",
+                     "3", "--workers", "1", "--print-freq", "1", "--checkpoint-minutes", "0.001",
                      "--no-tensorboard"],
         "convert": [f"{ROOT}/transfer/convert.py", "random", "d2.pkl", "--force"],
         "linear": [*run, "imagenet_linear", "--resume"], "detection": [*run, "voc_det", "--resume"],

@@ -11,7 +11,8 @@ from transfer import run as transfer
 
 @pytest.mark.parametrize("command, words, promise", CASES,
                          ids=[f"{command} {' '.join(words)}" for command, words, _ in CASES])
-def test_an_impossible_setting_is_refused(demo_root, tmp_path, monkeypatch, capsys, command, words, promise):
+def test_an_impossible_setting_is_refused(demo_root, tmp_path, monkeypatch, capsys, record_property, command, words,
+                                        promise):
     monkeypatch.chdir(tmp_path)
     if command == "pretrain":
         main, given = pretraining.main, [str(demo_root / "imagenet"), "--dry-run", "--device", "cpu",
@@ -24,5 +25,6 @@ def test_an_impossible_setting_is_refused(demo_root, tmp_path, monkeypatch, caps
     except SystemExit as stop:
         status = stop.code
     error = capsys.readouterr().err
+    record_property("seen", error)
     assert status == 2 and error.count("\n") == 1 and error.startswith("error: ") and promise in error
     assert os.listdir(tmp_path) == []
