@@ -1,6 +1,7 @@
 """What describe.py says of files that are good, damaged or unknown, and that its figures are right."""
 import hashlib
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,9 @@ def test_a_conversion_says_where_it_comes_from(describe):
     assert describe(None)[1]["proof"] == "file.pth.proof.json, but of another file"
     report_path(Path("file.pth")).write_text("{")
     assert describe(None)[1]["proof"] == "file.pth.proof.json, which cannot be read"
+    report_path(Path("file.pth")).unlink()
+    os.mkfifo(report_path(Path("file.pth")))
+    assert describe(None)[1]["proof"] == "file.pth.proof.json, which cannot be read", "and does not wait"
     for path in ("file.pth", "file.safetensors"):
         Path(path).unlink()
 

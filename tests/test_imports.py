@@ -49,7 +49,7 @@ def allowed(path):
         return ("results", *TORCH_FREE)
     if place.startswith("transfer/weights/"):
         return ("transfer.weights", "transfer.settings", "parallel.files", "parallel.pixels",
-                "parallel.resnets")
+                "parallel.reading", "parallel.resnets")
     for wing in ("classification", "detection"):
         if place.startswith(f"transfer/{wing}/"):
             return (f"transfer.{wing}", "transfer.weights", "transfer.settings", "transfer.limits",

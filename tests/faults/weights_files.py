@@ -320,7 +320,7 @@ def folder_of_files(*names, sub="given"):
 
 DAMAGED = "found a damaged, truncated or foreign file"
 AGAIN = "the same containers again and again"
-USED = "the same contents are used again and again"
+USED = "found a pickle that uses the same contents again and again"
 
 HOSTILE_CASES = (
     ("zip bomb", written(bomb_of_torch), "at most 10 times its size is read"),
@@ -337,10 +337,25 @@ HOSTILE_CASES = (
     ("sets doubled", written(laughs(lambda get: b"(" + get * 2 + b"\x91", b")")), "no tensor of a ResNet"),
     ("a tuple that takes for ever to hash", written(keys_of_tuples()), "the first keys are none"),
     ("the same in a set", written(keys_of_tuples()[:-4] + b"\x8f(h\1\x90s."), "the first keys are none"),
+    ("the same as a storage's key", written(lambda: around(keys_of_tuples()[:-4] + (
+        b"0(X\7\0\0\0storagectorch\nFloatStorage\nh\1X\3\0\0\0cpuK\1tQ."))), DAMAGED),
+    ("the same as the name of a layout", written(
+        keys_of_tuples()[:-4] + b"0ctorch.serialization\n_get_layout\nh\1\x85R."), DAMAGED),
+    ("the same in the pairs of an OrderedDict", written(keys_of_tuples()[:-4] + (
+        b"0ccollections\nOrderedDict\n]h\1N\x86a\x85R.")), "the first keys are none"),
     ("numbers with one hash", written(colliding()), "the first keys are none"),
+    ("a number of a million digits again and again", written(lambda: b"\x80\2\x8b" + struct.pack("<i", 2**20)
+     + b"\1" * 2**20 + b"q\1" + b"0](" + b"h\1" * 200_000 + b"e."), "found a list"),
+    ("the same as keys", written(lambda: b"\x80\2\x8b" + struct.pack("<i", 2**20) + b"\1" * 2**20 + b"q\0010}"
+     + b"h\1Ns" * 200_000 + b"."), "the first keys are none"),
+    ("a name of a megabyte again and again",
+     written(lambda: b"\x80\2X" + struct.pack("<I", 2**20) + b"x" * 2**20
+     + b"q\0010}X\1\0\0\0a](" + b"}h\1Ns" * 100_000 + b"es."), AGAIN),
     ("bytes copied again and again", written(lambda: again(BYTES)), USED),
     ("arrays copied again and again", written(lambda: again(ARRAY)), USED),
     ("storages read again and again", written(lambda: again(STORAGE, legacy({}) + bytes(2**20))), USED),
+    ("bytes of a subclass copied again and again", written(lambda: again(
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(cbuiltins\nbytes\nNh\1\x85NtR")), USED),
     ("states copied again and again", written(lambda: again(
         b"cnumpy\nndarray\n)R(K\1J\0\0\x10\0\x85X\2\0\0\0u1\x89h\1tb")), USED),
     ("a call with a million arguments", written(
@@ -489,7 +504,7 @@ CASES = HOSTILE_CASES + (
     ("zip around a zip around files",
      written(lambda: archive(("w/a.zip", archive(("r.pth", b"x"))), ("w/b", b""))),
      "a zip archive around 2 files"),
-    ("zip of nothing", written(lambda: archive()), "a zip archive around 0 files"),
+    ("zip of nothing", written(lambda: archive()), "found an empty zip archive"),
     ("encrypted zip", written(lambda: raw_zip([(b"r/data.pkl", 0, 0, b"x" * 20, 20)]).replace(
         b"PK\1\2\x14\0\x14\0\0\0", b"PK\1\2\x14\0\x14\0\1\0")), "found an encrypted zip archive"),
     ("zip with lzma", written(lambda: archive(*entries(resnet()), compression=zipfile.ZIP_LZMA)),
@@ -592,7 +607,7 @@ CASES = HOSTILE_CASES + (
     ("quantised", saved(quantised), "bn1.bias: expected a dense real tensor, found qint8"),
     ("quantised, before 1.6", saved(quantised, legacy),
      "bn1.bias: expected a dense real tensor, found qint8"),
-    ("sparse", saved(lambda: with_tensor(torch.ones(64).to_sparse())), "found float32 without values"),
+    ("sparse", saved(lambda: with_tensor(torch.ones(64).to_sparse())), "found float32 sparse_coo;"),
     ("compressed sparse", saved(lambda: with_tensor(torch.ones(8, 8).to_sparse_csr())), "1 of another shape"),
     ("meta", saved(lambda: with_tensor(torch.ones(64, device="meta"))), "found float32 without values"),
     ("two numbers in a byte", saved(of_type(torch.float4_e2m1fn_x2)), "found float4_e2m1fn_x2"),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from parallel.reading import read_small
 from transfer.weights import kinds, pickles
+from transfer.weights.kinds import Foreign
 from transfer.weights.pickles import Array, Storage, Unpickler
 
 EXPANSION = 10    # an archive unpacks to that many times its size, and SMALL; torch.save does not compress
@@ -84,10 +85,6 @@ def one_line(text: object) -> str:
     return line if len(line) <= LINE else f"{line[:LINE - 3]}..."
 
 
-class _Foreign(ValueError):
-    """A file of a kind that is known and holds no weights to read; the text says what it is."""
-
-
 def _content(file: BinaryIO, size: int, name: str) -> Any:
     """Read by the first bytes; a name's ending is not trusted."""
     head = file.read(512)
@@ -97,7 +94,7 @@ def _content(file: BinaryIO, size: int, name: str) -> Any:
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < size:
         return _safetensors(file, size)
     if what := kinds.of_bytes(head, tail, name):
-        raise _Foreign(what)
+        raise Foreign(what)
     if head[:2] == b"PK":
         return _archive(file, size)
     if head.startswith(pickles.LEGACY):
@@ -124,15 +121,15 @@ def _archive(file: BinaryIO, size: int) -> Any:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if what := kinds.of_archive([entry.filename for entry in entries]):
-            raise _Foreign(what)
+            raise Foreign(what)
         if any(entry.flag_bits & 1 for entry in entries):
-            raise _Foreign("an encrypted zip archive; decrypt it")
+            raise Foreign("an encrypted zip archive; decrypt it")
         unpacked, packed = (sum(sizes) for sizes in zip(*((e.file_size, e.compress_size) for e in entries)))
         if unpacked > EXPANSION * size + SMALL or packed > size:
-            raise _Foreign(f"a zip archive of {size} bytes, of which {packed} unpack to {unpacked}: at most"
+            raise Foreign(f"a zip archive of {size} bytes, of which {packed} unpack to {unpacked}: at most"
                            f" {EXPANSION} times its size is read; save the weights with torch.save")
         if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
-            raise _Foreign("a zip archive with an unusual compression; unpack it and zip it with zip -0 -r")
+            raise Foreign("a zip archive with an unusual compression; unpack it and zip it with zip -0 -r")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
         names = [entry.filename for entry in entries]
@@ -142,9 +139,9 @@ def _archive(file: BinaryIO, size: int) -> Any:
 
 
 def _torch(archive: zipfile.ZipFile, names: list[str], size: int) -> Any:
-    root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
+    root = next(name for name in names if name.partition("/")[2] == "data.pkl").removesuffix("data.pkl")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-        raise _Foreign("numbers of a big-endian machine; save them again on a little-endian one")
+        raise Foreign("numbers of a big-endian machine; save them again on a little-endian one")
     read: dict[str, Tensor] = {}
 
     def storage(pid: Any) -> Storage:
@@ -211,29 +208,33 @@ class _Walk:
         elif isinstance(value, (dict, list, tuple)):
             self.places -= path // 64
             if depth == DEPTH:
-                raise _Foreign(f"values nested deeper than {DEPTH}; save the state dict alone")
+                raise Foreign(f"values nested deeper than {DEPTH}; save the state dict alone")
         if self.places < 0:
-            raise _Foreign("the same containers again and again in one another; save the state dict alone")
+            raise Foreign("the same containers again and again in one another; save the state dict alone")
         if self.views < 0:
-            raise _Foreign("tensors that show the same numbers again and again; save clones of them")
+            raise Foreign("tensors that show the same numbers again and again; save clones of them")
         if isinstance(value, dict):
-            return {_name(key): self.plain(item, depth + 1, path + (len(key) if isinstance(key, str) else 0))
+            return {self.name(key): self.plain(item, depth + 1, path + _length(key))
                     for key, item in value.items()}
         if type(value) in (list, tuple):
             return [self.plain(item, depth + 1, path) for item in value]
         if isinstance(value, int):
-            return value if abs(value) < 2**64 else pickles.Inert()  # such are not even printed
+            return value if value.bit_length() < 64 else pickles.Inert()  # such are not even printed
         return value if isinstance(value, (Tensor, str, bytes, float, type(None))) else pickles.Inert()
 
+    def name(self, key: Any) -> Any:
+        """The key; escaped where it has control characters, which no name has."""
+        self.places -= _length(key) // 64
+        return ascii(key)[1:-1] if isinstance(key, str) and self.places > 0 and not key.isprintable() else key
 
-def _name(key: Any) -> Any:
-    """The key; escaped where it has control characters, which no name has."""
-    return ascii(key)[1:-1] if isinstance(key, str) and not key.isprintable() else key
+
+def _length(key: Any) -> int:
+    return len(key) if isinstance(key, (str, bytes)) else 0
 
 
 def _why_unreadable(error: Exception) -> str:
     """One line for the user, from whatever was raised."""
-    if isinstance(error, _Foreign):
+    if isinstance(error, Foreign):
         return f"expected a PyTorch checkpoint, found {one_line(error)}"
     text = " ".join(str(error).split())
     if code := re.search(r"GLOBAL:? ([\w.]{1,100})", text):

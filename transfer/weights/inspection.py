@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from parallel.reading import read_small_text
-from transfer.weights.files import one_line
 from transfer.weights.report import report_path
 from transfer.weights.states import CONTAINERS, flat
 
@@ -106,7 +105,9 @@ def notes(raw: object, path: str | Path) -> dict[str, str]:
         pass  # another kind of file, or another's metadata
     if not isinstance(found, Mapping) or "converter_version" not in found:
         return {}
-    return {one_line(key)[:LONGEST]: one_line(value)[:LONGEST] for key, value in found.items()}
+    return {str(key)[:LONGEST]: str(value)[:LONGEST] for key, value in found.items()
+            if isinstance(value, (str, int, float)) or isinstance(value, list) and len(value) == 3
+            and all(isinstance(number, float) for number in value)}
 
 
 def proof(path: str | Path, sha256: str) -> str | None:

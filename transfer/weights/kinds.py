@@ -40,6 +40,10 @@ TEXT_PICKLES = (b"(dp", b"(lp", b"ccollections\nOrderedDict\n")  # of protocol 0
 TEXT = re.compile(r"[\x20-\x7e\s\u00a0-\ud7ff\ue000-\ufffd]+")
 
 
+class Foreign(ValueError):
+    """A file that holds no weights to read; the text says what it is and what to do."""
+
+
 def of_bytes(head: bytes, tail: bytes, name: str) -> str | None:
     """By the first 512 and the last 8 bytes; None for what may hold weights or is not known. The name tells
     apart only what no reader could read."""
@@ -77,6 +81,8 @@ def _of_text(head: bytes) -> str | None:
 
 def of_archive(names: Collection[str]) -> str | None:
     """What a zip archive with these entries is; None for one of torch.save or of numpy.savez."""
+    if not names:
+        return f"an empty zip archive; {AGAIN}"
     paths = [name.partition("/")[2] for name in names]
     if any(path.startswith("code/") or path == "constants.pkl" for path in paths):
         return ("a TorchScript program, which holds code; save its tensors: torch.save(torch.jit.load(FILE,"
@@ -88,7 +94,7 @@ def of_archive(names: Collection[str]) -> str | None:
         return "a torch.package, which holds code; save the state dict of its network"
     if "model.weights.h5" in names:
         return f"a Keras model; {PYTORCH}"
-    if "data.pkl" in paths or names and all(name.endswith(".npy") for name in names):
+    if "data.pkl" in paths or all(name.endswith(".npy") for name in names):
         return None
     listed = ", ".join(sorted(names)[:3])
     return f"a zip archive around {len(names)} file{'s'[:len(names) != 1]} ({listed}); unpack it with unzip"

@@ -16,6 +16,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from transfer.weights.kinds import Foreign
+
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save's first pickle before its zip files (1.6)
 NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}  # arrays of these become tensors
 MOST = 64  # arguments of a call and dimensions of a tensor
@@ -109,7 +111,7 @@ def plain_keys(pairs: Any) -> dict:
     """The dictionary of those pairs whose key is a plain value. Nested tuples and numbers of many digits are
     left out: to hash some of them takes for ever."""
     return {key: value for key, value in pairs if isinstance(key, (str, bytes, float, type(None)))
-            or isinstance(key, int) and abs(key) < 2**63}
+            or isinstance(key, int) and key.bit_length() < 64}
 
 
 def _tuple(content=()):
@@ -155,12 +157,8 @@ def _sparse(layout, data):
 
 
 def _layout(name):
-    return {str(one): one for one in (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc,
-                                      torch.sparse_bsr, torch.sparse_bsc)}[name]
-
-
-def _of_subclass(function, _type, arguments, _state):
-    return function(*arguments)
+    return next(one for one in (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc,
+                                torch.sparse_bsr, torch.sparse_bsc) if str(one) == name)
 
 
 HARMLESS: dict[str, Callable[..., Any]] = {
@@ -195,7 +193,6 @@ TENSORS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_qtensor": _quantised, "torch._utils._rebuild_sparse_tensor": _sparse,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta,
     "torch._utils._rebuild_nested_tensor": Inert, "torch._utils._rebuild_wrapper_subclass": Inert,
-    "torch._tensor._rebuild_from_type_v2": _of_subclass,
     "torch.serialization._get_layout": _layout, "torch.Size": _tuple,
     "torch.device": Inert, "torch.Tensor": Inert,
     **{f"torch.per_{scheme}": Inert for scheme in (
@@ -212,7 +209,8 @@ TYPES: dict[str, torch.dtype] = {
     **{f"torch.{place}{name}Storage": one for one, name in _OLD.items() for place in ("", "cuda.")},
     **{f"torch.{place}UntypedStorage": torch.uint8 for place in ("", "cuda.", "storage.")},
 }
-STORAGE = "torch.storage._load_from_bytes"  # pickle.dump of a tensor: bytes that torch.save wrote
+STORED = "torch.storage._load_from_bytes"  # pickle.dump of a tensor: bytes that torch.save wrote
+SUBCLASS = "torch._tensor._rebuild_from_type_v2"  # a function and its arguments
 NAMES: dict[str, Any] = {**HARMLESS, **TENSORS, **TYPES}
 
 
@@ -232,26 +230,32 @@ class Unpickler(_Base):
 
     def find_class(self, module: str, name: str) -> Any:
         wanted = f"{module.replace('__builtin__', 'builtins')}.{name}"
-        if wanted == STORAGE and self.outer is None:
+        if wanted == STORED and self.outer is None:
             return self._stored
+        if wanted == SUBCLASS:
+            return self._of_subclass
         if wanted not in NAMES:
             raise pickle.UnpicklingError(f"GLOBAL {wanted}")
         return NAMES[wanted]
 
     def persistent_load(self, pid: Any) -> Storage:
-        if self.storage is None or not isinstance(pid, tuple) or pid[0] != "storage":
+        if self.storage is None or not isinstance(pid, tuple) or pid[0] != "storage" \
+                or not isinstance(pid[2], str):
             raise pickle.UnpicklingError("an object that is kept elsewhere")
         return self.storage(pid)
 
     def count(self, arguments: Any) -> None:
-        """UnpicklingError where calls are given more than the file can hold."""
+        """Foreign where calls are given more than the file can hold."""
         self.room -= sum(len(one) for one in arguments
                          if isinstance(one, (str, bytes, bytearray, list, dict)))
         if self.room < 0 or len(arguments) > MOST:
-            raise pickle.UnpicklingError("the same contents are used again and again")
+            raise Foreign("a pickle that uses the same contents again and again; save the state dict alone")
 
     def _stored(self, content: bytes) -> Storage:
         return legacy(io.BytesIO(content), len(content), self)
+
+    def _of_subclass(self, function: Any, _type: Any, arguments: tuple, _state: Any) -> Any:
+        return self._call(function, arguments)
 
     def _call(self, function, arguments):
         self.count(arguments)
@@ -259,18 +263,18 @@ class Unpickler(_Base):
             raise pickle.UnpicklingError(f"a call of a {type(function).__name__}")
         return function(*arguments)
 
-    def load_reduce(self):
+    def _reduce(self):
         arguments = self.stack.pop()
         self.stack[-1] = self._call(self.stack[-1], arguments)
 
-    def load_newobj_ex(self):
+    def _newobj_ex(self):
         self.stack.pop()
-        self.load_reduce()
+        self._reduce()
 
     def _instantiate(self, klass, arguments):
         self.append(self._call(klass, arguments))
 
-    def load_build(self):
+    def _build(self):
         state, made = self.stack.pop(), self.stack[-1]
         if isinstance(made, (_Type, Array)):
             self.count(state)
@@ -284,11 +288,11 @@ class Unpickler(_Base):
         elif not isinstance(self.stack[-1], Inert):
             raise pickle.UnpicklingError(f"items of a {type(self.stack[-1]).__name__}")
 
-    def load_append(self):
+    def _append(self):
         item = self.stack.pop()
         self._add([item])
 
-    def load_appends(self):
+    def _appends(self):
         self._add(self.pop_mark())
 
     def _set(self, items):
@@ -297,37 +301,37 @@ class Unpickler(_Base):
         elif not isinstance(self.stack[-1], Inert):
             raise pickle.UnpicklingError(f"entries of a {type(self.stack[-1]).__name__}")
 
-    def load_setitem(self):
+    def _setitem(self):
         value, key = self.stack.pop(), self.stack.pop()
         self._set([key, value])
 
-    def load_setitems(self):
+    def _setitems(self):
         self._set(self.pop_mark())
 
-    def load_dict(self):
+    def _dict(self):
         items = self.pop_mark()
         self.append({})
         self._set(items)
 
-    def load_empty_set(self):
+    def _empty_set(self):
         self.append(Inert())
 
-    def load_additems(self):
+    def _additems(self):
         self.pop_mark()
 
-    def load_frozenset(self):
+    def _frozenset(self):
         self.pop_mark()
         self.append(Inert())
 
-    def load_bytearray8(self):
+    def _bytearray8(self):
         self.append(self.read(struct.unpack("<Q", self.read(8))[0]))
 
     dispatch = {**_Base.dispatch, **{code[0]: function for code, function in (
-        (pickle.REDUCE, load_reduce), (pickle.NEWOBJ, load_reduce), (pickle.NEWOBJ_EX, load_newobj_ex),
-        (pickle.BUILD, load_build), (pickle.APPEND, load_append), (pickle.APPENDS, load_appends),
-        (pickle.SETITEM, load_setitem), (pickle.SETITEMS, load_setitems), (pickle.DICT, load_dict),
-        (pickle.EMPTY_SET, load_empty_set), (pickle.ADDITEMS, load_additems),
-        (pickle.FROZENSET, load_frozenset), (pickle.BYTEARRAY8, load_bytearray8))}}
+        (pickle.REDUCE, _reduce), (pickle.NEWOBJ, _reduce), (pickle.NEWOBJ_EX, _newobj_ex),
+        (pickle.BUILD, _build), (pickle.APPEND, _append), (pickle.APPENDS, _appends),
+        (pickle.SETITEM, _setitem), (pickle.SETITEMS, _setitems), (pickle.DICT, _dict),
+        (pickle.EMPTY_SET, _empty_set), (pickle.ADDITEMS, _additems),
+        (pickle.FROZENSET, _frozenset), (pickle.BYTEARRAY8, _bytearray8))}}
 
 
 def legacy(file: Any, size: int, outer: Unpickler | None = None) -> Any:
@@ -352,8 +356,8 @@ def legacy(file: Any, size: int, outer: Unpickler | None = None) -> Any:
         raise ValueError("expected version 1001 of a little-endian machine")
     content = Unpickler(file, size, storage, outer).load()
     keys = Unpickler(file, size, outer=outer).load()
-    if set(keys) != set(storages):
-        raise ValueError(f"expected the {len(storages)} tensors that are named, found {len(set(keys))}")
+    if not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
+        raise ValueError(f"expected the {len(storages)} tensors that are named, found {len(keys)}")
     for key in keys:
         data, wanted = storages[key].data, storages[key].data.numel()
         (count,) = struct.unpack("<q", file.read(8))

@@ -246,9 +246,10 @@ def usable(name: str, tensor: Tensor) -> Tensor:
     counter = name.endswith("num_batches_tracked")
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-        layout = "without values" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
-        raise ValueError(f"{name}: expected a dense real tensor, found {kind} {layout}; save the state dict"
-                         " of the float network")
+        layout = str(tensor.layout).removeprefix("torch.").replace(
+            "strided", "without values" if tensor.is_meta else "")
+        raise ValueError(f"{name}: expected a dense real tensor, found {f'{kind} {layout}'.rstrip()}; save"
+                         " the state dict of the float network")
     if tensor.dtype == torch.bool or not counter and not tensor.is_floating_point():
         raise ValueError(f"{name}: expected {'a number' if counter else 'floating-point numbers'}, found"
                          f" {kind}; save the state dict of the float network")
