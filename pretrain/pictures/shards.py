@@ -133,7 +133,7 @@ def index_of(paths: list[Path]) -> dict[str, np.ndarray]:
     for number, path in enumerate(paths):
         names, offset, size, labels = zip(*samples_of(path))
         folders |= dict.fromkeys(("/".join(place_of(name)[:-1]) for name in names), [])
-        require_training(path, set().union(*splits.places_of_splits(folders).values()))
+        require_training(path, set().union(*splits.places_of_splits(path, folders).values()))
         packed = Strings(names)
         parts.append({"shard": np.full(len(names), number), "offset": np.array(offset, np.int64),
                       "size": np.array(size, np.int64), "ends": np.diff(packed.ends, prepend=0),

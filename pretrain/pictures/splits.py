@@ -7,7 +7,8 @@ letters, and words such as images and mini, say nothing.
 
 Folders beside each other are splits
 - if they say nothing else: val, test2017, val_256, train_images. But one called just train or training is a
-  class (the vehicle) if no other split is beside it and another folder holds pictures as deep as it does;
+  class (the vehicle) if no other split is beside it and another folder holds pictures as deep as it does
+  (and the two are refused if they have folders of the same names, as splits would);
 - if they say the same besides and are of different kinds: cars_train and cars_test.
 The one folder to train on is taken, train before others such as train_mini; nothing is taken where there are
 several, or none. Shards and parquet files are of a split as soon as they say so. Picture files are not told
@@ -23,7 +24,7 @@ from parallel import manifests
 TRAIN, HELD_OUT, UNLABELLED, MIXED = "train", "held out", "unlabelled", "mixed"
 PLAIN = ("train", "training")
 WORDS = {**dict.fromkeys(PLAIN, TRAIN), **dict.fromkeys(("unlabeled", "unlabelled"), UNLABELLED),
-         **dict.fromkeys("val valid validation dev test testing eval evaluation".split(), HELD_OUT),
+         **dict.fromkeys("val valid validation dev test testing eval evaluation holdout".split(), HELD_OUT),
          "trainval": MIXED}
 SILENT = set("image images img imgs picture pictures photos data set split mini full large small standard of "
              "part shard shards".split())
@@ -35,6 +36,7 @@ Tree = dict[str, list[str]]  # {folder: its files} of listing.files_below
 
 def kind_of(name: str) -> tuple[str | None, tuple[str, ...]]:
     """Return the kind of split that a name without its ending says, or None, and its other words."""
+    name = re.sub(r"(?<![^\W_])[0-9a-f]{8,}(?![^\W_])", "", name)  # hashes, which the Hub's tools append
     words = [re.sub(r"^mini(?=.)|(?<=.)(set|data|images|imgs)$", "", word.lower()) for word in
              re.findall(r"[^\W\d_]{2,}", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))]
     kinds = {WORDS[word] for word in words if word in WORDS}
@@ -60,7 +62,7 @@ def training_part(root: Path, tree: Tree) -> tuple[Path, Tree, list[str]]:
     archives together. Raises FileNotFoundError or ValueError, one line that names the splits, where that is
     not clear."""
     left: list[str] = []
-    while places := places_of_splits(tree):
+    while places := places_of_splits(root, tree):
         place = min(places, key=lambda one: (one.count("/"), one))
         splits, part = places[place], below(tree, place)
         if len(part) < len(tree):
@@ -73,8 +75,9 @@ def training_part(root: Path, tree: Tree) -> tuple[Path, Tree, list[str]]:
     return root, tree, left
 
 
-def places_of_splits(tree: Tree) -> dict[str, dict[str, str]]:
-    """Return {folder: {its folders that are splits: kind}}."""
+def places_of_splits(root: Path, tree: Tree) -> dict[str, dict[str, str]]:
+    """Return {folder: {its folders that are splits: kind}}. Raises ValueError for a folder called train that
+    may be a split as well as a class. root: whose tree it is, for that message."""
     names: dict[str, set[str]] = defaultdict(set)
     for place in tree:
         while place:
@@ -86,8 +89,14 @@ def places_of_splits(tree: Tree) -> dict[str, dict[str, str]]:
         splits = splits_of(own)
         plain = {name for name in own if name.lower() in PLAIN}
         if plain and not splits and len(below(tree, place)) == len(tree):
-            direct = [_join(place, name) in tree for name in own]
-            splits = {name: TRAIN for name in plain if direct.count(_join(place, name) in tree) == 1}
+            name = min(plain)
+            folders = {one: below(tree, _join(place, one)).keys() for one in own}
+            alike = {one for one in own - {name} if ("" in folders[one]) == ("" in folders[name])}
+            if same := sorted(one for one in alike if (folders[one] & folders[name]) - {""}):
+                raise ValueError(f"{root / place}: expected a split or a class called {name}, found folders "
+                                 f"in it that are called as in {same[0]}; give {root / place / name}, or a "
+                                 ".txt list of the pictures to train on")
+            splits = {} if alike else {name: TRAIN}
         if splits:
             places[place] = splits
     return places
@@ -128,10 +137,11 @@ def training_files(root: Path, files: list[str]) -> tuple[list[str], list[str]]:
     chosen = TRAIN if TRAIN in found else UNLABELLED if UNLABELLED in found else None
     if found == {HELD_OUT} == set(kinds.values()) == {kind_of(root.name)[0]}:
         chosen = HELD_OUT
-    if found and (not chosen or {TRAIN, UNLABELLED} <= found):
-        first = {kind: min(file for file in files if kinds[file] == kind) for kind in found}
-        raise ValueError(f"{root}: expected files of train, found {', '.join(sorted(first.values()))} and "
-                         "the like; put those to train on into a folder of their own")
+    names = {kind_of(Path(file).stem)[1] for file in files if kinds[file] == chosen}
+    if found and (not chosen or {TRAIN, UNLABELLED} <= found or len(names) > 1):
+        first = sorted({kind_of(Path(file).stem): file for file in sorted(files, reverse=True)}.values())
+        raise ValueError(f"{root}: expected files of train, found {', '.join(first[:4])} and the like; put "
+                         "those to train on into a folder of their own")
     return ([file for file in files if kinds[file] == chosen],
             [file for file in files if kinds[file] != chosen])
 
