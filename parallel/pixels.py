@@ -39,11 +39,19 @@ def open_rgb(data: bytes) -> Image.Image:
 
 
 def _rgb(file: Image.Image) -> Image.Image:
-    """Pillow cuts levels above 255 off, so that 16-bit grey turns white; the upper 8 of 16 bits are what it
-    takes of 16-bit colour, too. Some of its versions open 16-bit PNG, and all 16-bit PGM, as I."""
-    if file.mode.startswith("I;16") or file.mode == "I" and file.format in ("PNG", "PPM"):
-        return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
-    if file.mode in ("I", "F"):
-        raise ValueError(f"expected 8 or 16 bits a value, found 32 (Pillow's mode {file.mode}), whose white "
-                         "is not known")
+    """Pillow cuts levels above 255 off, so that deep grey turns white. Taken are the upper 8 of 16 bits, as
+    Pillow does with 16-bit colour. Some of its versions open 16-bit PNG, and all 16-bit PGM, as I. Files of
+    32 bits often keep fewer: the fewest of 8, 16 and 32 count that hold their largest level."""
+    if file.mode.startswith("I"):
+        levels = np.asarray(file).astype(np.int64)
+        if levels.min() < 0:
+            raise ValueError(f"expected levels from 0, found {levels.min()}")
+        deep = file.mode == "I" and file.format not in ("PNG", "PPM")
+        shift = 8 if not deep else 0 if levels.max() < 2 ** 8 else 8 if levels.max() < 2 ** 16 else 24
+        return Image.fromarray((levels >> shift).astype(np.uint8)).convert("RGB")
+    if file.mode == "F":
+        levels = np.asarray(file)
+        if not (0 <= levels.min() and levels.max() <= 1):  # not a number, too
+            raise ValueError(f"expected fractions from 0 to 1, found {levels.min():g} to {levels.max():g}")
+        return Image.fromarray(np.round(255 * levels).astype(np.uint8)).convert("RGB")
     return file.convert("RGB")

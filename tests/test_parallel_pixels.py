@@ -68,6 +68,10 @@ LEVELS = {
     "tiff 16": (encoded(Image.fromarray(WIDE), "TIFF"), UPPER),
     "tiff 16 big-endian": (
         encoded(Image.frombytes("I;16B", (6, 1), WIDE.byteswap().tobytes()), "TIFF"), UPPER),
+    "tiff 32": (encoded(array([[0, 2 ** 24, 2 ** 31 - 1]], np.int32), "TIFF"), greys(0, 1, 127)),
+    "tiff 32 of 16": (encoded(Image.fromarray(WIDE.astype(np.int32)), "TIFF"), UPPER),
+    "tiff 32 of 8": (encoded(array([[0, 77, 255]], np.int32), "TIFF"), greys(0, 77, 255)),
+    "tiff of floats": (encoded(array([[0, 0.5, 1]], np.float32), "TIFF"), greys(0, 128, 255)),
     "pgm 16": (b"P5 6 1 65535\n" + WIDE.byteswap().tobytes(), UPPER),
     "pgm 10": (b"P5 2 1 1023\n" + struct.pack(">HH", 512, 1023), greys(128, 255)),
     "one bit": (encoded(array([[True, False]], bool), "PNG"), greys(255, 0)),
@@ -89,8 +93,9 @@ PNG = encoded(Image.effect_noise((9, 9), 50), "PNG")
 JPEG = encoded(Image.new("RGB", (8, 8)), "JPEG")
 START = JPEG.index(b"\xff\xc0") + 5  # of height and width
 REFUSED = {
-    "32 bits": (encoded(array([[0, 1000]], np.int32), "TIFF"), "found 32 .Pillow's mode I., whose white is"),
-    "floats": (encoded(array([[0, 0.5]], np.float32), "TIFF"), "found 32 .Pillow's mode F., whose white is"),
+    "negative levels": (encoded(array([[0, -1]], np.int32), "TIFF"), "expected levels from 0, found -1"),
+    "floats above 1": (encoded(array([[0, 1.5]], np.float32), "TIFF"), "fractions from 0 to 1, found 0 to 1.5"),
+    "floats, one none": (encoded(array([[0, np.nan]], np.float32), "TIFF"), "fractions from 0 to 1, found nan"),
     "empty": (b"", "unknown format, 0 bytes"), "text": (b"<html>", "unknown format, 6 bytes"),
     "cut png": (PNG[:-30], "truncated"), "cut jpeg": (JPEG[:-60], "runcated"),
     "a bomb": (PNG[:16] + struct.pack(">II", 60000, 60000) + PNG[24:], ""),
