@@ -94,8 +94,8 @@ JPEG = encoded(Image.new("RGB", (8, 8)), "JPEG")
 START = JPEG.index(b"\xff\xc0") + 5  # of height and width
 REFUSED = {
     "negative levels": (encoded(array([[0, -1]], np.int32), "TIFF"), "expected levels from 0, found -1"),
-    "floats above 1": (encoded(array([[0, 1.5]], np.float32), "TIFF"), "fractions from 0 to 1, found 0 to 1.5"),
-    "floats, one none": (encoded(array([[0, np.nan]], np.float32), "TIFF"), "fractions from 0 to 1, found nan"),
+    "floats above 1": (encoded(array([[0, 1.5]], np.float32), "TIFF"), "from 0 to 1, found 0 to 1.5"),
+    "floats, one none": (encoded(array([[0, np.nan]], np.float32), "TIFF"), "from 0 to 1, found nan"),
     "empty": (b"", "unknown format, 0 bytes"), "text": (b"<html>", "unknown format, 6 bytes"),
     "cut png": (PNG[:-30], "truncated"), "cut jpeg": (JPEG[:-60], "runcated"),
     "a bomb": (PNG[:16] + struct.pack(">II", 60000, 60000) + PNG[24:], ""),

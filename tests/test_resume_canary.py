@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from parallel.attachments import parse_attachments
 from pretrain.pictures import shards
 from pretrain.pictures.sources import open_source
+from results import pretraining, store
 from tests import pretrain_toys
+from tests.test_results_record import toy
 from transfer.classification import cache, lists
 from transfer.classification.images import TrainBatches
 from transfer.classification.layouts import split_pair
@@ -24,6 +27,7 @@ from transfer.classification.linear import Config as LinearConfig
 from transfer.classification.small_sets import read_small_set
 from transfer.classification.training import Checkpoint
 from transfer.detection.protocol import Config, run
+from transfer.detection.sets import declared
 from transfer.weights.readers import read
 
 
@@ -263,4 +267,35 @@ def test_detection_s_backbone_is_the_one_just_written(voc, tmp_path, canary, mon
     monkeypatch.setattr(trainer.export, "write_detectron2", writing)
     with pytest.raises(ValueError, match="backbone_d2.pkl: refused, as it holds posix.mkdir") as caught:
         run(read("random"), VOC, detection_toys.context(voc, tmp_path / "run"))
+    assert one_line(caught)
+
+
+@FORMS
+def test_records_and_what_is_kept_beside_them(tmp_path, canary, form):
+    place = store.save(toy(), tmp_path / "runs")
+    (tmp_path / "record").mkdir()
+    form(tmp_path / "record" / "curve.json", canary)
+    store.keep(toy(), tmp_path / "runs", tmp_path / "record")
+    kept, problems = store.read_kept(toy(), tmp_path / "runs")
+    assert not problems and len(parse_attachments(kept, tmp_path)[1]) == 1
+    form(place, canary)
+    results, problems = store.load(tmp_path / "runs")
+    assert not results and len(problems) == 1 and "\n" not in problems[0]
+
+
+@pytest.mark.parametrize("form", [pickled, zipped, legacy, arrays, objects])
+def test_what_pretraining_left_for_the_report(tmp_path, canary, form):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "stats.txt").write_text('run\n{"step": 1}\n')
+    form(folder / "correlation", canary)
+    next(folder.glob("correlation*")).rename(folder / "correlation.npz")
+    runs, problems = pretraining.load(tmp_path)
+    assert not runs and len(problems) == 1 and "correlation.npz: expected the arrays" in problems[0]
+
+
+def test_a_declaration_of_a_detection_set(tmp_path, canary):
+    (tmp_path / "set.yaml").write_text(f"train: !!python/object/apply:os.mkdir ['{canary.path}']\n")
+    with pytest.raises(ValueError, match="set.yaml") as caught:
+        declared(str(tmp_path / "set.yaml"))
     assert one_line(caught)

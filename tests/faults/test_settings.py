@@ -11,8 +11,8 @@ from transfer import run as transfer
 
 @pytest.mark.parametrize("command, words, promise", CASES,
                          ids=[f"{command} {' '.join(words)}" for command, words, _ in CASES])
-def test_an_impossible_setting_is_refused(demo_root, tmp_path, monkeypatch, capsys, record_property, command, words,
-                                        promise):
+def test_an_impossible_setting_is_refused(demo_root, tmp_path, monkeypatch, capsys, record_property, command,
+                                          words, promise):
     monkeypatch.chdir(tmp_path)
     if command == "pretrain":
         main, given = pretraining.main, [str(demo_root / "imagenet"), "--dry-run", "--device", "cpu",
