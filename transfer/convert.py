@@ -18,6 +18,7 @@ if not __package__:
 
 import argparse
 
+from parallel.process import one_line
 from parallel.resnets import STEMS
 from transfer.weights import projector
 from transfer.weights.export import ENDINGS, require_ending
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         path, report = _convert(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
@@ -58,17 +59,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _convert(options: argparse.Namespace) -> tuple[str, Report]:
     """The file that was read, in a folder perhaps, and what was proven."""
-    if options.output.exists() and not options.force:
-        raise ValueError(f"{options.output}: exists already; pass --force to replace it")
     require_ending(options.output, options.to)
     if options.to != "projector":
         backbone = read(options.weights, options.format, options.name, options.encoder, options.stem)
+        require_free(options)  # what is wrong with the checkpoint is said first
         return backbone.path, convert(backbone, options.output, options.to)
     if options.format or options.encoder or options.stem:
         raise ValueError("--to projector reads Barlow Twins checkpoints only, found --format, --encoder or"
                          " --stem; leave them out")
     tensors, notes = projector.read(options.weights, options.name)
+    require_free(options)
     return str(located(options.weights)), convert_projector(tensors, notes, options.output)
+
+
+def require_free(options: argparse.Namespace) -> None:
+    """ValueError where the output exists and is not to be replaced."""
+    if options.output.exists() and not options.force:
+        raise ValueError(f"{options.output}: exists already; pass --force to replace it")
 
 
 if __name__ == "__main__":
