@@ -16,7 +16,7 @@ import torch
 from weights_toys import legacy, zipped
 
 from transfer.weights.files import load
-from transfer.weights.pickles import NAMES, TYPES, Inert
+from transfer.weights.pickles import NAMES, TYPES, Inert, Unpickler
 
 
 def pickled(content, protocol=2):
@@ -168,3 +168,12 @@ def test_packed_and_damaged_files_say_so(content, message, file):
         load(path)
     assert str(caught.value).startswith(f"{path}: expected a PyTorch checkpoint")
     assert "\n" not in str(caught.value)
+
+
+def test_too_little_memory_is_no_damage(file, monkeypatch):
+    def load_nothing(_):
+        raise MemoryError
+
+    monkeypatch.setattr(Unpickler, "load", load_nothing)
+    with pytest.raises(ValueError, match="file.pth: too little memory for a file of 0 MiB$"):
+        load(file(pickled({})))

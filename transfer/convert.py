@@ -18,6 +18,7 @@ if not __package__:
 
 import argparse
 
+from parallel.memory import within_memory
 from parallel.process import one_line
 from parallel.resnets import STEMS
 from transfer.weights import projector
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
     options = parser.parse_args(arguments)
     try:
-        path, report = _convert(options)
+        path, report = within_memory("free some for this process", _convert, options)
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2

@@ -52,6 +52,8 @@ def load(path: str | Path) -> tuple[object, str]:
                 warnings.simplefilter("ignore")  # of types that torch is about to abandon
                 content = _Walk(size).plain(_content(file, size, path.name))
         except Exception as error:  # foreign bytes raise almost anything: KeyError, EOFError, struct.error
+            if isinstance(error, MemoryError) or "alloc_cpu" in str(error):
+                raise ValueError(f"{path}: too little memory for a file of {size / 2**20:.0f} MiB") from None
             raise ValueError(f"{path}: {_why_unreadable(error)}") from None
         file.seek(0)
         digest = hashlib.sha256()

@@ -214,6 +214,15 @@ SUBCLASS = "torch._tensor._rebuild_from_type_v2"  # a function and its arguments
 NAMES: dict[str, Any] = {**HARMLESS, **TENSORS, **TYPES}
 
 
+class _Bounded:
+    """A file that is never asked for more bytes than it has: room for them would be made first."""
+    def __init__(self, file: BinaryIO, size: int):
+        self.file, self.size, self.readline = file, size, file.readline
+
+    def read(self, count: int) -> bytes:
+        return self.file.read(count if count < 2**16 else max(0, min(count, self.size - self.file.tell())))
+
+
 _Base: Any = pickle._Unpickler  # the one in Python: its memo has no gaps, and what it does can be replaced
 
 
@@ -225,7 +234,7 @@ class Unpickler(_Base):
     """
     def __init__(self, file: BinaryIO, size: int, storage: Callable[[Any], Storage] | None = None,
                  outer: "Unpickler | None" = None):
-        super().__init__(file, encoding="latin1")
+        super().__init__(_Bounded(file, size), encoding="latin1")
         self.room, self.storage, self.outer = 2 * size + 2**20, storage, outer
 
     def find_class(self, module: str, name: str) -> Any:

@@ -257,7 +257,7 @@ def usable(name: str, tensor: Tensor) -> Tensor:
         wanted = (torch.float32 if not counter else
                   torch.float64 if tensor.is_floating_point() else torch.int64)  # a counter changes no output
         tensor = tensor.detach().to(wanted, copy=True, memory_format=torch.contiguous_format)
-    except (RuntimeError, NotImplementedError):
+    except NotImplementedError:
         raise ValueError(f"{name}: expected numbers that torch can convert, found {kind}; save the state dict"
                          " of the float network") from None
     if bad := int((~torch.isfinite(tensor)).sum()):
