@@ -69,32 +69,39 @@ def open_folder(path: Path) -> Source:
     splits.require_unlisted_above(path)
     endings = listing.ENDINGS + tuple(ARCHIVES)
     everything = listing.files_below(path, endings + splits.LISTS)
-    root, tree, left = splits.training_part(path, ending_in(everything, endings))
+    tree = ending_in(everything, endings)
+    if len(tree) > 1 and (loose := tree.pop("", [])):  # pictures beside folders are of no class
+        tree |= ending_in({"": loose}, tuple(ARCHIVES))
+    root, tree, left = splits.training_part(path, tree)
     if not tree and (path / "train").is_dir():
         root = path / "train"  # to say that it is empty
-    if not left and splits.kind_of(root.name)[0] is None:
-        splits.require_unlisted(root, tree, ending_in(everything, splits.LISTS))
-    source, others = source_of(root, tree)
-    if left := left + others:
+    archives = {ending: found for ending in ARCHIVES if (found := ending_in(tree, (ending,)))}
+    if archives:
+        source, others = archives_in(root, archives, ending_in(tree, listing.ENDINGS))
+        left += others
+    else:
+        splits.require_unmixed(root, tree)
+        if not left and splits.kind_of(root.name)[0] is None:
+            splits.require_unlisted(root, tree, ending_in(everything, splits.LISTS))
+        source = Files.of_folder(root, tree)
+    if left:
         source.place += f" (without {', '.join(left[:3])}{' ...' if len(left) > 3 else ''})"
     return source
 
 
-def source_of(root: Path, tree: splits.Tree) -> tuple[Source, list[str]]:
-    """Return what a folder holds, pictures or archives, and archives in it that are left out."""
-    pictures = ending_in(tree, listing.ENDINGS)
-    archives = {ending: found for ending in ARCHIVES if (found := ending_in(tree, (ending,)))}
-    if not archives:
-        splits.require_unmixed(root, pictures)
-        return Files.of_folder(root, pictures), []
+def archives_in(root: Path, archives: dict[str, splits.Tree],
+                pictures: splits.Tree) -> tuple[Source, list[str]]:
+    """Return the shards or parquet files in one folder, and what is left out. Pictures may lie beside parquet
+    files, as in the Hub's repositories. Raises ValueError where it is not clear what to take."""
     places = sorted({place for found in archives.values() for place in found})
-    if pictures or len(archives) > 1 or len(places) > 1:
-        kinds = " and ".join([f"{ending} files" for ending in archives] + ["pictures"] * bool(pictures))
-        raise ValueError(f"{root}: expected one kind of data in one folder, found {kinds} in "
-                         f"{', '.join(sorted(tree)[:3]) or '.'}; give the folder to train on")
-    (ending, (files,)), = ((ending, found.values()) for ending, found in archives.items())
-    chosen, others = splits.training_files(root / places[0], files)
-    return ARCHIVES[ending]([root / places[0] / file for file in chosen]), others
+    if len(archives) > 1 or len(places) > 1 or pictures and ".tar" in archives:
+        kinds = [f"{ending} files" for ending in archives] + ["pictures"] * bool(pictures)
+        raise ValueError(f"{root}: expected one kind of data in one folder, found {' and '.join(kinds)} in "
+                         f"{', '.join(sorted({*places, *pictures})[:3]) or '.'}; give the folder to train on")
+    (ending, found), = archives.items()
+    (place, files), = found.items()
+    chosen, others = splits.training_files(root / place, files)
+    return ARCHIVES[ending]([root / place / file for file in chosen]), others + sorted(pictures)
 
 
 def ending_in(tree: splits.Tree, endings: tuple[str, ...]) -> splits.Tree:

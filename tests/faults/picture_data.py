@@ -252,6 +252,10 @@ PRETRAIN = (
     ("hub, names around", parquets(mnist__train__00=3, mnist__test__00=2), 3),
     ("hub, two configs in names", parquets(big__train__00=3, small__train__00=2, big__test__00=1),
      "expected files of train, found big-test-00.parquet, big-train-00.parquet, small-train-00.parquet and"),
+    ("hub, pictures of the readme", both(
+        parquets(data___train__00=3, data___test__00=1), pictures("assets/*2", "logo.png")), 3),
+    ("a picture beside the splits", both(GOOD, pictures("logo.png")), 5),
+    ("a picture above the splits", pictures("mine/train/a/*2", "mine/val/a/*1", "logo.png"), 2),
     ("hub, names with hashes", parquets(
         train__00000__of__00002__a09b74b3ef9c3b56=3, train__00001__of__00002__cdee33c1f1d2ab9e=2,
         test__00000__of__00001__33c1f1d2ab9ec8b9=1), 5),
