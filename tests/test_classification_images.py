@@ -10,6 +10,7 @@ from torchvision import transforms
 
 from parallel import manifests
 from parallel.collectives import rank
+from tests.faults import picture_data as faults
 from transfer.classification import images as data
 from transfer.classification import layouts
 
@@ -61,6 +62,23 @@ def test_layouts(tmp_path, write, classes, train, val):
     assert pair[0].classes == pair[1].classes == classes
     assert [samples.labels.tolist() for samples in pair] == [train, val]
     assert all(samples.path(index).is_file() for samples in pair for index in range(len(samples)))
+
+
+@pytest.mark.parametrize("build, train, val", [
+    (faults.flat_val("LOC_val_solution.csv", faults.SOLUTION), "n01/1 n02/1 n03/1", "_3 _1 _2"),
+    (faults.flat_val("meta/val.txt", faults.CAFFE), "n01/1 n02/1 n03/1", "_2 _3 _1"),
+    (faults.kaggle, "n01_1 n02_1,n02_2", "_2 _1"), (faults.places365, "abbey/1 outdoor/1", "_2 _1"),
+    (faults.PLACES, "abbey/0 outdoor/0,outdoor/1 bar/0", "abbey/0 outdoor/0 bar/0"),
+    (faults.lists('path,label\n"img/e, 5.png",1\nimg/b.png,0\n'), "b 5", "1 d")],
+    ids=["kaggle's list", "caffe's list", "kaggle", "places365", "letters", "commas"])
+def test_labels_of_other_layouts(tmp_path, build, train, val):
+    """The pictures of each class, as the ends of their paths."""
+    build(tmp_path)
+    for samples, expected in zip(layouts.split_pair(tmp_path), (train, val), strict=True):
+        for label, ends in enumerate(expected.split()):
+            paths = [samples.path(row).with_suffix("") for row in np.flatnonzero(samples.labels == label)]
+            assert len(paths) == len(ends.split(","))
+            assert all(str(path).endswith(end) for path, end in zip(paths, ends.split(",")))
 
 
 def test_fingerprint_sees_names_and_labels_but_not_the_order(tmp_path):

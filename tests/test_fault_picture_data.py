@@ -39,7 +39,7 @@ CHECK = "--task imagenet_linear --weights random --check --smoke --device cpu".s
 @pytest.mark.parametrize("name, status, said", [
     ("pretrain kaggle root", 0, "data: 3 images, 1 steps an epoch of 2 images, 2 in each of 1 processes; "
      "from data/ILSVRC/Data/CLS-LOC/train (without test, val)"),
-    ("pretrain wds", 0, "from 2 shards in data (without imagenet1k-validation-00.tar)"),
+    ("pretrain wds", 0, "from data, shards: 2 (without imagenet1k-validation-00.tar)"),
     ("pretrain stl10", 2, "error: data: expected one folder to train on, found test, "),
     ("pretrain a fifo", 2, "error: data/train/cat/x.jpg: expected a file, found a FIFO; remove it"),
     ("transfer flat val, kaggle's list", 0, "data.val: default 50000, here 3"),

@@ -37,7 +37,7 @@ class Parquet:
         except ImportError:
             raise ValueError(f"{paths[0]}: parquet needs pyarrow, found none; pip install pyarrow") \
                 from None
-        self.place = f"{len(paths)} parquet files in {Path(paths[0]).parent}"
+        self.place = f"{Path(paths[0]).parent}, parquet files: {len(paths)}"
         contents = [content_of(os.fspath(path)) for path in paths]
         rows = [sum(groups) for groups, _ in contents]
         if not sum(rows):

@@ -38,7 +38,7 @@ class Shards:
         if missing:
             raise FileNotFoundError(f"{missing[0]}: no such shard ({len(missing)} of {len(paths)} are "
                                     "missing); copy them or correct the range")
-        self.paths, self.place = Strings(paths), f"{len(paths)} shards in {Path(paths[0]).parent}"
+        self.paths, self.place = Strings(paths), f"{Path(paths[0]).parent}, shards: {len(paths)}"
         index = shard_index([Path(path) for path in paths])
         self.shard, self.offset, self.size = index["shard"], index["offset"], index["size"]
         self.keys = Strings(())
