@@ -15,6 +15,7 @@ if not __package__:
 
 import tabulate
 
+from parallel.process import one_line
 from results import store, verdicts
 from results.catalogue import SPREADS
 from results.cells import backbone_text
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"left out: {problem}", file=sys.stderr)
         text = report(choose(results, arguments.a), choose(results, arguments.b), arguments.difference)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(text)
     return 1 if problems else 0

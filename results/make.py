@@ -24,6 +24,7 @@ if not __package__:
 import tabulate
 
 from parallel.files import write_whole
+from parallel.process import one_line
 from results import ablations, assembly, methods, render, store
 from results.cells import Sheet
 from results.record import Result
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return make(parser.parse_args(argv))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -69,16 +70,14 @@ def make(arguments: argparse.Namespace) -> int:
     if arguments.filters and not arguments.list:
         raise ValueError(f"{arguments.filters[0]}: expected --list with filters, found none; add it")
     results, problems = store.load(arguments.runs or RUNS)
+    standard = not (arguments.list or arguments.runs or arguments.out) and README.exists()
+    studies, damaged = ablations.load() if standard else ([], [])
+    problems += damaged
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     if arguments.list:
         print(listing(selected(results, arguments.filters)))
         return 1 if problems else 0
-    standard = not (arguments.runs or arguments.out) and README.exists()
-    studies, damaged = ablations.load() if standard else ([], [])
-    for problem in damaged:
-        print(f"left out: {problem}", file=sys.stderr)
-    problems += damaged
     sheets = [*assembly.build(results), *ablations.sheets(studies)] + ([methods.sheet()] if standard else [])
     readme = arguments.readme or (README if standard else None)
     texts = wanted(sheets, arguments.out or OUT, readme)

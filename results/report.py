@@ -23,6 +23,7 @@ if not __package__:
 
 from parallel.attachments import parse_attachments
 from parallel.files import write_whole
+from parallel.process import one_line
 from results import ablations, assembly, methods, panels, pretraining, render, store, webpage
 from results.cells import Cell, Sheet, backbone_text
 from results.plan import duration
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return report(parser.parse_args(argv))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from parallel.process import one_line
 from results import store
 from results.cells import backbone_text, changes, visible
 from results.plan import duration
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                           for record in arguments.records))
         return 0
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
 
 
