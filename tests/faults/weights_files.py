@@ -219,12 +219,14 @@ def itself():
     return {"model": content}
 
 
+ARRAY_OF_ONE = b"cnumpy\nndarray\nK\1\x85X\2\0\0\0u1C\1\0\x87Rq\x020"  # kept under 2
+
+
 def long_names():
     """80 dictionaries in one another under a name of 100 kB each, and 10,000 tensors in the last."""
     name = b"X" + struct.pack("<I", 100_000) + b"x" * 100_000
-    one = b"cnumpy\nndarray\nK\1\x85X\2\0\0\0u1C\1\0\x87Rq\x020"
     tensors = b"".join(b"X\5\0\0\0%05dh\2" % number for number in range(10_000))
-    return b"\x80\x04}" + name + b"q\1}" + b"h\1}" * 80 + one + b"(" + tensors + b"u" + b"s" * 81 + b"."
+    return b"\x80\x04}" + name + b"q\1}" + b"h\1}" * 80 + ARRAY_OF_ONE + b"(" + tensors + b"u" + b"s" * 81 + b"."
 
 
 def colliding():
@@ -380,6 +382,9 @@ HOSTILE_CASES = (
       for kind in ("list", "tuple", "dict")),
     ("a list twice in itself", saved(itself, pickled()), "nested deeper than 100"),
     ("names of 100 kB in one another", written(long_names), AGAIN),
+    ("30,000 containers of a tensor", written(lambda: b"\x80\4}(" + ARRAY_OF_ONE + b"".join(
+        b"X\5\0\0\0%05d}X\1\0\0\0ah\2s" % number for number in range(30_000)) + b"u."),
+     "the first keys are 00000, 00001"),
     ("a tensor of 400 GB on one number", saved(lambda: with_tensor(torch.ones(1).expand(10**5, 10**6))),
      "tensors that show the same numbers again and again"),
     ("a tensor of overlapping rows", saved(lambda: with_tensor(torch.ones(2 * 10**6).as_strided(
@@ -625,7 +630,7 @@ CASES = HOSTILE_CASES + (
      "net.1.")),
     *((f"in the container {name}", saved({name: resnet() | HEAD, "acc": 71.0}), "read") for name in (
         "net", "module", "network", "teacher", "weights")),
-    ("in containers in one another", saved({"a": {"b": [1], "model": {"net": resnet("trunk.")}}}), "read"),
+    ("in containers in one another", saved({"a": {"b": [1, {"net": resnet("trunk.")}]}}), "read"),
     ("two networks", saved(resnet("student.") | resnet("teacher.", 3.5)),
      "holds 2 complete ResNets, student, teacher, and does not say which to take; pass --encoder with one"),
     ("the bare names and an average", saved(resnet() | resnet("average.", 3.5)),

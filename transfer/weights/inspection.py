@@ -82,9 +82,10 @@ def others(raw: object, encoders: dict[str, dict]) -> dict[str, tuple[int, list[
     found = {name.removeprefix("./")[:LONGEST] or "layers without a name": (len(group), _widths(group))
              for name, group in groups.items()}
     if isinstance(raw, Mapping):
+        containers = {name.partition("/")[0] for name in state}
         found |= {str(key)[:LONGEST]: (len(list(tensors(value))), []) for key, value in raw.items()
                   if not isinstance(value, Tensor) and key not in CONTAINERS
-                  and not any(name.startswith(f"{key}/") for name in state)}
+                  and key not in containers}
     return found
 
 

@@ -36,6 +36,8 @@ def _named(mapping: Mapping, path: str) -> dict[str, Tensor]:
         named = {key.removeprefix("module."): value for key, value in named.items()}
     tensors: dict[str, Tensor] = {}
     for name, value in named.items():
+        if isinstance(value, list):
+            value = {str(number): one for number, one in enumerate(value) if isinstance(one, Mapping)}
         if isinstance(value, Mapping):
             tensors |= _named(value, f"{path}{name}/")
         elif isinstance(value, Tensor) and not name.endswith(THOP):
