@@ -226,7 +226,8 @@ def long_names():
     """80 dictionaries in one another under a name of 100 kB each, and 10,000 tensors in the last."""
     name = b"X" + struct.pack("<I", 100_000) + b"x" * 100_000
     tensors = b"".join(b"X\5\0\0\0%05dh\2" % number for number in range(10_000))
-    return b"\x80\x04}" + name + b"q\1}" + b"h\1}" * 80 + ARRAY_OF_ONE + b"(" + tensors + b"u" + b"s" * 81 + b"."
+    deep = b"\x80\x04}" + name + b"q\1}" + b"h\1}" * 80
+    return deep + ARRAY_OF_ONE + b"(" + tensors + b"u" + b"s" * 81 + b"."
 
 
 def colliding():
