@@ -25,7 +25,7 @@ from benchmarks import common
 from parallel.files import write_whole
 
 NAMES = ("loss", "lars", "views", "resident", "sources", "frozen", "sweep", "svm", "knn", "evaluation",
-         "detection_loader", "detection_step", "tables")
+         "detection_data", "detection_loader", "detection_step", "tables")
 OUT = Path(__file__).resolve().parent.parent / "results" / "tables" / "speed.md"
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "detectron2")
 HEADER = """# Speed and memory, measured

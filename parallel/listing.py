@@ -6,6 +6,7 @@ ending are skipped. No file is opened to list it.
 """
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -168,4 +169,29 @@ def require_files(root: Path, names: Sequence[str], source: Path | str,
             missing.append(name)
     if missing:
         raise FileNotFoundError(f"{source}: {len(missing)} of {len(names)} listed images are missing, first "
-                                f"{root / missing[0]}; {advice}")
+                                f"{root / missing[0]}{elsewhere(root, missing)}; {advice}")
+
+
+def elsewhere(root: Path, missing: Sequence[str]) -> str:
+    """Say under which other endings files of `missing`, names below root, are there: "; 48 of them are there
+    as .png, and .jpg is needed"; or what is wrong with the names. "" where neither is known."""
+    stems: dict[str, dict[str, set[str]]] = {}  # of each folder: {stem: endings}
+    found: Counter[str] = Counter()
+    for name in missing:
+        folder, file = os.path.split(name)
+        if folder not in stems:
+            stems[folder] = {}
+            for entry in os.listdir(root / folder) if (root / folder).is_dir() else ():
+                stem, ending = os.path.splitext(entry)
+                stems[folder].setdefault(stem, set()).add(ending)
+        stem, wanted = os.path.splitext(file)
+        found.update(stems[folder].get(stem, set()) - {wanted})
+        stem, ending = os.path.splitext(stem)
+        if ending and ending in stems[folder].get(stem, ()):
+            return f"; the list is to name them without {ending}"
+    if not found:
+        windows = [name for name in missing if "\\" in name]
+        return f"; {len(windows)} of the names have \\ where / is meant" if windows else ""
+    there = ", ".join(f"{count} of them are there as {ending or 'files without ending'}"
+                      for ending, count in found.most_common())
+    return f"; {there}, and {wanted} is needed"

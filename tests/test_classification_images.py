@@ -131,9 +131,9 @@ def test_voc_labels(tmp_path, lists):
     (True, lambda root: (root / "ImageSets/Main/cat_trainval.txt").write_text("000000 1\n"),
      "18 images .*found 1"),
     (False, lambda root: (root / "Annotations/000003.xml").unlink(), "000003.xml: no such file"),
-    (False, lambda root: (root / "Annotations/000003.xml").write_text("<a>"), "000003.xml: not a VOC"),
+    (False, lambda root: (root / "Annotations/000003.xml").write_text("<a>"), "000003.xml: expected a VOC"),
     (False, lambda root: (root / "JPEGImages/000003.jpg").unlink(), "1 of 18 listed images are missing"),
-    (False, lambda root: (root / "ImageSets/Main/trainval.txt").write_text(""), "expected image ids"),
+    (False, lambda root: (root / "ImageSets/Main/trainval.txt").write_text(""), "expected image names"),
 ])
 def test_voc_errors(tmp_path, lists, damage, message):
     root = toys.voc_tree(tmp_path / "VOC2007", lists=lists)

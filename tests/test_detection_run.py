@@ -303,3 +303,24 @@ def test_eval_only_gives_the_figures_of_the_run_again_and_stores_nothing(tmp_pat
     assert [path.read_bytes() for path in kept] == before and len(kept) > 1
     status, said = run("--output", "out", "--eval-only", "--seed", "1")
     assert status == 2 and "is a run with another seed" in said.err
+
+    # A picture that is repaired afterwards
+    test = root / "VOC2007" / "JPEGImages" / "000009.jpg"
+    test.write_bytes(test.read_bytes() + b"x")
+    mark = json.loads((tmp_path / "out" / "run.json").read_text())
+    status, said = run("--output", "out", "--eval-only")
+    assert status == 0 and figures(said) == first
+    now = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert f"fingerprint {now['data']['fingerprint'][:12]}" in said.out
+    assert now["data"]["fingerprint"] != mark["data"]["fingerprint"]
+    assert now["training data"] == mark["training data"]
+    status, said = run("--output", "out", "--resume")  # for a record
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("*-s0.json")]
+    assert status == 0 and figures(said) == first
+    assert {record["data"]["fingerprint"] for record in records} == {
+        one["data"]["fingerprint"] for one in (mark, now)}
+    label = root / "VOC2012" / "Annotations" / "000005.xml"
+    label.write_text(label.read_text().replace("<difficult>0", "<difficult>1"))
+    for flag in ("--eval-only", "--resume"):
+        status, said = run("--output", "out", flag)
+        assert status == 2 and "is a run with another training data; choose another" in said.err

@@ -32,36 +32,6 @@ def test_voc_counts_and_fingerprint(root):
     assert data(VOC, toys.context(root, root))["fingerprint"] != found["fingerprint"]
 
 
-def remove(path):
-    return lambda root: (root / path).unlink()
-
-
-def write(path, text):
-    return lambda root: (root / path).write_text(text)
-
-
-ONE_BOX = toys.voc_xml((10, 10), [("unicorn", [1, 1, 5, 5])])
-NO_BOX = toys.voc_xml((10, 10), [("cat", [5, 5, 1, 5])])
-
-
-@pytest.mark.parametrize("damage, kind, message", [
-    (remove("VOC2012/ImageSets/Main/trainval.txt"), FileNotFoundError, "VOC2012/ImageSets/Main/trainval.txt"),
-    (remove("VOC2007/JPEGImages/000001.jpg"), FileNotFoundError, "1 of 5 listed files are missing"),
-    (write("VOC2007/JPEGImages/000009.jpg", ""), FileNotFoundError, "000009.jpg"),
-    (remove("VOC2007/Annotations/000010.xml"), FileNotFoundError, "000010.xml"),
-    (write("VOC2007/ImageSets/Main/test.txt", "\n"), ValueError, "found none"),
-    (write("VOC2007/Annotations/000010.xml", "<annotation>"), ValueError, "expected a VOC annotation"),
-    (write("VOC2007/Annotations/000010.xml", "<annotation/>"), ValueError, "expected a VOC annotation"),
-    (write("VOC2007/Annotations/000010.xml", ONE_BOX), ValueError, "unknown class 'unicorn'"),
-    (write("VOC2007/Annotations/000010.xml", NO_BOX), ValueError, "expected a box"),
-])
-def test_an_incomplete_voc_tree_is_named_in_one_line(root, damage, kind, message):
-    damage(root)
-    with pytest.raises(kind) as error:
-        data(VOC, toys.context(root, root))
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
 def test_boxes_may_have_fractions(tmp_path):
     path = tmp_path / "a.xml"
     path.write_text(toys.voc_xml((50, 40), [("cat", [1, 2.5, 30, 39.7])], difficult={0}))

@@ -305,7 +305,7 @@ def test_a_picture_that_cannot_be_read_is_named(demo_root, tmp_path, split, work
     names = (tmp_path / "data/VOC2007/ImageSets/Main" / f"{split}.txt").read_text().split()
     for name in names:
         path = tmp_path / "data/VOC2007/JPEGImages" / f"{name}.jpg"
-        path.write_bytes(path.read_bytes()[:300])
+        path.write_bytes(path.read_bytes()[:-300])  # its head, with the size, is there: the check passes
     words = ["--task", "voc_det", "--smoke", "--weights", "random", "--data", str(tmp_path / "data"),
              "--output", str(tmp_path / "out"), "--results", str(tmp_path / "runs"), "--workers", workers,
              "--device", "cpu", "SOLVER.MAX_ITER", "1", "TEST.PRECISE_BN.ENABLED", "False"]

@@ -6,6 +6,7 @@ import datetime
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,22 +52,24 @@ def opened(request: Request) -> Backbone:
 def run_one(request: Request, backbone: Backbone) -> Result:
     """`run` with a backbone that is read already, in a group that is joined already."""
     task = find(request.task)
-    config, conditions, draft = agree(drafted, request, backbone)
-    require_same(identity(draft), workspace.another)  # each host reads its own copy of data and weights
+    config, conditions, draft, identity = agree(drafted, request, backbone)
+    require_same(identity, workspace.another)  # each host reads its own copy of data and weights
     record = store.path_of(draft, request.results)
     out = output_folder(record, request)
+    if not request.output and (request.resume or request.eval_only):
+        out = of_main(workspace.continued, out, identity)
     if request.check:
         say(check_text(draft, record, out))
         return draft
     if request.eval_only:
-        return evaluate_again(task, backbone, config, conditions, draft, out)
+        return evaluate_again(task, backbone, config, conditions, draft, identity, out)
     stored = None if request.rerun else of_main(store.find, draft, request.results)
     if stored:
         say(f"{task.name} seed {draft.seed}: {numbers(task, stored.metrics)}  (stored already; --rerun "
             f"replaces it)\n  record {record}")
         return stored
     of_main(workspace.require_writable, record.parent)
-    context = claimed(task, conditions, draft, out, request.resume, request.rerun)
+    context = claimed(task, conditions, identity, out, request.resume, request.rerun)
     if draft.scaled:
         departures = ", ".join(draft.scaled)
         say(f"{task.name} seed {draft.seed}: scaled run, not the default protocol's {departures}")
@@ -78,18 +81,26 @@ def run_one(request: Request, backbone: Backbone) -> Result:
     return of_main(keep, draft, metrics, seconds, request, out)
 
 
-def drafted(request: Request, backbone: Backbone) -> tuple[TaskConfig, Conditions, Result]:
-    """Return config, conditions and record to be of a run; bad settings and bad data stop here."""
+def drafted(request: Request, backbone: Backbone) -> tuple[TaskConfig, Conditions, Result, dict[str, Any]]:
+    """Return config, conditions, record to be and identity of a run; bad settings and bad data stop here.
+
+    identity: what an output folder must share with the run that continues in it.
+    """
     config, conditions = configured(request).fitted(backbone), conditions_of(request)
-    return config, conditions, make_draft(request, backbone, config, conditions)
+    data = find(request.task).protocol.data(config, conditions)
+    training = {workspace.TRAINING: data.pop("training")} if "training" in data else {}
+    draft = make_draft(request, backbone, config, conditions, data)
+    return config, conditions, draft, {
+        "task": draft.task, "version": draft.version, "weights": draft.backbone["sha256"],
+        "config": draft.config, "data": data, "seed": draft.seed, **training}
 
 
-def claimed(task: Task, conditions: Conditions, draft: Result, out: Path, resume: bool, rerun: bool,
+def claimed(task: Task, conditions: Conditions, identity: dict, out: Path, resume: bool, rerun: bool,
             eval_only: bool = False) -> Context:
     """Make the output folder this run's, and return its context."""
-    continues = of_main(workspace.claim, out, identity(draft), resume, rerun, task.config.resolved())
+    continues = of_main(workspace.claim, out, identity, resume, rerun, task.config.resolved())
     if continues and not resume:
-        say(f"{draft.task} seed {draft.seed}: the job was started again, its run in {out} continues")
+        say(f"{task.name} seed {conditions.seed}: the job was started again, its run in {out} continues")
     return Context(**vars(conditions), out=out, resume=continues, eval_only=eval_only)
 
 
@@ -102,14 +113,18 @@ def keep(draft: Result, metrics: dict[str, float], seconds: float, request: Requ
 
 
 def evaluate_again(task: Task, backbone: Backbone, config: TaskConfig, conditions: Conditions, draft: Result,
-                   out: Path) -> Result:
-    """Say the figures of a detection run's newest checkpoint, proven to be this run's; store nothing."""
+                   identity: dict, out: Path) -> Result:
+    """Say the figures of a detection run's newest checkpoint, proven to be this run's; store nothing.
+
+    They are those of the test data as it is now; the run may have begun with another state of it.
+    """
     if not task.detects:
         raise ValueError(f"--eval-only is for detection; {task.name} evaluates within its run")
     agree(require_checkpoint, out)
-    context = claimed(task, conditions, draft, out, resume=True, rerun=False, eval_only=True)
+    context = claimed(task, conditions, identity, out, resume=True, rerun=False, eval_only=True)
     metrics = launch(task.protocol.run, context.gpus, backbone, config, context)
-    say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  files  {out}")
+    say(f"{task.name} seed {draft.seed}: {numbers(task, metrics)}  (evaluated again)\n  data   "
+        f"{draft.data['name']}, fingerprint {draft.data['fingerprint'][:12]}\n  files  {out}")
     return dataclasses.replace(draft, metrics=gather(metrics)[0])
 
 
@@ -145,11 +160,11 @@ def conditions_of(request: Request) -> Conditions:
                       seed=request.seed, device=device, cache=Path(request.cache) if request.cache else None)
 
 
-def make_draft(request: Request, backbone: Backbone, config: TaskConfig, conditions: Conditions) -> Result:
-    """Return the record to be, with metrics still empty. Reads the data's listing, so bad data stops here."""
+def make_draft(request: Request, backbone: Backbone, config: TaskConfig, conditions: Conditions,
+               data: dict[str, Any]) -> Result:
+    """Return the record to be, with metrics still empty. data: what the protocol says of it."""
     task = find(request.task)
     usual, used = task.config.fitted(backbone).resolved(), config.resolved()
-    data = task.protocol.data(config, conditions)
     counts = differences(task.counts, data["counts"])
     scaled = differences(usual, used)
     scaled.update({f"data.{key}": pair for key, pair in counts.items()})
@@ -169,12 +184,6 @@ def output_folder(record: Path, request: Request) -> Path:
     if request.output:
         return Path(request.output)
     return Path("output") / record.relative_to(request.results).with_suffix("")
-
-
-def identity(draft: Result) -> dict:
-    """Return what an output folder must share with the run that continues in it."""
-    return {"task": draft.task, "version": draft.version, "weights": draft.backbone["sha256"],
-            "config": draft.config, "data": draft.data, "seed": draft.seed}
 
 
 def check_text(draft: Result, record: Path, out: Path) -> str:

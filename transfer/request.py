@@ -45,7 +45,7 @@ class Request:
     workers: int = flag(min(8, os.cpu_count() or 1), "data loader processes per GPU")
     cache: str | Path | None = flag(
         "output/features", "frozen features of kNN, SVM, probes and of linear's validation images, 8 kB an "
-        "image; '' for none (default: output/features)", metavar="DIR")
+        "image, and notes of checked COCO files; '' for none (default: output/features)", metavar="DIR")
     smoke: bool = flag(False, "a run of seconds to minutes on a CPU")
     rescale: bool = flag(False, "detection: take the config as one for 8 GPUs and scale batch, rate and "
                          "iterations to --num-gpus by the linear rule; recorded as scaled")

@@ -73,7 +73,8 @@ class Conditions:
     """What data is checked under: all of Context that is known before a run has its folder.
 
     data: the data root. gpus: the number of processes, one per GPU, or CPU processes where device is "cpu".
-    workers: loader processes per rank. cache: folder of frozen features that tasks share, None for none.
+    workers: loader processes per rank. cache: folder of frozen features that tasks share, and of notes on
+    checked data, None for none.
     """
 
     data: Path

@@ -54,7 +54,7 @@ def missing(of_seeds: list[Request], backbone: Backbone | None) -> list[Request]
     if backbone is None:  # the listing is read, so bad data stops here
         find(first.task).protocol.data(execution.configured(first), execution.conditions_of(first))
         return of_seeds
-    _, _, draft = execution.drafted(first, backbone)
+    draft = execution.drafted(first, backbone)[2]
     return [request for request in of_seeds if request.rerun or request.eval_only
             or not store.find(dataclasses.replace(draft, seed=request.seed), request.results)]
 
@@ -66,7 +66,7 @@ def show_plan(requests: dict[str, list[Request]], backbone: Backbone) -> None:
     to_go = []
     for task, of_seeds in requests.items():
         try:
-            _, _, draft = execution.drafted(of_seeds[0], backbone)
+            draft = execution.drafted(of_seeds[0], backbone)[2]
             drafts = [dataclasses.replace(draft, seed=request.seed) for request in of_seeds]
             text, seconds = plan.line(drafts, records, first.rerun)
             to_go.append(seconds)

@@ -16,8 +16,9 @@ from transfer.settings import TaskConfig, nearest
 class Task:
     """One benchmark.
 
-    module: of the protocol, with data(config, conditions) -> {"name", "counts", "fingerprint"}, which checks
-    the data and costs no training, and run(backbone, config, context) -> {metric: percent}, called on every
+    module: of the protocol, with data(config, conditions) -> {"name", "counts", "fingerprint"}, and
+    "training" where that part of the data alone binds a trained model, which checks the data and costs no
+    training; and run(backbone, config, context) -> {metric: percent}, called on every
     rank. default: takes the module and returns the default config in it, the paper's as far as it is known; a
     run is scaled as soon as its config or `counts`, the sizes of the official splits, differ. metrics: the
     reported ones, the main one first. paper: where the figures stand. version: raised when the numbers change

@@ -1,5 +1,6 @@
 """A run's own folder: which run owns it, and what the run was made with."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -20,6 +21,7 @@ from parallel.slurm import started_again, this_job
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "run.json"
+TRAINING = "training data"  # key of an identity: hash of the part of its data that a trained model depends on
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "scikit-learn", "pycocotools",
             "faster-coco-eval")
 
@@ -43,8 +45,9 @@ def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
         found = _read_mark(mark)
         if isinstance(found.get("config"), dict):
             found["config"] = {**(usual or {}), **found["config"]}
-        if any(found.get(key) != identity[key] for key in identity):
-            raise ValueError(f"{out} is a run with {another(found, identity)}; choose another --output")
+        binding = _binding(found, identity)
+        if any(found.get(key) != binding[key] for key in binding):
+            raise ValueError(f"{out} is a run with {another(found, binding)}; choose another --output")
         continues = resume or started_again(found.get("job"))
         if rerun and not continues:
             shutil.rmtree(out)
@@ -53,6 +56,30 @@ def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
     out.mkdir(parents=True, exist_ok=True)
     write_whole(mark, json.dumps({**identity, "job": this_job()}, indent=1) + "\n")
     return continues
+
+
+def continued(out: Path, identity: Mapping[str, Any]) -> Path:
+    """Return the folder in which the run of an identity is: `out`, which its record names, or, if that holds
+    none, the one beside it whose data differs in nothing that was trained on. Raises ValueError where several
+    are so."""
+    others = []
+    for mark in sorted(out.parent.glob(f"*/{MARK}")) if not (out / MARK).exists() else ():
+        with contextlib.suppress(ValueError):  # a damaged one
+            found = _read_mark(mark)
+            binding = _binding(found, identity)
+            if TRAINING in binding and all(found.get(key) == binding[key] for key in binding):
+                others.append(mark.parent)
+    if len(others) > 1:
+        raise ValueError(f"{out}: expected the folder of one such run on other test data, found "
+                         f"{', '.join(map(str, others))}; name one with --output")
+    return others[0] if others else out
+
+
+def _binding(found, identity):
+    """What of an identity a run must share: its whole data, unless both say what was trained on. Then that
+    alone, so that what it is measured on may be repaired."""
+    free = "data" if TRAINING in found and TRAINING in identity else TRAINING
+    return {key: value for key, value in identity.items() if key != free}
 
 
 def another(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

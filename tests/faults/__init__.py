@@ -1,0 +1,1 @@
+"""What may be wrong with files, as tables: every refusal and every toleration is a row."""

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from parallel import manifests
-from parallel.listing import bytes_of, class_files, files_below, lines_of, require_files
+from parallel.listing import class_files, files_below, lines_of, require_files
+from parallel.voc import read_each, read_names, read_objects
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +157,7 @@ def voc(root: Path, split: str) -> Samples:
     From ImageSets/Main/CLASS_SPLIT.txt where these are, else from the XML by the same rule.
     """
     main = root / "ImageSets" / "Main"
-    ids = [line.split()[0] for line in lines_of(main / f"{split}.txt")]
-    if not ids:
-        raise ValueError(f"{main / split}.txt: expected image ids, found none")
+    ids = read_names(main / f"{split}.txt")
     require_files(root, [f"JPEGImages/{name}.jpg" for name in ids], main / f"{split}.txt")
     files = sorted(main.glob(f"*_{split}.txt"))
     present = _voc_from_lists(files, split, ids) if files else _voc_from_xml(root, ids)
@@ -176,6 +174,10 @@ def voc_pair(root: Path, least: int) -> list[Samples]:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
     pair = [voc(root, split) for split in ("trainval", "test")]
+    both = np.intersect1d(pair[0].names, pair[1].names)
+    if len(both):
+        raise ValueError(f"{pair[1].source}: expected pictures that are not trained on, found {len(both)} "
+                         f"that are in trainval, too, first {os.fsdecode(both[0])}; take them out of one")
     counts = [dict(zip(samples.classes, (samples.labels == 1).sum(0).tolist())) for samples in pair]
     classes = sorted(name for name in {*counts[0], *counts[1]} if any(count.get(name) for count in counts))
     for samples, count, needed in zip(pair, counts, (least, 1)):
@@ -205,16 +207,11 @@ def _voc_from_lists(files, split, ids):
 
 def _voc_from_xml(root, ids):
     present = {}
-    for image in ids:
-        path = root / "Annotations" / f"{image}.xml"
-        try:
-            objects = ElementTree.fromstring(bytes_of(path)).iter("object")
-            for item in objects:
-                labels = present.setdefault(item.findtext("name").strip(), {})
-                difficult = (item.findtext("difficult") or "0").strip() == "1"
-                labels[image] = max(labels.get(image, 0), 0 if difficult else 1)
-        except (ElementTree.ParseError, AttributeError) as error:
-            raise ValueError(f"{path}: not a VOC annotation ({error}); fetch it again") from None
+    paths = {root / "Annotations" / f"{image}.xml": image for image in ids}
+    for path, (_, objects) in read_each(read_objects, paths):
+        for name, difficult, _ in objects:
+            labels = present.setdefault(name, {})
+            labels[paths[path]] = max(labels.get(paths[path], 0), 0 if difficult else 1)
     return present
 
 

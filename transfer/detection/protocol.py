@@ -108,13 +108,17 @@ class Config(TaskConfig):
 
 
 def data(config: Config, conditions: Conditions) -> dict[str, Any]:
-    """Check the data sets of the config under conditions.data; return {"name", "counts", "fingerprint"}.
+    """Check the data sets of the config under conditions.data, as the run is going to read them; return
+    {"name", "counts", "fingerprint", "training"}.
 
-    counts: images of the training splits together, and of the test split. Every listed label and image must
-    be there, the classes as many as the head has, and the batch divisible among conditions.gpus.
+    counts: images of the training splits together, and of the test split. training: hash of the former's
+    labels and image files, all of the data that a trained model depends on. ValueError or FileNotFoundError,
+    one line, where a part cannot be trained on or measured (docs/detection.md), the head has another number
+    of classes, or the batch is not divisible among conditions.gpus.
     """
-    from transfer.detection import configuration, d2, sets
+    from transfer.detection import configuration, sets
     from transfer.detection.lint import lint
+    from transfer.detection.sets.contract import Use
     from transfer.weights.export import CONVENTIONS
 
     values = config.resolved()
@@ -124,26 +128,39 @@ def data(config: Config, conditions: Conditions) -> dict[str, Any]:
     if not train or len(test) != 1:
         raise ValueError("expected training sets and one test set, found DATASETS.TRAIN "
                          f"{train} and DATASETS.TEST {test}; name them in these keys")
-    parts = {name: sets.find(name, conditions.data, config.own) for name in [*train, *test]}
-    listings = {name: part.check() for name, part in parts.items()}
+    masks, polygons = values["MODEL.MASK_ON"], values["INPUT.MASK_FORMAT"] == "polygon"
+    listings = {}
+    for name in dict.fromkeys([*train, *test]):
+        use = Use(name in train, name in test, masks, polygons, conditions.cache)
+        listings[name] = sets.find(name, conditions.data, config.own).check(use)
+        if masks and not listings[name].masks:
+            raise ValueError(f"{name} has boxes only, and MODEL.MASK_ON is True; pass MODEL.MASK_ON False")
+    _check_parts(listings, train, test[0], values["MODEL.ROI_HEADS.NUM_CLASSES"])
+    counts = {"train": sum(len(listings[name].pictures) for name in train),
+              "test": len(listings[test[0]].pictures)}
+    return {"name": f"{' + '.join(train)}, {test[0]}", "counts": counts,
+            "fingerprint": _hash(listings), "training": _hash({name: listings[name] for name in train})}
+
+
+def _check_parts(listings, train, test, heads):
+    """ValueError where parts do not go together."""
     first = listings[train[0]]
     for name, listing in listings.items():
         if listing.classes != first.classes:
             raise ValueError(f"{name} has other classes than {train[0]}; train and test on the same classes")
-        if values["MODEL.MASK_ON"] and not listing.masks:
-            raise ValueError(f"{name} has boxes only, and MODEL.MASK_ON is True; pass MODEL.MASK_ON False")
-    heads = values["MODEL.ROI_HEADS.NUM_CLASSES"]
     if heads != len(first.classes):
         raise ValueError(f"{train[0]} has {len(first.classes)} classes, the head {heads}; "
                          f"pass MODEL.ROI_HEADS.NUM_CLASSES {len(first.classes)}")
-    own = {name: part for name, part in parts.items() if name in config.own}
-    d2.register(own)
-    for name in own:
-        sets.require_boxes(name)
+    for name in [name for name in train if name != test]:
+        both = sorted({*listings[name].pictures} & {*listings[test].pictures})
+        if both:
+            raise ValueError(f"{test}: expected pictures that are not trained on, found {len(both)} that are "
+                             f"in {name}, too, first {both[0]}; take them out of one of the two")
+
+
+def _hash(listings):
     prints = "".join(f"{name} {listing.fingerprint}\n" for name, listing in listings.items())
-    counts = {"train": sum(listings[name].images for name in train), "test": listings[test[0]].images}
-    return {"name": f"{' + '.join(train)}, {test[0]}", "counts": counts,
-            "fingerprint": hashlib.sha256(prints.encode()).hexdigest()}
+    return hashlib.sha256(prints.encode()).hexdigest()
 
 
 def _check_scale(values, context):
@@ -153,6 +170,9 @@ def _check_scale(values, context):
                          f"them and SOLVER.ACCUMULATE {parts}; use numbers whose product divides it")
     if values["SOLVER.AMP.ENABLED"] and context.device == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED: half precision needs a GPU, found device cpu; leave it False")
+    if values["INPUT.MASK_FORMAT"] not in ("polygon", "bitmask"):
+        raise ValueError("expected INPUT.MASK_FORMAT polygon or bitmask, found "
+                         f"{values['INPUT.MASK_FORMAT']!r}; pass one of them")
 
 
 def run(backbone: "Backbone", config: Config, context: Context) -> dict[str, float]:

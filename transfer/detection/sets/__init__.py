@@ -9,8 +9,6 @@ import dataclasses
 from pathlib import Path
 
 import yaml
-from detectron2.data import DatasetCatalog
-from detectron2.structures import BoxMode
 
 from transfer.detection.sets import coco, voc
 from transfer.detection.sets.contract import Part
@@ -75,26 +73,6 @@ def stated(own: dict[str, Part]) -> dict[str, object]:
               if getattr(part, field.name) != field.default}
     return {key: list(value) if isinstance(value, tuple) else value
             for key, value in values.items() if not isinstance(value, Path)}
-
-
-def require_boxes(name: str) -> None:
-    """ValueError where a registered set holds no object, or one whose box does not lie in its image.
-
-    One pixel beyond is tolerated. This is for the user's own sets; published ones are used as they are.
-    """
-    try:
-        boxes = [(image, BoxMode.convert(item["bbox"], item["bbox_mode"], BoxMode.XYXY_ABS))
-                 for image in DatasetCatalog.get(name) for item in image["annotations"]]
-    except (KeyError, AssertionError, TypeError) as error:  # Detectron2's, of a malformed annotation
-        raise ValueError(f"{name}: Detectron2 cannot read the annotations ({type(error).__name__}: {error}); "
-                         "repair them") from None
-    if not boxes:
-        raise ValueError(f"{name}: expected objects, found none in its images; add their boxes")
-    for image, (left, top, right, bottom) in boxes:
-        width, height = image["width"], image["height"]
-        if not (-1 <= left <= right <= width + 1 and -1 <= top <= bottom <= height + 1):
-            raise ValueError(f"{image['file_name']}: expected boxes within {width} x {height} pixels, found "
-                             f"{left, top, right, bottom} (left, top, right, bottom); repair it")
 
 
 def _named():

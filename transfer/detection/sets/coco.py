@@ -5,7 +5,7 @@ compiled extension. Percent; the figure of a size of which the test set has no o
 A model that detects nothing scores 0.
 """
 
-import functools
+import contextlib
 import hashlib
 import itertools
 import json
@@ -15,15 +15,19 @@ from typing import ClassVar
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core.mask import area as mask_areas
 
 from parallel.files import write_whole
-from transfer.detection.sets.contract import Listing, file_sizes, require_file
+from transfer.detection.sets import coco_json, contract
+from transfer.detection.sets.contract import Listing, Use, file_states, require_file, require_sizes
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl",  # COCO's twelve, in its order
            "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+CLASSES = tuple(item["name"] for item in COCO_CATEGORIES if item["isthing"])
+LARGE = 10_000  # images of a part; to look at fewer takes seconds anyway
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,32 @@ class Part:
 
     def contents(self) -> tuple[tuple[str, ...], bool]:
         """See contract.Part."""
-        _, classes, masks, _ = self._read()
-        return classes, masks
+        labels = coco_json.read(*self._state())
+        return labels.classes, labels.masks
 
-    def check(self) -> Listing:
-        """See contract.Part. Also refuses annotations of unknown images or classes."""
-        names, classes, masks, label_hash = self._read()
-        sizes = file_sizes(self.images, names)
+    def check(self, use: Use) -> Listing:
+        """See contract.Part. What is found of a large part is noted, so that the next look takes seconds."""
+        label_hash = coco_json.sha256(*self._state())
+        note = use.cache and use.cache / "detection" / f"{_key(label_hash, use)}.json"
+        known = note and _noted(note)
+        if known:
+            names, classes, masks, looked_at = known
+        else:
+            labels = coco_json.read(*self._state())
+            labels.refuse(use)
+            names, classes, masks, looked_at = labels.names, labels.classes, labels.masks, ""
+        states = file_states(self.images, names)
+        pictures = hashlib.sha256(repr(states).encode()).hexdigest()
+        if pictures != looked_at:
+            labels = coco_json.read(*self._state())
+            require_sizes(self.images, names, labels.sizes)
+            labels.refuse_boxes()
+            if note and len(names) >= LARGE:
+                _keep(note, [names, classes, masks, pictures])
         digest = hashlib.sha256(label_hash.encode())
-        digest.update("".join(f"{name} {sizes[name]}\n" for name in names).encode())
-        return Listing(len(names), classes, masks, digest.hexdigest())
+        digest.update("".join(f"{name} {size}\n" for name, (size, _) in zip(names, states)).encode())
+        return Listing(tuple(str(self.images / name) for name in names), tuple(classes), masks,
+                       digest.hexdigest())
 
     def register(self, name: str) -> None:
         """See contract.Part."""
@@ -62,41 +82,54 @@ class Part:
         tasks = ("bbox", "segm") if masks else ("bbox",)
         return Evaluator(name, tasks, output_dir=str(folder), use_fast_impl=False)
 
-    def _read(self):
+    def _state(self):
         require_file(self.annotations)
         state = self.annotations.stat()
-        return _read(self.annotations, state.st_size, state.st_mtime_ns)
+        return self.annotations, state.st_size, state.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Official(Part):
+    """A part of COCO itself."""
+
+    def check(self, use: Use) -> Listing:
+        """See contract.Part. Also refuses 80 classes that are not COCO's: they would pass for them."""
+        listing = super().check(use)
+        for found, usual in zip(listing.classes, CLASSES) if len(listing.classes) == len(CLASSES) else ():
+            if found != usual:
+                raise ValueError(f"{self.annotations}: expected COCO's categories, found {found!r} in place "
+                                 f"of {usual!r}; declare a set of your own (docs/detection.md)")
+        return listing
 
 
 SETS = {
-    "coco_2017_train": Part(Path("coco/annotations/instances_train2017.json"), Path("coco/train2017")),
-    "coco_2017_val": Part(Path("coco/annotations/instances_val2017.json"), Path("coco/val2017")),
+    "coco_2017_train": Official(Path("coco/annotations/instances_train2017.json"), Path("coco/train2017")),
+    "coco_2017_val": Official(Path("coco/annotations/instances_val2017.json"), Path("coco/val2017")),
 }
 
 
-@functools.lru_cache(maxsize=4)  # the training file has 450 MB: seconds to parse; size and time tell it apart
-def _read(path, size, modified):
-    """Return (image file names, class names, whether there are masks, sha256) of an annotation file that
-    belongs together."""
-    raw = path.read_bytes()
+# What was found of a large part
+
+def _key(label_hash, use):
+    """The name of a note: other labels, another use or other rules have another one."""
+    rules = b"".join(Path(module.__file__).read_bytes() for module in (coco_json, contract))
+    asked = use.trains, use.measures, use.masks, use.polygons
+    return hashlib.sha256(f"{label_hash} {asked} ".encode() + rules).hexdigest()[:32]
+
+
+def _noted(path):
+    """[names, classes, masks, hash of the picture files' states]; None without a note or with a damaged
+    one."""
     try:
-        truth = json.loads(raw)
-        names = tuple(image["file_name"] for image in truth["images"])
-        classes = tuple(item["name"] for item in sorted(truth["categories"], key=lambda item: item["id"]))
-        images, categories = ({item["id"] for item in truth[kind]} for kind in ("images", "categories"))
-        foreign = sum(item["image_id"] not in images or item["category_id"] not in categories
-                      for item in truth["annotations"])
-        outlined = sum(bool(item.get("segmentation")) for item in truth["annotations"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected COCO's images, annotations and categories, found "
-                         f"{type(error).__name__} ({str(error)[:80]}); download it again") from None
-    if not names or foreign:
-        raise ValueError(f"{path}: expected images and their annotations, found {len(names)} images and "
-                         f"{foreign} annotations of unknown images or categories; download it again")
-    if outlined not in (0, len(truth["annotations"])):
-        raise ValueError(f"{path}: expected a segmentation in every annotation or in none, found {outlined} "
-                         f"in {len(truth['annotations'])} annotations; complete them or take all out")
-    return names, classes, outlined == len(truth["annotations"]), hashlib.sha256(raw).hexdigest()
+        names, classes, masks, pictures = json.loads(path.read_text())
+        return [str(name) for name in names], tuple(map(str, classes)), bool(masks), str(pictures)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(path, found):
+    with contextlib.suppress(OSError):  # a full disk costs only the next look
+        write_whole(path, json.dumps(found))
 
 
 def figures(truth: dict, detections: list, kind: str) -> tuple[dict, dict]:
@@ -105,7 +138,8 @@ def figures(truth: dict, detections: list, kind: str) -> tuple[dict, dict]:
     truth: a COCO annotation dict. detections: COCO results, [{"image_id", "category_id", "score", "bbox"
     (x, y, w, h) and, for masks, "segmentation" (RLE)}]. Neither is changed. kind: "bbox" or "segm".
     """
-    with_truth = COCO({**truth, "annotations": [dict(item) for item in truth["annotations"]]})
+    numbered = enumerate(truth["annotations"], 1)  # an object with the id 0 would count as found by none
+    with_truth = COCO({**truth, "annotations": [{**item, "id": number} for number, item in numbered]})
     found = with_truth.loadRes([dict(item) for item in detections])  # adds to the items it is given
     if kind == "segm" and detections:  # else the box's area, not the mask's, would decide what is small
         areas = mask_areas([item["segmentation"] for item in detections])  # at once: 16 microseconds a call

@@ -7,9 +7,9 @@ never NaN. A model that detects nothing scores 0.
 
 import hashlib
 import json
-import xml.etree.ElementTree as ET
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,8 +19,20 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
+from parallel import voc
 from parallel.files import write_whole
-from transfer.detection.sets.contract import Listing, file_sizes, require_file
+from parallel.voc import read_each, read_names
+from transfer.detection.sets.contract import (
+    RARE,
+    Faults,
+    Listing,
+    Use,
+    file_states,
+    misplaced,
+    require_file,
+    require_objects,
+    require_sizes,
+)
 
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
            "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
@@ -50,23 +62,37 @@ class Part:
         """See contract.Part."""
         return self.classes, False
 
-    def check(self) -> Listing:
-        """See contract.Part. Also refuses a class that is not one of `classes`, and a box that ends before it
-        begins."""
+    def check(self, use: Use) -> Listing:
+        """See contract.Part. Also refuses a class that is not one of `classes`."""
         names = self._names()
-        sizes = file_sizes(self.images, [name + self.ending for name in names])
-        file_sizes(self.annotations, [f"{name}.xml" for name in names])
-        digest = hashlib.sha256()
-        for name in names:
-            path = self.annotations / f"{name}.xml"
-            for label, (xmin, ymin, xmax, ymax), _ in read_objects(path)[1]:
+        files = [name + self.ending for name in names]
+        labels = [f"{name}.xml" for name in names]
+        states = file_states(self.images, files)
+        file_states(self.annotations, labels)
+        sizes, useful, count = [], 0, 0
+        foreign, odd = Faults(), Faults()
+        for path, (size, objects) in read_each(read_objects, [self.annotations / label for label in labels]):
+            sizes.append(size)
+            count += len(objects)
+            for number, (label, box, difficult) in enumerate(objects, 1):
+                where = f"{path}: object {number} ({label})"
                 if label not in self.classes:
-                    raise ValueError(f"{path}: unknown class {label!r}; expected {', '.join(self.classes)}")
-                if xmax < xmin or ymax < ymin:
-                    raise ValueError(f"{path}: expected a box, found {xmin, ymin, xmax, ymax}; "
-                                     "repair the file")
-            digest.update(f"{name} {sizes[name + self.ending]} ".encode() + path.read_bytes())
-        return Listing(len(names), self.classes, False, digest.hexdigest())
+                    foreign.add(where, f"a class of {', '.join(self.classes)}", repr(label),
+                                "correct or remove it")
+                wrong = misplaced((box[0] - 1, box[1] - 1, *box[2:]), size)
+                if wrong:
+                    odd.add(where, wrong, f"xmin, ymin, xmax, ymax {box} in {size[0]} x {size[1]} pixels",
+                            "repair or remove it")
+                useful += not (difficult and use.measures)
+        foreign.refuse()
+        require_objects(self.names, useful, count, use)
+        require_sizes(self.images, files, sizes)
+        odd.refuse(count // RARE)
+        digest = hashlib.sha256()
+        for name, label, (length, _) in zip(names, labels, states):
+            digest.update(f"{name} {length} ".encode() + (self.annotations / label).read_bytes())
+        return Listing(tuple(str(self.images / file) for file in files), self.classes, False,
+                       digest.hexdigest())
 
     def register(self, name: str) -> None:
         """See contract.Part."""
@@ -91,10 +117,7 @@ class Part:
 
     def _names(self):
         require_file(self.names)
-        names = [line.split()[0] for line in self.names.read_text().splitlines() if line.strip()]
-        if not names:
-            raise ValueError(f"{self.names}: expected image names, found none; complete the list")
-        return names
+        return read_names(self.names)
 
     def _records(self):
         """Detectron2's dicts. It counts pixels from 0 and to an exclusive end, VOC from 1 to an inclusive
@@ -134,20 +157,32 @@ SETS = {
 def read_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str, list[float], bool]]]:
     """Return ((width, height), [(class name, [xmin, ymin, xmax, ymax], difficult)]) of a VOC annotation file.
 
-    Pixels, 1-based and inclusive as in the file; some of VOC 2012 are no integers. ValueError where it is no
-    such file.
+    Pixels, 1-based and inclusive as in the file; some of VOC 2012 are no integers. ValueError, one line,
+    where it is no such file, or has no size or an object without a box.
     """
+    root, objects = voc.read_objects(path)
+    sides = [root.findtext(f"size/{side}") for side in ("width", "height")]
+    size = [_number(side) for side in sides]
+    if not all(side > 0 and side.is_integer() for side in size):  # neither are NaN and infinity
+        raise ValueError(f"{path}: expected a <size> of whole pixels above 0, found width {sides[0]!r} and "
+                         f"height {sides[1]!r}; write the picture's")
+    found = []
+    for number, (name, difficult, item) in enumerate(objects, 1):
+        corners = [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        box = [_number(corner) for corner in corners]
+        if not (all(map(isfinite, box)) and box[0] <= box[2] and box[1] <= box[3]):
+            raise ValueError(f"{path}: object {number} ({name}): expected a box that ends where it begins or "
+                             f"later, found xmin, ymin, xmax, ymax {corners}; repair or remove it")
+        found.append((name, box, difficult))
+    return (int(size[0]), int(size[1])), found
+
+
+def _number(text):
+    """The number in a text; NaN where there is none."""
     try:
-        tree = ET.parse(path).getroot()
-        objects = []
-        for item in tree.findall("object"):
-            box = {side.tag: side.text or "" for side in item.iterfind("bndbox/*")}
-            corners = [float(box[side]) for side in ("xmin", "ymin", "xmax", "ymax")]
-            objects.append((item.findtext("name", ""), corners, bool(int(item.findtext("difficult", "0")))))
-        return (int(tree.findtext("size/width", "")), int(tree.findtext("size/height", ""))), objects
-    except (ET.ParseError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: expected a VOC annotation with size and objects, found {error}; "
-                         "unpack the data set again") from None
+        return float(text)
+    except (TypeError, ValueError):
+        return nan
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray, eleven_points: bool) -> float:
