@@ -1,4 +1,5 @@
 """The detection data sets: one file a kind, one entry in KINDS. Nothing else in detection asks for the kind.
+coco_json.py looks at COCO's annotation file, parallel/voc.py reads VOC's.
 
 A kind is a module with two things: Part, a class that keeps the contract of contract.Part, and SETS, {name:
 Part} of the sets that are known by name. A set of the user's own is a YAML file that states the fields of a

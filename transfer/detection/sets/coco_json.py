@@ -89,10 +89,13 @@ def read(path: Path, size: int, modified: int) -> Labels:
 
 
 def _lists(path, sound):
+    raw = path.read_bytes()
     try:
-        short = SOUND.sub(rb'\1"%s"' % sound.encode(), path.read_bytes())
-        truth = json.loads(short.decode())  # pycocotools wants UTF-8 without a mark, too
-    except (ValueError, RecursionError) as error:
+        try:
+            truth = json.loads(SOUND.sub(rb'\1"%s"' % sound.encode(), raw).decode())
+        except ValueError:
+            truth = json.loads(raw.decode())  # the error's place is then that in the file
+    except (ValueError, RecursionError) as error:  # pycocotools wants UTF-8 without a mark, too
         raise ValueError(f"{path}: expected JSON in UTF-8, found {str(error)[:100]}; download it again or "
                          "write it anew") from None
     lists = truth if isinstance(truth, dict) else {}

@@ -1,5 +1,6 @@
 """What a kind of data set offers, what its check reports, and the look at its files that every kind takes."""
 
+import itertools
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from PIL import ExifTags, Image
 
 from parallel.listing import elsewhere
 
-READERS = 8        # threads that look into pictures: a file server answers several at once
+READERS = 8           # threads that look into pictures: a file server answers several at once
+SHARE = 64            # pictures at a time
 LYING = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-RARE = 1000        # one box in so many may be useless: of COCO's own training set a few have no area
+RARE = 1000           # one box in so many may be useless: of COCO's own training set a few have no area
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,9 @@ def require_sizes(folder: Path, names: Sequence[str], sizes: Sequence[tuple[int,
     faults = Faults()
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
         warnings.simplefilter("ignore")  # of odd EXIF data
-        real = pool.map(picture_size, (folder / name for name in names))
-        for name, wanted, found in zip(names, sizes, real):
+        shares = [names[start:start + SHARE] for start in range(0, len(names), SHARE)]
+        looks = pool.map(lambda share: [picture_size(folder / name) for name in share], shares)
+        for name, wanted, found in zip(names, sizes, itertools.chain.from_iterable(looks)):
             if isinstance(found, str):
                 faults.add(str(folder / name), "a picture", found, "replace or remove it")
             elif found[:2] != wanted:
