@@ -49,8 +49,8 @@ def test_a_check_returns_what_would_be_recorded(toy, tmp_path):  # noqa: F811
     ({"pairs": ("epochs",)}, ValueError, "left over"),
     ({"rescale": True}, ValueError, "--rescale is for detection"),
     ({"eval_only": True}, ValueError, "--eval-only is for detection"),
-    ({"num_gpus": 0}, ValueError, "--num-gpus: expected 1 or more"),
-    ({"seed": 2**31}, ValueError, "--seed: expected less"),
+    ({"num_gpus": 0}, ValueError, "--num-gpus: expected 1 to 4096"),
+    ({"seed": 2**31}, ValueError, "--seed: expected 0 to 2147483647"),
     ({"device": "tpu"}, ValueError, "cuda or cpu"),
     ({"resume": True, "rerun": True}, ValueError, "resume and rerun"),
 ], ids=lambda value: str(value) if isinstance(value, dict) else "")

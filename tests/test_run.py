@@ -156,11 +156,11 @@ def test_check_runs_and_writes_nothing(toy, capsys, tmp_path):
     (("--task", "toy_linear", "--split-file", "x"), "--split-file is for the semi-supervised tasks"),
     (("--task", "all", "--split-file", "x"), "belong to one task"),
     ((), "expected --task NAME and --weights FILE"),
-    (("--task", "toy_linear", "--seeds", "0"), "--seeds: expected 1 or more, found 0"),
-    (("--task", "toy_linear", "--seed", "-1"), "--seed: expected 0 or more, found -1"),
-    (("--task", "toy_linear", "--num-gpus", "0"), "--num-gpus: expected 1 or more, found 0"),
-    (("--task", "toy_linear", "--workers", "-1"), "--workers: expected 0 or more, found -1"),
-    (("--task", "toy_linear", "--seed", "3000000000"), "--seed: expected less than 2**31, found 3000000000"),
+    (("--task", "toy_linear", "--seeds", "0"), "--seeds: expected 1 to 10000, found 0"),
+    (("--task", "toy_linear", "--seed", "-1"), "--seed: expected 0 to 2147483647, found -1"),
+    (("--task", "toy_linear", "--num-gpus", "0"), "--num-gpus: expected 1 to 4096, found 0"),
+    (("--task", "toy_linear", "--workers", "-1"), "--workers: expected 0 to 1024, found -1"),
+    (("--task", "toy_linear", "--seed", "3000000000"), "--seed: expected 0 to 2147483647, found 3000000000"),
     (("--task", "toy_linear", "--device", "cuda", "--num-gpus", "99"), "expected 99 GPUs (--num-gpus), "),
 ])
 def test_bad_input_is_one_line_and_status_2(toy, capsys, words, message):

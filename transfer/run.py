@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     groups = {"seed": seeds, "resume": again, "rerun": again, "eval_only": again}
     for one in dataclasses.fields(Request):
         if one.metadata:
-            name = f"--{one.name.replace('_', '-')}"
-            groups.get(one.name, parser).add_argument(name, **one.metadata)
+            names = [f"--{one.name.replace('_', '-')}"] + ["--prefix"] * (one.name == "encoder")
+            groups.get(one.name, parser).add_argument(*names, **one.metadata)
     seeds.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 to N-1, one record each")
     parser.add_argument("--plan", action="store_true",
                         help="say what is stored, what would run and for how long; run nothing")

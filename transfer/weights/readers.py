@@ -141,13 +141,14 @@ def chosen_of(contents: Contents, encoder: str | None) -> str:
             raise ValueError(f"holds {len(names)} complete ResNets, {', '.join(names)}, and does not say"
                              " which to take; pass --encoder with one of these names")
         return contents.default
+    encoder = encoder.rstrip(".")  # as names in the file have it: model.encoder.
+    if encoder in names:
+        return encoder
     if len(names) == 1:
         raise ValueError(f"holds one encoder ({contents.format}), so there is none to choose, found --encoder"
                          f" {encoder}; leave it out")
-    if encoder not in names:
-        raise ValueError(f"unknown encoder {encoder}, a file of the format {contents.format} has"
-                         f" {', '.join(names)}; name one of them")
-    return encoder
+    raise ValueError(f"unknown encoder {encoder}, a file of the format {contents.format} has"
+                     f" {', '.join(names)}; name one of them")
 
 
 def random_backbone(name: str = "random") -> Backbone:
