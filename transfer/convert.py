@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="file to write; its ending says of which kind")
     parser.add_argument("--to", choices=ENDINGS, default="detectron2", help="layout (default: detectron2)")
     parser.add_argument("--format", help=f"layout of the checkpoint, if not recognised: {', '.join(READERS)}")
-    parser.add_argument("--encoder", "--prefix", help="which encoder, where the checkpoint holds two (docs/weights.md)")
+    parser.add_argument("--encoder", "--prefix",
+                        help="which encoder, where the checkpoint holds two (docs/weights.md)")
     parser.add_argument("--stem", choices=STEMS, help="of the network, where the file does not say it")
     parser.add_argument("--name", help="name in the metadata (default: the checkpoint's stem)")
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")

@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Say what a weights file is and what is in it")
     parser.add_argument("weights", help="checkpoint")
     parser.add_argument("--format", help=f"layout of the checkpoint, if not recognised: {', '.join(READERS)}")
-    parser.add_argument("--encoder", "--prefix", help="which encoder, where the checkpoint holds two (docs/weights.md)")
+    parser.add_argument("--encoder", "--prefix",
+                        help="which encoder, where the checkpoint holds two (docs/weights.md)")
     parser.add_argument("--stem", choices=STEMS, help="of the network, where the file does not say it")
     options = parser.parse_args(arguments)
     try:
