@@ -15,8 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from results.webpage import escape
-
 ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)
@@ -29,6 +27,7 @@ from results.cells import Cell, Sheet, backbone_text
 from results.plan import duration
 from results.pretraining import Pretraining
 from results.record import Result
+from results.webpage import escape
 
 PRETRAINING = ROOT / "results" / "pretraining"  # may be missing
 TITLE = "Barlow Twins transfer benchmarks: report"
