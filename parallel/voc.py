@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from parallel.listing import lines_of
+
 Read = TypeVar("Read")
 
 MOST_BYTES = 2 ** 24  # of an XML file; VOC's own have some thousand
@@ -22,13 +24,7 @@ def read_names(path: Path) -> list[str]:
     FileNotFoundError without the list; ValueError, one line, for a list without names or with a name twice,
     for a name that leads out of the folder of images, and for a name with a blank in it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a list of images, so complete the data set")
-    try:
-        rows = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected UTF-8 text, an image's name a line, found other bytes; write it "
-                         "anew") from None
+    rows = [line.split() for line in lines_of(path)]
     if not rows:
         raise ValueError(f"{path}: expected image names, found none; complete the list")
     names = [name for name, *_ in rows]

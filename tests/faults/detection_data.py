@@ -464,7 +464,7 @@ CASES = (
     # VOC: lists
     ("voc: no list", removed(LIST), "trainval.txt: no such file"),
     ("voc: list empty", content(LIST, lambda old: b"\n"), "expected image names, found none"),
-    ("voc: list of other bytes", content(LIST, lambda old: b"\xff\xfe0\x000"), "expected UTF-8 text"),
+    ("voc: list of other bytes", content(LIST, lambda old: b"\xff\xfe0\x000"), "a text list in UTF-8"),
     ("voc: list with a mark at the start", content(LIST, lambda old: b"\xef\xbb\xbf" + old), "accepted"),
     ("voc: list with numbers", content(LIST, lambda old: old.replace(b"\n", b"  1\r\n")), "accepted"),
     ("voc: name with blanks", more_lines("my cat"), "trainval.txt: expected names without blanks"),

@@ -199,7 +199,7 @@ def test_what_was_found_of_a_large_part_is_noted_and_holds_until_something_chang
         "voc: entities without end", "voc: letters of Latin-1", "voc: letters of Latin-1, as it says",
         "voc: list with a mark at the start", "voc: name twice", "voc: names with endings",
         "voc: pictures under another ending")] + [
-    (faults.more_lines("000009"), "test: expected pictures that are not trained on, found 1")])
+    (faults.more_lines("000009"), "trainval, found 1 of them, first JPEGImages/000009.jpg")])
 def test_the_svms_accept_what_detection_accepts(root, edit, promise):
     edit(root)
     if promise == "accepted":

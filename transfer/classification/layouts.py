@@ -174,10 +174,7 @@ def voc_pair(root: Path, least: int) -> list[Samples]:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
     pair = [voc(root, split) for split in ("trainval", "test")]
-    both = np.intersect1d(pair[0].names, pair[1].names)
-    if len(both):
-        raise ValueError(f"{pair[1].source}: expected pictures that are not trained on, found {len(both)} "
-                         f"that are in trainval, too, first {os.fsdecode(both[0])}; take them out of one")
+    require_apart(*pair)
     counts = [dict(zip(samples.classes, (samples.labels == 1).sum(0).tolist())) for samples in pair]
     classes = sorted(name for name in {*counts[0], *counts[1]} if any(count.get(name) for count in counts))
     for samples, count, needed in zip(pair, counts, (least, 1)):
