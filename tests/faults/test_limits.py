@@ -72,7 +72,7 @@ def lasting(folder):
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.name in ("stats.txt", "log.txt"):
+        if path.name == "stats.txt":
             rows = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
             found[name] = [{key: value for key, value in row.items() if key not in SPEED} for row in rows]
         elif name.startswith("runs/") and path.suffix == ".json" and ".files" not in name:
