@@ -17,6 +17,7 @@ import torch
 
 from parallel.files import remove_drafts, replacing
 
+MOST = 1_000_000  # values of a state; a run's have some thousand
 HOW = ("foreach", "fused", "capturable")  # options of an optimiser that change no more than its rounding
 
 
@@ -49,9 +50,12 @@ def read(path: str | os.PathLike, keys: Iterable[str]) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             with zipfile.ZipFile(file) as archive:
+                if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("it unpacks to more than it has, and torch.save does not compress")
                 broken = archive.testzip()
             file.seek(0)
             state: Any = None if broken else torch.load(file, map_location="cpu", weights_only=True)
+        require_few(state)
     except Exception as error:  # foreign bytes raise almost anything
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise ValueError(f"{path}: cannot be read as a checkpoint ({reason})") from None
@@ -62,6 +66,20 @@ def read(path: str | os.PathLike, keys: Iterable[str]) -> dict[str, Any]:
         raise ValueError(f"{path}: expected a checkpoint of this program, found one without "
                          f"{', '.join(missing)}")
     return state
+
+
+def require_few(state: Any) -> None:
+    """Raise ValueError for a state with more than MOST values: nested lists that name each other again and
+    again have no end for whoever compares them."""
+    waiting, count = [state], 0
+    while waiting:
+        value = waiting.pop()
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(value, (dict, list, tuple)):
+            count += len(inner)
+            waiting += inner
+        if count > MOST:
+            raise ValueError(f"it holds more than {MOST} values")
 
 
 def unlike(found: Any, wanted: Any, name: str) -> str:

@@ -1,6 +1,7 @@
 """The file that a run resumes from: written whole, read with suspicion, compared before it is used."""
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -36,6 +37,19 @@ def elsewhere(path):
     path.symlink_to(good(path.parent.parent / "other" / "file.pth"))
 
 
+def bomb(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10 ** 8))
+
+
+def doubled(path):
+    """Lists of two that are one, 60 deep: 2 ** 60 values in a file of a few thousand bytes."""
+    value = [1]
+    for _ in range(60):
+        value = [value, value]
+    torch.save({"epoch": value, "weights": {}}, path)
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda path: None, "expected a file, found none"),
     (lambda path: path.mkdir(), "expected a file, found a folder or device"),
@@ -49,10 +63,12 @@ def elsewhere(path):
     (zeroed, "is damaged: its part .*data/0 does not fit its checksum"),
     (lambda path: torch.save({"epoch": Canary(path.parent / "canary")}, path), "cannot be read as"),
     (lambda path: path.write_bytes(pickle.dumps(Canary(path.parent / "canary"))), "cannot be read as"),
+    (bomb, "cannot be read as a checkpoint .it unpacks to more than it has"),
+    (doubled, "cannot be read as a checkpoint .it holds more than 1000000 values"),
     (lambda path: torch.save([1, 2], path), "expected a checkpoint of .*, found one without any names"),
     (lambda path: torch.save({"epoch": 1}, path), "expected a checkpoint of .*, found one without weights"),
 ], ids=["missing", "folder", "pipe", "device", "dangling", "link out", "empty", "text", "cut off", "zeroed",
-        "code", "pickle", "list", "names"])
+        "code", "pickle", "bomb", "doubled", "list", "names"])
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, make, message):
     (tmp_path / "run").mkdir()
     path = tmp_path / "run" / "file.pth"
