@@ -1,5 +1,6 @@
 """Each of the small sets, in the files that torchvision reads."""
 import json
+import os
 import pickle
 
 import classification_toys as toys
@@ -193,6 +194,15 @@ def test_a_missing_set_says_how_it_is_fetched(tmp_path, name):
     with pytest.raises(FileNotFoundError, match="no such folder, nor .*(fetch it with|put )") as caught:
         small_sets.read_small_set(name, tmp_path)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_pipe_in_the_place_of_a_list_does_not_hang(tmp_path):
+    food101(tmp_path)
+    lists = sorted((tmp_path / "food-101" / "meta").iterdir())
+    lists[0].unlink()
+    os.mkfifo(lists[0])
+    with pytest.raises(ValueError, match=f"{lists[0].name}: expected a file, found none that can be read"):
+        small_sets.read_small_set("food101", tmp_path)
 
 
 def test_a_damaged_set_and_an_unknown_one(tmp_path):

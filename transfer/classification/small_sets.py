@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torchvision
 
-from parallel.listing import lines_of, require_files
+from parallel.listing import ENDINGS, lines_of, require_files
 from transfer.classification import layouts
 from transfer.classification.layouts import Samples
 
@@ -51,6 +51,11 @@ def read_small_set(name: str, root: Path) -> tuple[Samples, Samples | None, Samp
 
 def from_torchvision(small: SmallSet, root: Path) -> tuple[Samples, Samples | None, Samples]:
     """What the set's reader gives; ValueError where torchvision finds it damaged."""
+    for folder, _, files in os.walk(root / small.folder):  # torchvision would wait for a pipe's writer
+        for file in files:
+            if not file.lower().endswith(ENDINGS) and not os.path.isfile(os.path.join(folder, file)):
+                raise ValueError(f"{os.path.join(folder, file)}: expected a file, found none that can be "
+                                 "read; fetch it again")
     try:
         return small.read(root)
     except (RuntimeError, KeyError, IndexError) as error:  # torchvision's "not found or corrupted"
