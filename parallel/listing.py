@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from parallel.reading import read_small, what_is
+
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 SYSTEM = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 LARGEST_LIST = 2 ** 32  # bytes; iNaturalist 2021's json, the largest we know, has less than half
@@ -25,7 +27,7 @@ def files_below(root: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, lis
     """Return {folder: its files, sorted} for each folder below root (itself: "") that has files with these
     endings, in any case. Links are followed.
 
-    Raises FileNotFoundError if there is no such folder, ValueError for a FIFO, a device or a broken link with
+    Raises FileNotFoundError if there is no such folder, ValueError for a pipe, a device or a broken link with
     such an ending, and for links that lead around in a circle.
     """
     if not root.is_dir():
@@ -42,7 +44,7 @@ def files_below(root: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, lis
                 places.append((os.path.join(place, entry.name), _along(entry, trail)))
             elif entry.name.lower().endswith(endings):
                 if not entry.is_file():
-                    raise ValueError(f"{entry.path}: expected a file, found {_what(entry.path)}; remove it")
+                    raise ValueError(f"{entry.path}: expected a file, found {what_is(entry.path)}; remove it")
                 own.append(entry.name)
         if own:
             found[place] = sorted(own)
@@ -59,13 +61,6 @@ def _along(entry: os.DirEntry, trail: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError(f"{entry.path}: expected a folder, found a link to a folder that it lies in; remove "
                          "it")
     return *trail, target
-
-
-def _what(path: str | Path) -> str:
-    """Return what something that is no file is."""
-    path = Path(path)
-    return ("nothing" if not os.path.lexists(path) else "a broken link" if not path.exists() else
-            "a FIFO" if path.is_fifo() else "a folder" if path.is_dir() else "a device or socket")
 
 
 def class_files(root: Path, tree: dict[str, list[str]] | None = None) -> dict[str, list[str]]:
@@ -99,13 +94,11 @@ def class_files(root: Path, tree: dict[str, list[str]] | None = None) -> dict[st
 def bytes_of(path: Path) -> bytes:
     """Return the content of a list or a json. Raises FileNotFoundError or ValueError, one line, for what is
     no file or too large."""
-    if not path.is_file():
-        kind = "no such file" if not os.path.lexists(path) else f"expected a file, found {_what(path)}"
-        raise FileNotFoundError(f"{path}: {kind}; complete the data set")
-    if (size := path.stat().st_size) > LARGEST_LIST:
-        raise ValueError(f"{path}: expected a list of at most {LARGEST_LIST >> 30} GiB, found {size >> 30} "
-                         "GiB; fetch it again")
-    return path.read_bytes()
+    try:
+        return read_small(path, LARGEST_LIST, "a list", "complete the data set")
+    except FileNotFoundError:
+        found = what_is(path).replace("nothing", "no such file")
+        raise FileNotFoundError(f"{path}: {found}; complete the data set") from None
 
 
 def text_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Small files read whole, and nothing else: no pipe that hangs, no device or sparse file that never ends."""
+"""Files read whole that have a largest size: no pipe that hangs, no device or sparse file that never ends."""
 
 import os
 import stat
@@ -6,8 +6,9 @@ import stat
 MEGABYTE = 1 << 20
 
 
-def read_small(path: str | os.PathLike[str], limit: int = 16 * MEGABYTE) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes.
+def read_small(path: str | os.PathLike[str], limit: int = 16 * MEGABYTE, what: str = "a file",
+               advice: str = "restore it") -> bytes:
+    """Return the content of a regular file of at most `limit` bytes. what, advice: for the error.
 
     Raises ValueError, naming the file, for anything else that is there, and OSError where nothing is.
     """
@@ -15,10 +16,10 @@ def read_small(path: str | os.PathLike[str], limit: int = 16 * MEGABYTE) -> byte
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path}: expected a file, found a {_kind(status.st_mode)}; remove it")
+            raise ValueError(f"{path}: expected {what}, found {_kind(status.st_mode)}; {advice}")
         if status.st_size > limit:
-            raise ValueError(f"{path}: expected at most {limit / MEGABYTE:.0f} MB, found "
-                             f"{status.st_size / MEGABYTE:.0f} MB; this is no file of that kind, remove it")
+            raise ValueError(f"{path}: expected {what} of at most {limit:,} bytes, found "
+                             f"{status.st_size:,}; {advice}")
         with open(handle, "rb", buffering=0, closefd=False) as file:
             return file.readall()
     finally:
@@ -34,7 +35,13 @@ def read_small_text(path: str | os.PathLike[str], limit: int = 16 * MEGABYTE) ->
                          "restore the file") from None
 
 
+def what_is(path: str | os.PathLike[str]) -> str:
+    """Return what something that is no file is, in words."""
+    if not os.path.exists(path):
+        return "a broken link" if os.path.islink(path) else "nothing"
+    return _kind(os.stat(path).st_mode)
+
+
 def _kind(mode: int) -> str:
-    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device",
-             stat.S_ISBLK: "device"}
-    return next((name for fits, name in kinds.items() if fits(mode)), "special file")
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
+    return next((name for fits, name in kinds.items() if fits(mode)), "a device")

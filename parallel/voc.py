@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from parallel.listing import lines_of
+from parallel.reading import read_small
 
 Read = TypeVar("Read")
 
@@ -57,14 +58,13 @@ def read_objects(path: Path) -> tuple[ElementTree.Element, list[tuple[str, bool,
     FileNotFoundError without the file; ValueError, one line, where it is no such file, or an object has no
     name or a word in <difficult> that is neither yes nor no.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected the image's objects; complete the data set")
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"{path}: expected a VOC annotation of some thousand bytes, found {size:,}; repair "
-                         "it")
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        content = read_small(path, MOST_BYTES, "a VOC annotation", "repair it")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file, expected the image's objects; complete the data "
+                                "set") from None
+    try:
+        root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter of encodings
         raise ValueError(f"{path}: expected a VOC annotation, found no XML ({error}); repair it") from None
     if root.tag != "annotation":

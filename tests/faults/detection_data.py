@@ -488,7 +488,7 @@ CASES = (
     ("voc: entities without end", content(XML, lambda old: (BOMB + old.decode().replace(
         "Unspecified", "&g;")).encode()), "expected a VOC annotation, found no XML"),
     ("voc: far too long", content(XML, lambda old: old + b" " * 2 ** 24),
-     "of some thousand bytes, found 16,7"),
+     "of at most 16,777,216 bytes, found 16,7"),
     ("voc: letters of Latin-1", encoded("latin-1"), "expected a VOC annotation, found no XML"),
     ("voc: letters of Latin-1, as it says", encoded("latin-1", "iso-8859-1"), "accepted"),
     ("voc: an encoding unknown", encoded("utf-8", "klingon"), "expected a VOC annotation, found no XML"),

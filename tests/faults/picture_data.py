@@ -277,7 +277,7 @@ PRETRAIN = (
         ".cache/a/0.png")), 5),
     ("a link to nothing", lambda root: (GOOD(root), link(root, "train/cat/9.png", "nowhere")),
      "train/cat/9.png: expected a file, found a broken link; remove it"),
-    ("a fifo", both(GOOD, fifo("train/cat/x.jpg")), "train/cat/x.jpg: expected a file, found a FIFO"),
+    ("a fifo", both(GOOD, fifo("train/cat/x.jpg")), "train/cat/x.jpg: expected a file, found a pipe"),
     ("a fifo for a list", both(fifo("x.txt"), give="x.txt"), "x.txt: unknown kind of data"),
     ("a list of a terabyte", both(sparse("x.txt", 2 ** 40), give="x.txt"), "x.txt: expected a list of at "),
     ("a list with a missing picture", both(lists("img/b.png\nimg/z.png\n"), give="train.txt"),
@@ -352,9 +352,9 @@ TRANSFER = (
         GOOD(root / "disk"), link(root, "train", "disk/train"), link(root, "val", "disk/val")), (5, 2)),
     ("a link around", lambda root: (GOOD(root), link(root, "train/cat/more", "..")),
      "train/cat/more: expected a folder, found a link to a folder that it lies in"),
-    ("a fifo", both(GOOD, fifo("train/cat/x.jpg")), "train/cat/x.jpg: expected a file, found a FIFO"),
+    ("a fifo", both(GOOD, fifo("train/cat/x.jpg")), "train/cat/x.jpg: expected a file, found a pipe"),
     ("a fifo for a list", both(lists(""), lambda root: (root / "val.txt").unlink(), fifo("val.txt"), lambda
-     root: put(root, "train.txt", data=b"img/b.png 0\n")), "val.txt: expected a file, found a FIFO"),
+     root: put(root, "train.txt", data=b"img/b.png 0\n")), "val.txt: expected a list, found a pipe"),
     ("a fifo in a list", both(lists("img/b.png 0\nimg/z.png 1\n"), fifo("img/z.png")), "1 of 2 listed "),
     ("a json of a terabyte", sparse("train2018.json", 2 ** 40), "train2018.json: expected a list of at most"),
 )

@@ -94,7 +94,7 @@ CASES = (
         path.parent, path.parents[2] / "coco_det" / path.parent.name), "move it there"),
     ("a pipe", instead(os.mkfifo), "found a pipe"),
     ("/dev/zero", instead(lambda path: path.symlink_to("/dev/zero")), "found a device"),
-    ("6 GB of nothing", instead(sparse), "at most 16 MB"),
+    ("6 GB of nothing", instead(sparse), "at most 16,777,216 bytes"),
     ("a link to nothing", instead(lambda path: path.symlink_to("nowhere")), LEFT),
     ("a link to itself", instead(lambda path: path.symlink_to(path)), LEFT),
     ("forged: another config", other(dataclasses.replace(departing(**{"SOLVER.MAX_ITER": 30}), scaled={})),

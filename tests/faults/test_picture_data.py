@@ -44,7 +44,7 @@ CHECK = "--task imagenet_linear --weights random --check --smoke --device cpu".s
      "from data/ILSVRC/Data/CLS-LOC/train (without test, val)"),
     ("pretrain wds", 0, "from data, shards: 2 (without imagenet1k-validation-00.tar)"),
     ("pretrain stl10", 2, "error: data: expected one folder to train on, found test, "),
-    ("pretrain a fifo", 2, "error: data/train/cat/x.jpg: expected a file, found a FIFO; remove it"),
+    ("pretrain a fifo", 2, "error: data/train/cat/x.jpg: expected a file, found a pipe; remove it"),
     ("transfer flat val, kaggle's list", 0, "data.val: default 50000, here 3"),
     ("transfer flat val", 2, "error: data/imagenet/val: expected folders of classes, found 3 pictures"),
     ("transfer inat, two annotations", 2, "found two; remove one")])
