@@ -1,4 +1,5 @@
 """Too little memory, said in one line."""
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ def within_memory(advice: str, function: Callable, *args: Any) -> Any:
     except torch.OutOfMemoryError as error:
         raise ValueError(f"too little GPU memory: {first_sentence(error)}; {advice}") from None
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "not enough memory" in str(error) or "alloc_cpu" in str(error):
-            raise ValueError(f"too little memory: {first_sentence(error) or 'none was left'}; {advice}") \
-                from None
+        tried = re.search(r"tried to allocate \d+ bytes", str(error))  # torch's, behind a place in its code
+        if isinstance(error, MemoryError) or tried:
+            found = tried[0] if tried else "none was left"
+            raise ValueError(f"too little memory: {found}; {advice}") from None
         raise
 
 
