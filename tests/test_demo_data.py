@@ -298,14 +298,15 @@ def test_detectron2_reads_voc(demo_root, year, split, count):
     assert set(found) == set(range(20)) or year == "VOC2012"
 
 
-def test_detectron2_reads_coco_under_its_built_in_name(demo_root):
-    import detectron2.data.datasets.builtin  # noqa: F401 - gives coco_2017_val the official categories
+def test_detectron2_reads_coco_with_its_official_categories(demo_root):
     from detectron2.data import MetadataCatalog
+    from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
     from detectron2.data.datasets.coco import load_coco_json
 
+    MetadataCatalog.get("official").set(**_get_builtin_metadata("coco"))  # not coco_2017_val: runs share it
     dicts = load_coco_json(str(demo_root / "coco/annotations/instances_val2017.json"),
-                           str(demo_root / "coco/val2017"), "coco_2017_val")
-    classes = MetadataCatalog.get("coco_2017_val").thing_classes
+                           str(demo_root / "coco/val2017"), "official")
+    classes = MetadataCatalog.get("official").thing_classes
     shown = {classes[row["category_id"]] for record in dicts for row in record["annotations"]}
     other_spelling = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
                       "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"}
