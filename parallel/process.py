@@ -2,6 +2,7 @@
 takes seconds: a command that only lists something must start at once."""
 import importlib
 import os
+import select
 import signal
 import sys
 
@@ -48,9 +49,21 @@ def one_line(error: Exception) -> str:
 
 def complain(error: Exception) -> int:
     """Print an error as one line, once for all processes; returns the exit status, 2 for a user's."""
+    if isinstance(error, BrokenPipeError) and reader_left():
+        return 1
     if not getattr(error, "spoken", not is_main()):
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
     return 2 if is_refusal(error) else 1
+
+
+def reader_left() -> bool:
+    """Return whether nobody reads what is printed any more, as behind `| head`; what is left goes nowhere."""
+    output = select.poll()
+    output.register(1, 0)  # of a pipe's writing end, POLLERR: the other end is closed
+    left = any(event & select.POLLERR for _, event in output.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return left
 
 
 def last(status: int) -> int:

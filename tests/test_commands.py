@@ -53,3 +53,13 @@ def test_installed_transfer_lists_the_tasks(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0 and done.stdout.startswith("imagenet_linear"), done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """As behind `| head`: the pipe is closed before anything is printed."""
+    reading, writing = os.pipe()
+    process = subprocess.Popen([sys.executable, str(ROOT / "transfer" / "run.py"), "--list"], stdout=writing,
+                               stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    os.close(reading)
+    assert process.communicate(timeout=60)[1] == ""
