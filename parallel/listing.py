@@ -7,7 +7,7 @@ ending are skipped. No file is opened to list it.
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from parallel.reading import read_small, what_is
@@ -137,6 +137,17 @@ def listed(path: Path, labelled: bool = False) -> tuple[list[str], list[int]]:
     if len(pairs) < len(rows):
         return [_bare(line) for _, line in rows], []
     return [_bare(name) for name, _ in pairs], [label for _, label in pairs]
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that stood there before, in order."""
+    known: set[str] = set()
+    again = []
+    for name in names:
+        if name in known:
+            again.append(name)
+        known.add(name)
+    return again
 
 
 def _has_ending(line: str) -> bool:

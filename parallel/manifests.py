@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallel.listing import lines_of, listed, require_files, text_of
+from parallel.listing import lines_of, listed, repeated, require_files, text_of
 
 MOST_CLASSES = 1_000_000
 INAT = ("train", "train_mini")
@@ -139,7 +139,5 @@ def _unique(source: Path, what: str, pairs, name_of: Callable = lambda key: None
 
 
 def _require_once(names: list[str], source: Path) -> None:
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        first = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{source}: {first} is listed twice; list each picture once")
+    if again := repeated(names):
+        raise ValueError(f"{source}: {again[0]} is listed twice; list each picture once")

@@ -47,8 +47,8 @@ def _rgb(file: Image.Image) -> Image.Image:
         if levels.min() < 0:
             raise ValueError(f"expected levels from 0, found {levels.min()}")
         deep = file.mode == "I" and file.format not in ("PNG", "PPM")
-        shift = 8 if not deep else 0 if levels.max() < 2 ** 8 else 8 if levels.max() < 2 ** 16 else 24
-        return Image.fromarray((levels >> shift).astype(np.uint8)).convert("RGB")
+        bits = next(bits for bits in (8, 16, 32) if levels.max() < 2 ** bits) if deep else 16
+        return Image.fromarray((levels >> bits - 8).astype(np.uint8)).convert("RGB")
     if file.mode == "F":
         levels = np.asarray(file)
         if not (0 <= levels.min() and levels.max() <= 1):  # not a number, too

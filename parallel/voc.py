@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from parallel.listing import lines_of
+from parallel.listing import lines_of, repeated
 from parallel.reading import read_small
 
 Read = TypeVar("Read")
@@ -34,17 +34,11 @@ def read_names(path: Path) -> list[str]:
              [" ".join(row) for row in rows if not all(word.lstrip("+-").isdigit() for word in row[1:])],
              "rename the files"),
             ("names below the folder of images", [name for name in names if leads_out(name)], "correct them"),
-            ("each image once", _again(map(os.path.normpath, names)), "take the others out")):
+            ("each image once", repeated(map(os.path.normpath, names)), "take the others out")):
         if found:
             raise ValueError(f"{path}: expected {problem}, found {len(found)} other lines, first "
                              f"{found[0]!r}; {remedy}")
     return names
-
-
-def _again(names):
-    """Return the names that stood there before, in order."""
-    known = set()
-    return [name for name in names if name in known or known.add(name)]
 
 
 def leads_out(name: str) -> bool:

@@ -96,13 +96,6 @@ def tidy_csv(sheet: Sheet) -> str:
     return text.getvalue()
 
 
-def _no_formula(value):
-    """Return text that a spreadsheet does not compute: with an apostrophe where it starts like a formula."""
-    if not isinstance(value, str):
-        return value
-    return f"'{visible(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else visible(value)
-
-
 def html(sheet: Sheet) -> str:
     """Return the table as a fragment of HTML, in ASCII; pointing at our figures shows what is behind them."""
     return html_table(sheet, lambda cell: "").encode("ascii", "xmlcharrefreplace").decode()
@@ -242,6 +235,13 @@ def _rules(groups):
 
 def _aligned(sheet):
     return ["right" if column.align == "r" else "left" for column in sheet.columns]
+
+
+def _no_formula(value):
+    """Return text that a spreadsheet does not compute: with an apostrophe where it starts like a formula."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else visible(value)
 
 
 def _escape_latex(text):

@@ -91,8 +91,9 @@ def keep(result: Result, root: Root, folder: Root) -> None:
             hidden.chmod(0o755)
             hashes = {}
             for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
-                shutil.copyfile(file, hidden / file.name)
-                hashes[file.name] = hashlib.sha256((hidden / file.name).read_bytes()).hexdigest()
+                content = file.read_bytes()
+                (hidden / file.name).write_bytes(content)
+                hashes[file.name] = hashlib.sha256(content).hexdigest()
             write_whole(hidden / INDEX, json.dumps({**_owner(result), "files": hashes}, indent=1) + "\n")
             os.replace(hidden, place)
         finally:
@@ -121,7 +122,7 @@ def read_kept(result: Result, root: Root) -> tuple[dict[str, bytes], list[str]]:
         try:
             contents[name] = read_small(folder / name)
         except (ValueError, OSError) as error:
-            problems.append(f"{error}")
+            problems.append(str(error))
         if name in contents and hashlib.sha256(contents[name]).hexdigest() != hashes.get(name):
             del contents[name]
             problems.append(f"{folder / name}: expected the file that the run left, found another; restore "
@@ -138,11 +139,11 @@ def read_record(path: Root, root: Root) -> Result:
 
     Its `scaled` is what its config and counts say, whatever the file states.
     """
+    text = read_small_text(path)
     try:
-        result = from_json(read_small_text(path))
+        result = from_json(text)
     except ValueError as error:
-        text = str(error)
-        raise ValueError(text if text.startswith(f"{path}:") else f"{path}: {text}") from None
+        raise ValueError(f"{path}: {error}") from None
     place = os.path.join(root, result.place)
     if path != place and Path(path) != Path(place):
         raise ValueError(f"{path}: expected this record at {place}; move it there or delete the copy")

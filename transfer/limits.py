@@ -33,6 +33,7 @@ COUNT = each(counted), f"from 1 to {MOST}"
 RATE = each(finite), "a finite number, 0 or more"
 POSITIVE = each(positive), "a finite number above 0"
 SHARE = each(lambda number: 0 < number < 1), "a share between 0 and 1"
+MOMENTUM = each(lambda number: 0 <= number < 1), "a number from 0 to below 1"
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": COUNT, "batch_size": COUNT, "max_iterations": COUNT, "strengths": COUNT, "draws": COUNT,
     "folds": (each(lambda number: 2 <= number <= MOST), f"from 2 to {MOST}"),
@@ -44,7 +45,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "initial_std": RATE, "norm_epsilon": RATE, "drop_factor": RATE,
     "sweep_learning_rates": RATE, "sweep_weight_decays": RATE,
     "drop_epochs": (each(lambda number: 0 <= number <= MOST), f"values from 0 to {MOST}"),
-    "momentum": (each(lambda number: 0 <= number < 1), "a number from 0 to below 1"),
+    "momentum": MOMENTUM,
     "positive_weight": POSITIVE, "tolerance": POSITIVE, "weakest": POSITIVE, "strongest": POSITIVE,
     "held_out": SHARE,
     "crop_scale": (lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
@@ -70,7 +71,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
                      "MODEL.ROI_HEADS.POSITIVE_FRACTION", "MODEL.RPN.IOU_THRESHOLDS",
                      "MODEL.ROI_HEADS.IOU_THRESHOLDS"), (each(lambda number: 0 <= number <= 1),
                                                          "from 0 to 1")),
-    "SOLVER.MOMENTUM": (each(lambda number: 0 <= number < 1), "a number from 0 to below 1"),
+    "SOLVER.MOMENTUM": MOMENTUM,
     "SOLVER.STEPS": (lambda value: list(value) == sorted({*value}) and each(counted)(value),
                      "iterations in rising order"),
 }

@@ -12,7 +12,8 @@ LIMITS = {"seed": (0, 2**31 - 1), "num_gpus": (1, 4096), "workers": (0, 1024)}
 
 
 def flag(default: Any, help: str, **options: Any) -> Any:
-    """Return a field that is a flag of transfer/run.py, too. options: of argparse's add_argument."""
+    """Return a field that is a flag of transfer/run.py, too. options: of argparse's add_argument, and `also`,
+    another name of the flag."""
     kind: dict[str, Any] = {"action": "store_true"} if default is False else {"default": default}
     if type(default) is int:
         kind["type"] = int
@@ -31,7 +32,8 @@ class Request:
     task: str  # a name of the catalogue
     weights: str | Path  # checkpoint of a ResNet, or "random"
     format: str | None = flag(None, "checkpoint format, if it is not recognised")
-    encoder: str | None = flag(None, "which encoder, where the checkpoint holds two (docs/weights.md)")
+    encoder: str | None = flag(None, "which encoder, where the checkpoint holds two (docs/weights.md)",
+                               also="--prefix")
     stem: str | None = flag(None, "of the network, where the checkpoint does not say it (docs/weights.md)",
                             choices=STEMS)
     name: str | None = flag(None, "name of the backbone in tables (default: the file's stem)")

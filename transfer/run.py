@@ -43,8 +43,9 @@ def parser() -> argparse.ArgumentParser:
     groups = {"seed": seeds, "resume": again, "rerun": again, "eval_only": again}
     for one in dataclasses.fields(Request):
         if one.metadata:
-            names = [f"--{one.name.replace('_', '-')}"] + ["--prefix"] * (one.name == "encoder")
-            groups.get(one.name, parser).add_argument(*names, **one.metadata)
+            options = dict(one.metadata)
+            names = filter(None, (f"--{one.name.replace('_', '-')}", options.pop("also", None)))
+            groups.get(one.name, parser).add_argument(*names, **options)
     seeds.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 to N-1, one record each")
     parser.add_argument("--plan", action="store_true",
                         help="say what is stored, what would run and for how long; run nothing")

@@ -21,6 +21,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core.mask import area as mask_areas
 
 from parallel.files import write_whole
+from parallel.listing import LARGEST_LIST
+from parallel.reading import read_small_text
 from transfer.detection.sets import coco_json, contract
 from transfer.detection.sets.contract import Listing, Use, file_states, require_file, require_sizes
 
@@ -121,7 +123,7 @@ def _noted(path):
     """[names, classes, masks, hash of the picture files' states]; None without a note or with a damaged
     one."""
     try:
-        names, classes, masks, pictures = json.loads(path.read_text())
+        names, classes, masks, pictures = json.loads(read_small_text(path, LARGEST_LIST))
         return [str(name) for name in names], tuple(map(str, classes)), bool(masks), str(pictures)
     except (OSError, ValueError, TypeError):
         return None
