@@ -42,6 +42,7 @@ from pretrain.recipe import Recipe, add_flags
 from pretrain.trainer import DATA_ON, Run, last_good, train
 from pretrain.upkeep import dryrun
 from pretrain.upkeep.knn import Labelled
+from pretrain.upkeep.online import judging_pictures
 
 SMALLER = "lower --batch-size or raise --accumulate"  # without enough memory
 
@@ -74,6 +75,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help="skipped steps in a row (NaN, spikes) that end the run (default: 10)")
     parser.add_argument("--knn-data", type=Path, metavar="FOLDER", help="small labelled set for a kNN "
                         "accuracy at the start and after each epoch: train and val, or classes only")
+    parser.add_argument("--online-probe", type=Path, metavar="PICTURES", help="labelled pictures of DATA's "
+                        "classes, such as its test folder: train a linear classifier beside the network, as "
+                        "solo-learn does, and judge it on them at the start and after each epoch")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout of "
                         "images in the network (default: yes on a GPU, where it is faster in 16 bits)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
@@ -138,6 +142,8 @@ def prepare(arguments: list[str]) -> tuple[Recipe, Run, int, bool]:
     epoch_batches(open_source(run.data), recipe, processes)
     if run.knn_data:
         Labelled(run.knn_data, recipe.image_size)
+    if run.online_probe:
+        judging_pictures(open_source(run.data), run.online_probe, recipe.image_size)
     if not dry:
         try:
             run.checkpoint_dir.mkdir(parents=True, exist_ok=True)

@@ -163,10 +163,14 @@ def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, warmup_ep
     return cosine + 0.001 * (1 - cosine)
 
 
+def schedule_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Return the share (0-1) of a recipe's peak rate at a step."""
+    return learning_rate_factor(step, steps_per_epoch, recipe.epochs, recipe.warmup_epochs, recipe.schedule,
+                                recipe.warmup_start)
+
+
 def learning_rates(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float, float, float]:
     """Return the rates of weights and of one-dimensional parameters, then both without the schedule. The base
     rates belong to 256 images a step."""
-    factor = learning_rate_factor(step, steps_per_epoch, recipe.epochs, recipe.warmup_epochs, recipe.schedule,
-                                  recipe.warmup_start)
-    factor *= recipe.batch_size / 256
+    factor = schedule_factor(recipe, step, steps_per_epoch) * recipe.batch_size / 256
     return (factor * recipe.learning_rate_weights, factor * recipe.learning_rate_biases, *recipe.peak_rates())

@@ -25,6 +25,7 @@ from pretrain.upkeep.checkpoint import Position
 from pretrain.upkeep.guard import GOOD, KIND, LOSS, Guard, Verdict, diagnosis, gradient_norms, not_finite
 from pretrain.upkeep.health import embedding_health, save_correlation
 from pretrain.upkeep.logbook import Logbook
+from pretrain.upkeep.online import OnlineProbe, judging_pictures
 
 ADVICE = "Lower the learning rates or choose another --precision"
 DATA_ON = ("auto", "device", "host")  # auto: on a GPU if they fit, see pictures/resident.py
@@ -56,11 +57,15 @@ class Run:
     tensorboard: bool = False
     wandb: bool = False
     knn_data: Path | None = None  # labelled pictures, see knn.py
+    online_probe: Path | None = None  # labelled pictures, see online.py
     device_memory: float | None = None  # GiB, which a forecast is held against; None: the GPU's own
 
     def __post_init__(self):
         if self.data_on not in DATA_ON:
             raise ValueError(f"--data-on expected one of {', '.join(DATA_ON)}, found {self.data_on!r}")
+        if self.compile and self.online_probe:
+            raise ValueError("--online-probe reads features within the network, which --compile hides; leave "
+                             "one of them out")
         for name, least, most in LIMITS:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
@@ -96,14 +101,16 @@ class Training:
     optimizer: LARS | Adam | SGD
     scaler: torch.amp.GradScaler
     guard: Guard
+    online: OnlineProbe | None = None
     logbook: Logbook | None = None  # of the main process
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def parts(self) -> checkpoint.Parts:
         """Return what a checkpoint holds."""
-        return {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler,
-                "guard": self.guard, "feed": self.feed}
+        parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler,
+                 "guard": self.guard, "feed": self.feed}
+        return parts | ({"online": self.online} if self.online else {})
 
     def save(self, position: Position) -> None:
         bad = not_finite(self.network)
@@ -133,8 +140,12 @@ def prepare(recipe: Recipe, run: Run, record: Path | None = None) -> Training:
         model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
                                         gradient_as_bucket_view=True)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    online = None
+    if run.online_probe:
+        judges, classes = judging_pictures(feed.source, run.online_probe, recipe.image_size)
+        online = OnlineProbe(network, recipe, judges, classes, device)
     return Training(recipe, run, device, feed, network, model, build_optimizer(recipe, network), scaler,
-                    Guard(network, recipe.spike_factor))
+                    Guard(network, recipe.spike_factor), online)
 
 
 def train(recipe: Recipe, run: Run) -> Outcome:
@@ -151,7 +162,7 @@ def train(recipe: Recipe, run: Run) -> Outcome:
         if is_main():
             print(f"data: {training.feed.identity['images']} images from {training.feed.place}", flush=True)
             training.logbook = stack.enter_context(contextlib.closing(Logbook(run, position.step)))
-        if labelled and position.step == 0:  # of the untrained network, for comparison
+        if position.step == 0:  # of the untrained network, for comparison
             judge(training, labelled, epoch=0, step=0)
         for epoch in range(position.epoch, recipe.epochs):
             number = train_epoch(training, epoch, position.start if epoch == position.epoch else 0, labelled)
@@ -185,8 +196,7 @@ def train_epoch(training: Training, epoch: int, start: int, labelled: knn.Labell
         if done == steps:
             if len(training.recipe.view_recipes()) > 1:
                 save_correlation(run.checkpoint_dir / "correlation.npz", step, *seen.outputs[:2])
-            if labelled:
-                judge(training, labelled, epoch, step)
+            judge(training, labelled, epoch, step)
             training.save(Position(epoch + 1, 0, step + 1))
         if done < steps and (number or due):
             training.save(Position(epoch, done, step + 1))
@@ -195,11 +205,13 @@ def train_epoch(training: Training, epoch: int, start: int, labelled: knn.Labell
     return 0
 
 
-def judge(training: Training, labelled: knn.Labelled, epoch: int, step: int) -> None:
-    """Log the online kNN accuracy. Every process calls it."""
-    accuracy = labelled.accuracy(training.network, training.device)
-    if training.logbook:
-        training.logbook.write(dict(epoch=epoch, step=step, knn=accuracy))
+def judge(training: Training, labelled: knn.Labelled | None, epoch: int, step: int) -> None:
+    """Log the accuracies of online kNN and probe, if asked for. Every process calls it."""
+    network, device = training.network, training.device
+    found = {"knn": labelled.accuracy(network, device)} if labelled else {}
+    found |= training.online.accuracies(device) if training.online else {}
+    if training.logbook and found:
+        training.logbook.write(dict(epoch=epoch, step=step) | found)
 
 
 @dataclass(frozen=True)
@@ -212,15 +224,17 @@ class Seen:
 
 
 def train_step(training: Training, step: int, views: Tensors) -> Seen:
-    """Update the network once. views: this process's, each (n, 3, H, W). The host need not wait for the
-    device: it is there that a step is skipped."""
+    """Update the network once. views: as of Feed.batches. The host need not wait for the device: it is there
+    that a step is skipped."""
     optimizer, scaler, guard = training.optimizer, training.scaler, training.guard
     rates = learning_rates(training.recipe, step, training.feed.steps)
     for group, rate in zip(optimizer.param_groups, rates):
         group["lr"] = rate
     optimizer.zero_grad()
     guard.begin()
-    loss, figures, outputs = backward(training, step, views)
+    labels = views[-1]  # an online probe's; else the last view
+    inputs = views[:-1] if training.online and not training.recipe.labelled else views
+    loss, figures, outputs = backward(training, step, inputs)
     scaler.unscale_(optimizer)
     # fp16 gradients overflow now and then by design: the scaler leaves the step out and halves its factor.
     norms = gradient_norms(optimizer)
@@ -231,6 +245,8 @@ def train_step(training: Training, step: int, views: Tensors) -> Seen:
         clip_grads_with_norm_(training.network.parameters(), training.recipe.max_norm, total)
     optimizer.found_inf = (kind != GOOD).float()
     optimizer.step()
+    if training.online:
+        training.online.learn(labels, step, training.feed.steps, kind != GOOD)
     training.network.after_step(step, kind == GOOD)
     guard.restore(kind >= LOSS)
     scaler.update()

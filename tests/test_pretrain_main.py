@@ -90,6 +90,7 @@ def test_a_method_has_its_own_flags_and_presets(pictures, call, capfd):
     (["--accumulate", "2", "--processes", "4"], "--accumulate 2: the batch of 4 does not divide by 4 "),
     (["--keep", "0"], "--keep expected 1 to 1000000, found 0"),
     (["--knn-data", "/dev/null"], "/dev/null: unknown kind of data"),
+    (["--online-probe", "/dev/null"], "/dev/null: unknown kind of data"),
     (["--precision", "fp8"], "--precision expected one of fp32, bf16, fp16, found 'fp8'"),
     (["--reference-world-size", "0"], "--reference-world-size expected actual or a number of processes"),
     (["--workers", "-1"], "--workers expected 0 to 1024, found -1"),

@@ -21,6 +21,7 @@ from pretrain.pictures.batches import epoch_batches
 from pretrain.pictures.feed import Feed
 from pretrain.pictures.sources import open_source
 from pretrain.upkeep import checkpoint
+from pretrain.upkeep.online import OnlineProbe
 from tests.pretrain_toys import lines, start, toy_backbone, toy_recipe, toy_run, write_pictures
 from transfer.weights.readers import recognised
 
@@ -58,20 +59,32 @@ def one_step(name, accumulate=1):
     one = recipe(method=name, **changes | TOYS.get(name, {}))
     torch.manual_seed(5)
     network = convert_sync_batchnorm(methods.build(one).double())
+    training, probe = attached(one, network)
+    given, own = views(*(view.size for view in one.view_recipes())), rows(name)
+    labels = torch.arange(BATCH) % 5
+    given += [labels] * one.labelled
+    loss, figures, outputs = trainer.backward(training, 3, [one[own] for one in given])
+    probe.learn(labels[own], 3, 10, torch.tensor(False))
+    training.optimizer.step()
+    network.after_step(3, torch.tensor(True))
+    assert all(not output.requires_grad and len(output) == len(own) for output in outputs)
+    return (loss, [p.detach() for part in (network, probe.classifier) for p in part.parameters()],
+            [b.double() for b in network.buffers()], {name: value.item() for name, value in figures.items()})
+
+
+def attached(one, network):
+    """What the trainer makes of a float64 network, at rate 0.1, and an online probe of five classes."""
     model = network if world_size() == 1 else DistributedDataParallel(network)
     optimizer = build_optimizer(one, network)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
-    training = trainer.Training(one, None, torch.device("cpu"), None, network, model, optimizer,
-                                torch.amp.GradScaler("cpu", enabled=False), None)
-    given, own = views(*(view.size for view in one.view_recipes())), rows(name)
-    given += [torch.arange(BATCH) % 5] * one.labelled
-    loss, figures, outputs = trainer.backward(training, 3, [one[own] for one in given])
-    optimizer.step()
-    network.after_step(3, torch.tensor(True))
-    assert all(not output.requires_grad and len(output) == len(own) for output in outputs)
-    return (loss, [p.detach() for p in network.parameters()], [b.double() for b in network.buffers()],
-            {name: value.item() for name, value in figures.items()})
+    probe = OnlineProbe(network, one, None, 5, torch.device("cpu"))
+    probe.classifier.double()
+    for parameter in probe.classifier.parameters():
+        probe.optimizer.state[parameter][probe.momentum] = torch.zeros_like(parameter)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return trainer.Training(one, None, torch.device("cpu"), None, network, model, optimizer, scaler,
+                            None), probe
 
 
 def one_step_each():

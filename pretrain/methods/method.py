@@ -41,6 +41,11 @@ class Method(nn.Module):
         is `labelled` gets the pictures' classes (n,), int64, after the views."""
         return views
 
+    def as_fed(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows (n, ...), one a picture, in the order in which `forward` passes a view to the
+        backbone."""
+        return rows
+
     def targets(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what the loss compares the outputs with and no gradient flows to."""
         return ()

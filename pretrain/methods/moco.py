@@ -126,10 +126,12 @@ class MoCo(Method):
             k = gather_batch(self.encode(self.encoder_k, shuffled))[places]
         return q, k
 
+    def as_fed(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(0, (self.group, -1)).transpose(0, 1).flatten(0, 1)
+
     def encode(self, encoder: nn.Module, y: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of y (n, 3, H, W), which are dealt out to groups in turn."""
-        groups = y.unflatten(0, (self.group, -1)).transpose(0, 1).flatten(0, 1)
-        return encoder(groups).unflatten(0, (-1, self.group)).transpose(0, 1).flatten(0, 1)
+        return encoder(self.as_fed(y)).unflatten(0, (-1, self.group)).transpose(0, 1).flatten(0, 1)
 
     def loss(self, outputs: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...],
              step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -165,11 +165,11 @@ def epoch_batches(source: Source, recipe: Recipe, processes: int, rank: int = 0)
 
 
 def build_loader(source: Source, backend: Backend, config: Recipe, workers: int, processes: int, rank: int,
-                 pin_memory: bool, record: Path | None = None) -> Loader:
+                 pin_memory: bool, record: Path | None = None, labelled: bool = False) -> Loader:
     """Return the loader of this process. Set `loader.batch_sampler.epoch` (and `start`) before each epoch;
-    the backend finishes the batches on the device. record: see Loader."""
+    the backend finishes the batches on the device. record: see Loader. labelled: see Samples."""
     batches = epoch_batches(source, config, processes, rank)
-    return Loader(Samples(source, backend, config.seed, config.labelled), record, batch_sampler=batches,
+    return Loader(Samples(source, backend, config.seed, labelled), record, batch_sampler=batches,
                   num_workers=workers, pin_memory=pin_memory, persistent_workers=workers > 0,
                   worker_init_fn=signals.loader_worker)
 

@@ -25,18 +25,20 @@ class Feed:
     record: the file that lists unusable pictures.
     steps: per epoch. identity: what the data set is, for checkpoints. place: where it is. waited: seconds
     spent waiting for the loader since it was last set to 0. replaced: samples made from another picture than
-    their own, over the whole run and all processes, as far as `note_replaced` was told.
+    their own, over the whole run and all processes, as far as `note_replaced` was told. source: the
+    pictures.
     """
 
     def __init__(self, config: Recipe, run: "Run", device: torch.device, record: Path | None = None):
         self.device, self.epochs, self.waited = device, config.epochs, 0.0
-        self.memory_format, self.labelled = run.memory_format, config.labelled
-        source = open_source(run.data)
+        self.memory_format = run.memory_format
+        self.labelled = config.labelled or run.online_probe is not None
+        self.source = source = open_source(run.data)
         held = hold(source, config, run, device)
         views = config.view_recipes()
         backend: Backend = ResidentViews(held, views) if held else make_backend(config.views, views)
         self.loader = batches.build_loader(held or source, backend, config, run.workers, world_size(), rank(),
-                                           device.type == "cuda", record)
+                                           device.type == "cuda", record, self.labelled)
         # A generator of its own: iterating must not advance the global one, which checkpoints keep.
         self.loader.generator = torch.Generator().manual_seed(config.seed)
         self.steps = len(self.loader)
@@ -55,8 +57,8 @@ class Feed:
         self.replaced = self.before = state["replaced"]
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yield the views, each (n, 3, S, S) float32 with an S of its own, and for a labelled recipe the
-        classes (n,), all on the device, for the steps from `start` to the end of the epoch."""
+        """Yield the views, each (n, 3, S, S) float32 with an S of its own, and for a labelled recipe or an
+        online probe the classes (n,), all on the device, for the steps from `start` to the epoch's end."""
         self.loader.batch_sampler.epoch, self.loader.batch_sampler.start = epoch, start
         hosts = self.from_loader(epoch, start)
         if self.device.type != "cuda":

@@ -46,6 +46,7 @@ class Parquet:
         self.groups = [np.cumsum(groups) for groups, _ in contents]  # ends of the row groups, by file
         labels = [labels for _, labels in contents if labels is not None]
         self.classes = np.concatenate(labels) if len(labels) == len(contents) else None
+        self.class_names: tuple[str, ...] = ()
         self.fingerprint = sha256([(Path(path).name, os.path.getsize(path)) for path in paths], self.ends)
 
     def __len__(self) -> int:

@@ -45,6 +45,7 @@ class Shards:
         self.keys.ends, self.keys.buffer = index["ends"], index["buffer"]
         self.classes = index["labels"] if len(index["labels"]) else None
         shards = [(Path(path).name, os.path.getsize(path)) for path in paths]
+        self.class_names: tuple[str, ...] = ()
         self.fingerprint = sha256(shards, self.offset, self.size, self.keys.buffer)
 
     def __len__(self) -> int:

@@ -25,9 +25,11 @@ class Source(Protocol):
     a run sees depends on its seed alone.
 
     fingerprint: sha256 of the data set, whatever folder it is in. place: what was read, for the log.
+    class_names: in the order of the labels, where they are known.
     """
     fingerprint: str
     place: str
+    class_names: tuple[str, ...]
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -121,6 +123,7 @@ class Files:
                  place: str = ""):
         self.root, self.names, self.place = str(root), Strings(names), place or str(root)
         self.classes = None if labels is None else np.asarray(labels, np.int64)
+        self.class_names: tuple[str, ...] = ()
         self.fingerprint = sha256(self.names.ends, self.names.buffer)
 
     @classmethod
@@ -130,9 +133,11 @@ class Files:
         tree = listing.files_below(root) if tree is None else tree
         if tree.keys() == {""}:
             return cls(root, tree[""])
-        files = listing.class_files(root, tree).values()
-        labels = np.repeat(np.arange(len(files)), [len(own) for own in files])
-        return cls(root, (name for own in files for name in own), labels)
+        files = listing.class_files(root, tree)
+        labels = np.repeat(np.arange(len(files)), [len(own) for own in files.values()])
+        found = cls(root, (name for own in files.values() for name in own), labels)
+        found.class_names = tuple(files)
+        return found
 
     @classmethod
     def of_list(cls, path: Path) -> "Files":
@@ -182,6 +187,7 @@ class Npz:
             raise ValueError(f"{path}: expected {len(images)} integers as labels, found {labels.dtype} "
                              f"{labels.shape}")
         self.path = self.place = str(path)
+        self.class_names = ()
         self.images, self.classes = images, labels
         self.fingerprint = sha256(checksums)
 

@@ -182,6 +182,9 @@ def require_fitting_parts(state: dict, parts: Parts, config: Recipe) -> None:
     """Raise ValueError unless every part of the run can be loaded and the file stands within the run."""
     wrapped = {"module." + name: value for name, value in parts["model"].state_dict().items()}
     checkpoints.require_like(state["model"], wrapped, "model")
+    if ("online" in parts) != ("online" in state):
+        raise ValueError("found one " + ("with" if "online" in state else "without") + " an online probe; "
+                         "--online-probe belongs to a run from its start to its end")
     for name in sorted(set(parts) & state.keys() - {"model", "optimizer"}):
         checkpoints.require_like(state[name], parts[name].state_dict(), name)
     fresh = "guard" in state and state["guard"]["counted"] == 0

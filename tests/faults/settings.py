@@ -67,6 +67,7 @@ OTHERS = (
     ("pretrain", ("--processes", "0"), "--processes expected at least 1"),
     ("pretrain", ("--processes", "7"), "does not divide by 7 processes"),
     ("pretrain", ("--knn-data", "nowhere"), "nowhere: no such file or folder"),
+    ("pretrain", ("--online-probe", "nowhere"), "nowhere: no such file or folder"),
     ("pretrain", ("--seed", "-1"), "--seed expected a number from 0"),
     ("pretrain", ("--arch", "resnet51"), "--arch expected one of resnet18"),
     ("pretrain", ("--stem", "large"), "--stem expected one of"),
