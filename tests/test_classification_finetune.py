@@ -139,7 +139,7 @@ def test_a_list_is_also_looked_for_in_the_cache(root, tmp_path, monkeypatch):
     monkeypatch.setitem(lists.OFFICIAL, "1percent", hashlib.sha256(content).hexdigest())
     context = toys.context(root, tmp_path / "out", cache=cache)
     assert finetune.data(SMALL, context)["name"] == "imagenet 1percent"
-    assert lists.chosen_pair("1percent", root / "imagenet", context)[0].source == str(cache / "1percent.txt")
+    assert lists.chosen_pair("1percent", "imagenet", context)[0].source == str(cache / "1percent.txt")
 
 
 def test_a_draw_is_of_each_class_and_the_seeds_are_draws_of_one_row(root, tmp_path):
@@ -148,12 +148,12 @@ def test_a_draw_is_of_each_class_and_the_seeds_are_draws_of_one_row(root, tmp_pa
     found = [finetune.data(config, context) for context in contexts]
     assert found[0] == found[1] == found[2] and found[0]["name"] == "imagenet draw:40%"
     assert found[0]["counts"] == {"train": 6, "val": 8}  # of 5, 5 and 4 images: 2 each
-    drawn = [lists.chosen_pair("draw:40%", root / "imagenet", context)[0] for context in contexts]
+    drawn = [lists.chosen_pair("draw:40%", "imagenet", context)[0] for context in contexts]
     assert all(samples.labels.tolist() == [0, 0, 1, 1, 2, 2] for samples in drawn)
     assert len({tuple(samples.names) for samples in drawn}) == 3
-    again = lists.chosen_pair("draw:40%", root / "imagenet", contexts[1])[0]
+    again = lists.chosen_pair("draw:40%", "imagenet", contexts[1])[0]
     assert again.names.tolist() == drawn[1].names.tolist()
-    least = lists.chosen_pair("draw:0.5%", root / "imagenet", contexts[0])[0]
+    least = lists.chosen_pair("draw:0.5%", "imagenet", contexts[0])[0]
     assert least.labels.tolist() == [0, 1, 2]
 
 
@@ -175,7 +175,7 @@ def test_wrong_lists(root, tmp_path, content, message):
     ({"split": "draw:101%"}, "found 'draw:101%'"),
     ({"precision": "bfloat16"}, "precision: expected float32 or float64"),
     ({"batch_size": 4, "image_size": 32}, "leaves batch norm one image in the last batch"),
-    ({"schedule": "flat"}, "schedule: expected cosine or step"),
+    ({"schedule": "flat"}, "schedule: expected cosine, step or exponential"),
 ])
 def test_errors(root, tmp_path, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -197,7 +197,7 @@ def test_other_names_of_a_default_make_its_row(config, names):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"schedule": "linear"}, "schedule: expected cosine or step"),
+    ({"schedule": "linear"}, "schedule: expected cosine, step or exponential"),
     ({"epochs": 0}, "epochs: expected from 1 to"),
     ({"precision": "half"}, "precision: expected one of float32"),
     ({"batch_size": 0}, "batch_size: expected from 1 to"),

@@ -29,6 +29,15 @@ GOLDEN = {
     "caltech101_probe": (PER_CLASS, 101 * 30, "test", 8_677 - 101 * 30),
     "flowers102_probe": (PER_CLASS, 2_040, "test", 6_149),
     "voc2007_probe": (("mAP_11point",), 5_011, "test", 4_952),
+    # mix-bt and solo-learn name no sizes: torchvision's lists, and those of each class in SimCLR's ImageNet.
+    **{f"{name}_{how}": (metrics, train, scored, count)
+       for name, train, scored, count in (
+           ("cifar10", 50_000, "test", 10_000), ("cifar100", 50_000, "test", 10_000),
+           ("stl10", 5_000, "test", 8_000), ("tiny_imagenet", 100_000, "val", 10_000),
+           ("imagenet100", 126_689, "val", 5_000))
+       for how, metrics in (("linear", ("top1", "top5")), ("knn", ("top1",)))},
+    **{f"{name}_semi{share}": (("top1", "top5"), 500 * share, "test", 10_000)
+       for name in ("cifar10", "cifar100") for share in (1, 10)},
     "voc_det": (("AP50", "AP", "AP75"), 5_011 + 11_540, "test", 4_952),
     "voc07_det": (("AP50", "AP", "AP75"), 5_011, "test", 4_952),
     "voc_det_fpn": (("AP50", "AP", "AP75"), 5_011 + 11_540, "test", 4_952),

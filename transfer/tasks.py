@@ -65,6 +65,27 @@ BOXES = tuple("""
     TEST.PRECISE_BN.NUM_ITER 2""".split())
 
 
+def _small(dataset: str, held: str, train: int, count: int, linear: str, knn: str) -> tuple[Task, Task]:
+    """Linear evaluation and kNN on a small benchmark; linear, knn: where their protocols stand. held: what
+    the set calls the part that is scored, with `count` pictures."""
+    counts, name = {"train": train, held: count}, dataset.upper()
+    smoke = ("image_size", "32")
+    return (Task(name=f"{dataset}_linear", module=LINEAR, default=lambda linear: getattr(linear, name),
+                 metrics=("top1", "top5"), paper=f"not in the paper; {linear}", counts=counts, version=1,
+                 smoke=(*smoke, "epochs", "3", "batch_size", "64")),
+            Task(name=f"{dataset}_knn", module=KNN, default=lambda knn: getattr(knn, name), metrics=("top1",),
+                 paper=f"not in the paper; {knn}", counts=counts, version=1, smoke=(*smoke, "k", "5")))
+
+
+def _semi(dataset: str, percentage: int) -> Task:
+    """Fine-tuning on a drawn part of CIFAR's labels."""
+    split = f"draw:{percentage}%"
+    return Task(name=f"{dataset}_semi{percentage}", module=FINETUNE,
+                default=lambda finetune: finetune.Small(dataset=dataset, split=split),
+                metrics=("top1", "top5"), paper="not published; imagenet_semi at 32 pixels", version=1,
+                counts={"train": 500 * percentage, "test": 10_000}, smoke=("epochs", "2", "batch_size", "10"))
+
+
 def _probe(name: str, dataset: str, metrics: tuple[str, ...], train: int, test: int) -> Task:
     """A logistic probe on one of the small sets; counts of Kornblith et al., table 1 (Caltech101: without
     its background class)."""
@@ -80,6 +101,7 @@ def _detector(name: str, yaml: str, paper: str, metrics: tuple[str, ...], train:
                 metrics=metrics, paper=paper, counts={"train": train, "test": test}, version=1, smoke=BOXES)
 
 
+MIXED_BT = "mix-bt, its README"
 PER_CLASS = ("mean_per_class", "top1")
 VOC = ("AP50", "AP", "AP75")
 COCO = ("box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50", "mask_AP75")
@@ -122,6 +144,12 @@ TASKS = {task.name: task for task in (
     _probe("caltech101_probe", "caltech101", PER_CLASS, 3_030, 5_647),
     _probe("flowers102_probe", "flowers102", PER_CLASS, 2_040, 6_149),
     _probe("voc2007_probe", "voc2007", ("mAP_11point",), 5_011, 4_952),
+    *_small("cifar10", "test", 50_000, 10_000, MIXED_BT, MIXED_BT),
+    *_small("cifar100", "test", 50_000, 10_000, MIXED_BT, MIXED_BT),
+    *_small("stl10", "test", 5_000, 8_000, MIXED_BT, MIXED_BT),
+    *_small("tiny_imagenet", "val", 100_000, 10_000, MIXED_BT, MIXED_BT),
+    *_small("imagenet100", "val", 126_689, 5_000, "solo-learn, scripts/linear", "lightly's benchmark"),
+    *(_semi(dataset, percentage) for dataset in ("cifar10", "cifar100") for percentage in (1, 10)),
     _detector("voc_det", "pascal_voc_R_50_C4_24k_bt.yaml", "Table 4, appendix C.2", VOC, 16_551, 4_952),
     _detector("coco_det", "coco_R_50_C4_1x_bt.yaml", "Table 4, appendix C.2", COCO, 118_287, 5_000),
     _detector("voc07_det", "pascal_voc07_R_50_C4_12k5.yaml", "not in the paper; VISSL's voc07", VOC, 5_011,

@@ -50,7 +50,7 @@ def collect(backbone: Backbone, sets: list[Samples], pipeline: Pipeline, context
             if features is None:
                 network = network or pooled(freeze(backbone, device, pipeline.precision), pipeline.pooling)
                 images = Images(samples, pipeline.image_size, augment=False, resize=pipeline.resize)
-                features, _ = extract(network, images, context, device, pipeline.precision,
+                features, _ = extract(network, images, context, device, pipeline,
                                       f"features of {samples.source}", dimensions)
                 assert_frozen(network, backbone, pipeline.precision)
                 if path:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from transfer.classification.images import RESIZES, Images, OrderedBatches, batches_of, loader, normalised
+from transfer.classification.images import (
+    Images,
+    OrderedBatches,
+    batches_of,
+    loader,
+    normalised,
+    require_known,
+)
 from transfer.classification.journal import bar
 from transfer.settings import Context
 from transfer.weights.architectures import Architecture
@@ -38,13 +45,14 @@ class Pipeline:
     resize: str = "crop"
     pooling: str = "average"
     precision: str = "float32"
+    normalisation: str = "imagenet"
 
     def check(self) -> None:
         """ValueError that names the field, what it may be and what was found."""
         dtype_of(self.precision)
-        for name, known in (("resize", RESIZES), ("pooling", POOLINGS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
+        require_known(resize=self.resize, normalisation=self.normalisation)
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, found {self.pooling!r}")
         if self.pooling == "res5" and self.image_size < 161:
             raise ValueError(f"image_size: expected 161 or more for pooling res5, whose windows are 6 wide, "
                              f"found {self.image_size}")
@@ -83,11 +91,11 @@ def assert_frozen(network: nn.Module, backbone: Backbone, precision: str) -> Non
             raise RuntimeError(f"{CHECK}: {name} is not what was loaded; report this as a bug of the suite")
 
 
-def features_of(network: nn.Module, images: torch.Tensor, device: torch.device,
-                precision: str) -> torch.Tensor:
+def features_of(network: nn.Module, images: torch.Tensor, device: torch.device, precision: str,
+                normalisation: str = "imagenet") -> torch.Tensor:
     """images (n, 3, S, S) uint8 -> (n, width), float64 for that precision, else float32."""
     with torch.inference_mode():
-        features = network(normalised(images, device, dtype_of(precision)))
+        features = network(normalised(images, device, dtype_of(precision), normalisation))
         return features.to(torch.float64 if precision == "float64" else torch.float32)
 
 
@@ -98,7 +106,7 @@ def pooled(network: nn.Module, pooling: str) -> nn.Module:
     return network
 
 
-def extract(network: nn.Module, images: Images, context: Context, device: torch.device, precision: str,
+def extract(network: nn.Module, images: Images, context: Context, device: torch.device, pipeline: Pipeline,
             text: str, dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """This rank's contiguous part of a set: features (n, dimensions) and labels (n, ...) on the CPU.
 
@@ -107,10 +115,11 @@ def extract(network: nn.Module, images: Images, context: Context, device: torch.
     """
     batches = OrderedBatches(len(images), BATCH_SIZE)
     own = batches.own
-    dtype = torch.float64 if precision == "float64" else torch.float32
+    dtype = torch.float64 if pipeline.precision == "float64" else torch.float32
     features = torch.full((len(own), dimensions), float("nan"), dtype=dtype)
     for pictures, _, indices in bar(batches_of(loader(images, batches, context)), text, len(batches)):
-        features[indices - own.start] = features_of(network, pictures, device, precision).cpu()
+        features[indices - own.start] = features_of(network, pictures, device, pipeline.precision,
+                                                    pipeline.normalisation).cpu()
     # In slices: isfinite makes a copy, and the training features of ImageNet are 10.5 GB.
     if not all(torch.isfinite(rows).all() for rows in features.split(4096)):
         raise ValueError(f"{images.samples.source}: features are not finite; the weights are damaged")

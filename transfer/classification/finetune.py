@@ -33,7 +33,8 @@ from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, local_device, world_size
 from transfer.classification import images, layouts, lists, training
-from transfer.classification.features import BATCH_SIZE, dtype_of
+from transfer.classification.datasets import halves, stated
+from transfer.classification.features import BATCH_SIZE
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.classification.metrics import percent, topk_correct
 from transfer.precision import tf32
@@ -43,7 +44,7 @@ from transfer.weights.backbone import Backbone, build
 PAPER = {"backbone_learning_rate": 0.002, "schedule": "step"}  # P B.2; the rate is for the first release
 # What a preset does not name is as in the default. SwAV: arXiv 2006.09882, A.4, and eval_semisup.py of
 # facebookresearch/swav, which also joins the batch norms. VICReg: arXiv 2105.04906, C.2, and its README.
-PRESETS = {
+PRESETS: dict[str, dict] = {
     "1percent": {
         "default": {}, "paper": PAPER,
         "swav": {"backbone_learning_rate": 0.02, "head_learning_rate": 5.0, "schedule": "step",
@@ -56,6 +57,8 @@ PRESETS = {
                  "sync_batch_norm": True},
         "vicreg": {"backbone_learning_rate": 0.01, "head_learning_rate": 0.1},
     },
+    # Of Small
+    **dict.fromkeys(("draw:1%", "draw:10%"), {"default": {}, "paper": PAPER}),
 }
 
 
@@ -79,11 +82,23 @@ class Config(TaskConfig):
     precision: str = "float32"             # or float64
     sync_batch_norm: bool = False          # statistics of all processes' images together
     preset: str = "default"
+    # Settings of Small: ImageNet has these values.
+    resize, normalisation = "crop", "imagenet"
 
     @property
     def PRESETS(self) -> dict:
         """Those of the task's list."""
         return PRESETS[self.split]
+
+
+@dataclass(frozen=True)
+class Small(Config):
+    """CIFAR-10 at its own size: *ours*, no source has it. The draw is the seed's, of each class alike."""
+    dataset: str = "cifar10"
+    split: str = "draw:1%"
+    image_size: int = 32
+    resize: str = "stretch"                # of tested images, which does nothing at their own size
+    normalisation: str = "imagenet"        # that of the weights' pretraining: images.NORMALISATIONS
 
 
 ONE_PERCENT, TEN_PERCENT = Config(), Config(split="10percent")
@@ -96,14 +111,14 @@ def data(config: Config, conditions: Conditions) -> dict:
     all images, since the separately recorded seed makes the draw: the records of several draws are one
     row."""
     check(config, conditions.gpus)
+    if lists.is_draw(config.split):
+        parts = halves(conditions.data, config.dataset)
+        found = stated(f"{config.dataset} {config.split}", parts, also=config.split)
+        found["counts"]["train"] = int(lists.draw(parts["train"], config.split, conditions.seed).sum())
+        return found
     root = conditions.data / config.dataset
     if not root.is_dir():  # before a list is looked for in it
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
-    if lists.is_draw(config.split):
-        whole, val = layouts.split_pair(root)
-        count = int(lists.draw(whole, config.split, conditions.seed).sum())
-        return {"name": f"{config.dataset} {config.split}", "counts": {"train": count, "val": len(val)},
-                "fingerprint": layouts.fingerprint(whole, val, also=config.split)}
     content, source = lists.split_list(config.split, root, conditions.cache)
     train, val = lists.labelled_pair(content, source, root)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -120,7 +135,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
     """{"top1", "top5", "best_top1"} on the validation set, percent. Resumes from context.out if asked to."""
     check(config, world_size())
     device, journal = local_device(context.device), Journal(context)
-    train, val = lists.chosen_pair(config.split, context.data / config.dataset, context)
+    train, val = lists.chosen_pair(config.split, config.dataset, context)
     # Equal shares, as DistributedSampler makes them, matter only where each process has its own statistics.
     batches = images.TrainBatches(len(train), config.batch_size, context.seed, pad=not config.sync_batch_norm)
     alone = 1 if config.sync_batch_norm else world_size()
@@ -128,7 +143,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         raise ValueError(f"batch_size {config.batch_size} leaves batch norm one image in the last batch, "
                          f"which at image_size {config.image_size} has no variance; choose another")
     with tf32(allowed=False):
-        dtype = dtype_of(config.precision)
+        dtype = torch.float64 if config.precision == "float64" else torch.float32
         network = build(backbone).to(device, dtype).to(memory_format=torch.channels_last)
         if config.sync_batch_norm:
             network = convert_sync_batchnorm(network)
@@ -144,7 +159,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         history = checkpoint.load()
         train_loader = images.loader(images.Images(train, config.image_size, augment=True, seed=context.seed,
                                                    crop_scale=config.crop_scale), batches, context)
-        val_images = images.Images(val, config.image_size, augment=False)
+        val_images = images.Images(val, config.image_size, augment=False, resize=config.resize)
         val_loader = images.loader(val_images, images.OrderedBatches(len(val), BATCH_SIZE), context)
         for epoch in range(len(history), config.epochs):
             batches.epoch, factor = epoch, training.schedule_factor(config, epoch)
@@ -152,7 +167,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
             steps = checkpoint.steps(train_loader, history, loss_sum)
             train_epoch(network, head, optimizer, config, factor, steps, loss_sum, batches)
             (loss,) = training.mean_losses(loss_sum, batches)
-            (top1, top5), truth, predicted = validate(network, head, val_loader, device)
+            (top1, top5), truth, predicted = validate(network, head, val_loader, device, config.normalisation)
             history.append({"loss": loss, "top1": top1, "top5": top5})
             # Before the checkpoint: a finished run must have them.
             training.keep_history(context, history)
@@ -168,6 +183,7 @@ def check(config: Config, processes: int) -> None:
     training.check_training(config, processes)
     if config.precision not in ("float32", "float64"):  # 16-bit training needs loss scaling: another recipe
         raise ValueError(f"precision: expected float32 or float64, found {config.precision!r}")
+    images.require_known(resize=config.resize, normalisation=config.normalisation)
 
 
 def train_epoch(network: nn.Module, head: nn.Linear, optimizer: torch.optim.Optimizer, config: Config,
@@ -182,7 +198,8 @@ def train_epoch(network: nn.Module, head: nn.Linear, optimizer: torch.optim.Opti
     head.train()
     with signals.deferred():
         for step, (pictures, labels, _) in steps:
-            logits = head(network(images.normalised(pictures, loss_sum.device, head.weight.dtype)))
+            logits = head(network(images.normalised(pictures, loss_sum.device, head.weight.dtype,
+                                                    config.normalisation)))
             losses = functional.cross_entropy(logits, labels.to(loss_sum.device), reduction="sum")
             optimizer.zero_grad()
             (losses / batches.size(step)).backward()
@@ -193,7 +210,8 @@ def train_epoch(network: nn.Module, head: nn.Linear, optimizer: torch.optim.Opti
 
 @torch.inference_mode()
 def validate(network: nn.Module, head: nn.Linear, val_loader: torch.utils.data.DataLoader,
-             device: torch.device) -> tuple[list[float], torch.Tensor, torch.Tensor]:
+             device: torch.device,
+             normalisation: str) -> tuple[list[float], torch.Tensor, torch.Tensor]:
     """([top1, top5] in percent over all ranks, this rank's labels (n,), its predictions (n,)), with rank 0's
     batch-norm statistics everywhere, as with DDP."""
     if world_size() > 1:
@@ -204,7 +222,7 @@ def validate(network: nn.Module, head: nn.Linear, val_loader: torch.utils.data.D
     correct = torch.zeros(2, dtype=torch.int64, device=device)
     truth, predicted = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     for pictures, labels, _ in bar(images.batches_of(val_loader), "validation", len(val_loader)):
-        logits = head(network(images.normalised(pictures, device, head.weight.dtype)))
+        logits = head(network(images.normalised(pictures, device, head.weight.dtype, normalisation)))
         correct += topk_correct(logits, labels.to(device), (1, 5))
         truth.append(labels)
         predicted.append(logits.argmax(1).cpu())

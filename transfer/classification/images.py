@@ -5,7 +5,7 @@ ranks changes which crop an image gets or which images share a batch, so they do
 """
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +23,9 @@ from transfer.settings import Context
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of `batches_of`
 Run = TypeVar("Run", range, list)
 
-# How a whole image becomes a square of side S; bilinear but for the last.
+BICUBIC = transforms.InterpolationMode.BICUBIC
+
+# How a whole image becomes a square of side S; bilinear unless the name says otherwise.
 RESIZES = {
     # Shorter side to S x 256 / 224, centre crop: barlowtwins evaluate.py:132-136, SwAV A.5, VICReg C.3.
     "crop": lambda side: [transforms.Resize(round(side * 256 / 224)), transforms.CenterCrop(side)],
@@ -31,28 +33,63 @@ RESIZES = {
     "squash": lambda side: [transforms.Resize(round(side * 256 / 224)), transforms.Resize((side, side))],
     # Both sides to S at once: VISSL eval_resnet_8gpu_transfer_voc07_low_shot_svm.yaml.
     "stretch": lambda side: [transforms.Resize((side, side))],
-    # Shorter side to S, centre crop: SimCLR (arXiv 2002.05709) B.8 on the sets of Kornblith et al.
-    "bicubic": lambda side: [transforms.Resize(side, transforms.InterpolationMode.BICUBIC),
-                             transforms.CenterCrop(side)],
+    # Shorter side to S, centre crop: imagenet100_benchmark.py of lightly-ai/lightly.
+    "bilinear": lambda side: [transforms.Resize(side), transforms.CenterCrop(side)],
+    # The same: SimCLR (arXiv 2002.05709) B.8 on the sets of Kornblith et al.
+    "bicubic": lambda side: [transforms.Resize(side, BICUBIC), transforms.CenterCrop(side)],
+    # 70 and 64 pixels: mix-bt, utils.py StlPairTransform.
+    "bicubic_crop": lambda side: [transforms.Resize(round(side * 70 / 64), BICUBIC),
+                                  transforms.CenterCrop(side)],
 }
+
+# How a training image of side S is drawn; scale: the least and the largest share of its area.
+AUGMENTATIONS: dict[str, Callable] = {
+    "crop": lambda side, scale: [  # barlowtwins evaluate.py:126
+        transforms.RandomResizedCrop(side, scale), transforms.RandomHorizontalFlip()],
+    "colour": lambda side, scale: [  # mix-bt, utils.py CifarPairTransform, as in HSIC
+        transforms.RandomResizedCrop(side, scale), transforms.RandomHorizontalFlip(), *_colour(0.2)],
+    "colour_bicubic": lambda side, scale: [  # mix-bt, utils.py TinyImageNetPairTransform, StlPairTransform
+        *_colour(0.1), transforms.RandomResizedCrop(side, scale, interpolation=BICUBIC),
+        transforms.RandomHorizontalFlip()],
+}
+
+# Mean and standard deviation of RGB in 0-1. They belong to the weights: those that they were trained with.
+NORMALISATIONS = {
+    "imagenet": (MEAN, STD),  # of this suite and of lightly on any set; of solo-learn on ImageNet-100
+    "solo_cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),  # solo-learn; its STL-10 to 1e-4
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),    # mix-bt, HSIC
+    "tiny_imagenet": ((0.480, 0.448, 0.398), (0.277, 0.269, 0.282)),  # mix-bt
+    "stl10": ((0.43, 0.42, 0.39), (0.27, 0.26, 0.27)),                # mix-bt
+}
+
+
+def _colour(grey):
+    jitter = transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)
+    return [transforms.RandomApply([jitter], 0.8), transforms.RandomGrayscale(grey)]
+
+
+def require_known(**settings: str) -> None:
+    """ValueError for a name of a setting that is not in its table here."""
+    tables: dict[str, Iterable[str]] = {"resize": RESIZES, "augmentation": AUGMENTATIONS,
+                                        "normalisation": NORMALISATIONS}
+    for name, value in settings.items():
+        if value not in tables[name]:
+            raise ValueError(f"{name}: expected one of {', '.join(tables[name])}, found {value!r}")
 
 
 class Images(torch.utils.data.Dataset):
     """Item (epoch, index) -> (image (3, S, S) uint8 RGB, label, index), or the message of an unreadable file.
 
-    augment: random resized crop (share `crop_scale` of the area, bilinear) and flip, drawn from (seed,
-    epoch, index); else the whole image by one of RESIZES (barlowtwins evaluate.py:125-136).
+    augment: by one of AUGMENTATIONS (shares `crop_scale` of the area), drawn from (seed, epoch, index);
+    else the whole image by one of RESIZES (barlowtwins evaluate.py:125-136).
     """
 
     def __init__(self, samples: Samples, image_size: int, *, augment: bool, seed: int = 0,
-                 crop_scale: Sequence[float] = (0.08, 1.0), resize: str = "crop"):
+                 crop_scale: Sequence[float] = (0.08, 1.0), resize: str = "crop", augmentation: str = "crop"):
         self.samples, self.image_size, self.augment, self.seed = samples, image_size, augment, seed
-        if augment:
-            steps = [transforms.RandomResizedCrop(image_size, scale=tuple(crop_scale)),
-                     transforms.RandomHorizontalFlip()]
-        else:
-            steps = RESIZES[resize](image_size)
-        self.transform = transforms.Compose(steps)
+        self.transform = transforms.Compose(
+            AUGMENTATIONS[augmentation](image_size, tuple(crop_scale)) if augment else
+            RESIZES[resize](image_size))
 
     def __len__(self):
         return len(self.samples)
@@ -174,10 +211,13 @@ def _collate(items, images):
     return torch.stack(pictures), torch.stack(labels), torch.tensor(indices)
 
 
-def normalised(images: torch.Tensor, device: torch.device,
-               dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """images (n, 3, S, S) uint8 -> (x / 255 - mean) / std in dtype, channels_last, on the device."""
+def normalised(images: torch.Tensor, device: torch.device, dtype: torch.dtype = torch.float32,
+               normalisation: str = "imagenet") -> torch.Tensor:
+    """images (n, 3, S, S) uint8 -> (x / 255 - mean) / std in dtype, channels_last, on the device.
+
+    normalisation: of NORMALISATIONS.
+    """
     wide = torch.float64 if dtype == torch.float64 else torch.float32  # 16 bits only for the result
     images = images.to(device, non_blocking=True).to(wide)
-    mean, std = (images.new_tensor(value).view(1, 3, 1, 1) for value in (MEAN, STD))
+    mean, std = (images.new_tensor(value).view(1, 3, 1, 1) for value in NORMALISATIONS[normalisation])
     return images.div_(255).sub_(mean).div_(std).to(dtype).contiguous(memory_format=torch.channels_last)

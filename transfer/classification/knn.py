@@ -14,14 +14,14 @@ of a further one top1_k<k>_t<temperature>.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from parallel.collectives import all_gather_rows, local_device
-from transfer.classification import layouts
 from transfer.classification.cache import collect
+from transfer.classification.datasets import halves, stated
 from transfer.classification.features import Pipeline
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.precision import tf32
@@ -29,6 +29,22 @@ from transfer.settings import Conditions, Context, TaskConfig
 from transfer.weights.backbone import Backbone
 
 QUERIES, BLOCK = 512, 2 ** 14  # validation and training images compared at once: 34 MB of similarities
+
+# lightly-ai/lightly: benchmarks/imagenet/resnet50/knn_eval.py, and cifar10_benchmark.py of its documentation
+LIGHTLY = {"k": (200,), "temperature": (0.1,)}
+# knn.py:30-34 of vturrisi/solo-learn, its default temperature first
+SOLO = {"k": (20,), "temperature": (0.07, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)}
+# main.py:148-149 of wgcban/mix-bt, as in yaohungt/Barlow-Twins-HSIC
+MIXED_BT = {"k": (200,), "temperature": (0.5,)}
+PRESETS: dict[str, dict] = {
+    "imagenet": {"default": {}, "mmselfsup": {"k": (10, 20, 100, 200)},  # test_knn.py:48-57
+                 "lightly": LIGHTLY, "solo": SOLO, "mixed_bt": MIXED_BT},
+    **dict.fromkeys(("cifar10", "cifar100", "tiny_imagenet"), {
+        "default": {}, "mixed_bt": {}, "lightly": LIGHTLY, "solo": SOLO}),
+    "stl10": {"default": {}, "mixed_bt": {}, "lightly": LIGHTLY,
+              "solo": {**SOLO, "image_size": 96, "resize": "stretch"}},
+    "imagenet100": {"default": {}, "lightly": {}, "solo": {**SOLO, "resize": "crop"}, "mixed_bt": MIXED_BT},
+}
 
 
 @dataclass(frozen=True)
@@ -41,27 +57,51 @@ class Config(TaskConfig):
     precision: str = "float32"       # of the backbone; bfloat16 moves features by 4e-3
     preset: str = "default"
 
-    PRESETS: ClassVar[dict] = {
-        "default": {},
-        "mmselfsup": {"k": (10, 20, 100, 200)},                # test_knn.py:48-57
-        "lightly": {"k": (200,), "temperature": (0.1,)},       # benchmarks/imagenet/resnet50/knn_eval.py
-        # knn.py:30-34, its default temperature first
-        "solo": {"k": (20,), "temperature": (0.07, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)},
-        # main.py:148-149 of wgcban/mix-bt, as in yaohungt/Barlow-Twins-HSIC
-        "mixed_bt": {"k": (200,), "temperature": (0.5,)},
-    }
+    # Settings of Small: ImageNet has these values.
+    resize, normalisation = "crop", "imagenet"
+
+    @property
+    def PRESETS(self) -> dict:
+        """Those of the task's data set."""
+        return PRESETS[self.dataset]
 
     @property
     def pipeline(self) -> Pipeline:
-        return Pipeline(self.image_size, precision=self.precision)
+        return Pipeline(self.image_size, self.resize, precision=self.precision,
+                        normalisation=self.normalisation)
+
+    def metric(self, k: int, temperature: float) -> str:
+        """What the figure of one pair is called."""
+        return f"top1_k{k}" + (f"_t{temperature:g}" if temperature != self.temperature[0] else "")
+
+
+@dataclass(frozen=True)
+class Small(Config):
+    """Defaults: CIFAR-10, main.py of wgcban/mix-bt. The first k and temperature give `top1`."""
+    dataset: str = "cifar10"
+    k: tuple[int, ...] = (200,)
+    temperature: tuple[float, ...] = (0.5,)
+    image_size: int = 32
+    resize: str = "stretch"          # does nothing at the pictures' own size
+    normalisation: str = "imagenet"  # that of the weights' pretraining: images.NORMALISATIONS
+
+    def metric(self, k: int, temperature: float) -> str:
+        first = (k, temperature) == (self.k[0], self.temperature[0])
+        return "top1" if first else super().metric(k, temperature)
+
+
+CIFAR10, CIFAR100 = Small(), Small("cifar100")
+TINY_IMAGENET = Small("tiny_imagenet", image_size=64)
+STL10 = Small("stl10", image_size=64, resize="bicubic_crop")
+# imagenet100_benchmark.py of lightly-ai/lightly, docs/source/getting_started/benchmarks
+IMAGENET100 = Small("imagenet100", k=(20,), temperature=(0.1,), image_size=224, resize="bilinear")
 
 
 def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts and fingerprint of the data set; ValueError when a k exceeds its training images."""
-    train, val = layouts.split_pair(conditions.data / config.dataset)
-    check(config, len(train), train.source)
-    return {"name": config.dataset, "counts": {"train": len(train), "val": len(val)},
-            "fingerprint": layouts.fingerprint(train, val)}
+    parts = halves(conditions.data, config.dataset)
+    check(config, len(parts["train"]), parts["train"].source)
+    return stated(config.dataset, parts)
 
 
 def check(config: Config, count: int, source: str) -> None:
@@ -73,18 +113,18 @@ def check(config: Config, count: int, source: str) -> None:
 
 
 def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
-    """{"top1_k20", "top1_k200"} (one per config.k), percent. A resumed run computes the features anew."""
+    """{"top1_k20", "top1_k200"} (see config.metric), percent. A resumed run computes the features anew."""
     device, journal = local_device(context.device), Journal(context)
-    pair = layouts.split_pair(context.data / config.dataset)
-    check(config, len(pair[0]), pair[0].source)
-    (bank, bank_labels), (queries, truth) = collect(backbone, list(pair), config.pipeline, context, device)
+    train, scored = halves(context.data, config.dataset).values()
+    check(config, len(train), train.source)
+    (bank, bank_labels), (queries, truth) = collect(backbone, [train, scored], config.pipeline, context,
+                                                    device)
     queries, truth = all_gather_rows(queries), all_gather_rows(truth)
-    classes = pair[0].classes
+    classes = train.classes
     with tf32(allowed=False):
         votes = predict(bank, bank_labels, queries, len(classes), config.k, config.temperature, device)
     metrics: dict[str, Any] = {
-        f"top1_k{k}" + (f"_t{temperature:g}" if temperature != config.temperature[0] else ""):
-        100 * (votes[k, temperature] == truth).sum().item() / len(truth)
+        config.metric(k, temperature): 100 * (votes[k, temperature] == truth).sum().item() / len(truth)
         for temperature in config.temperature for k in config.k}
     journal.line(**metrics)
     keep_predictions(context, classes, truth, votes[config.k[0], config.temperature[0]])

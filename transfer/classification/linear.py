@@ -8,6 +8,12 @@ Places205 and iNat18 (Table 3, appendix C.1): batch norm without scale and shift
 learning rate 0.01 with three drops, weight decay 5e-4, 14 and 84 epochs (VISSL's schedule with the paper's
 epochs and weight decay; the paper's own two drops are `preset paper`). Expected: 54.1 and 46.5 top-1.
 
+The small sets have their own protocols (Small): CIFAR-10, CIFAR-100, Tiny-ImageNet and STL-10 that of Mixed
+Barlow Twins (linear.py of wgcban/mix-bt; arXiv 2312.02151): Adam, 200 epochs at batch 512, rate 0.01 falling
+to 1e-6 by a factor an epoch, training images cropped and coloured as in pretraining. There the probe's
+training also moves the backbone's batch norm statistics; here the backbone is frozen. Expected with its own
+ResNet-18: 92.58, 69.31, 51.67 and 91.02. ImageNet-100: solo-learn's scripts/linear/imagenet-100.
+
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data preset moco
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data \\
@@ -32,9 +38,10 @@ from torch.nn import functional
 
 from parallel import signals
 from parallel.collectives import all_gather_rows, local_device, world_size
-from transfer.classification import images, layouts, training
+from transfer.classification import images, training
 from transfer.classification.cache import collect
-from transfer.classification.features import Pipeline, assert_frozen, dtype_of, features_of, freeze
+from transfer.classification.datasets import halves, stated
+from transfer.classification.features import Pipeline, assert_frozen, features_of, freeze
 from transfer.classification.heads import Heads, choose, hold_out, make_heads, score
 from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.precision import tf32
@@ -43,7 +50,7 @@ from transfer.weights.backbone import Backbone
 
 # What a preset does not name is as in the default of its task; so are features, the average pool. One
 # that names nothing is another name of the default.
-PRESETS = {
+PRESETS: dict[str, dict] = {
     # P B.1, SwAV's eval_linear.py (but for 0.228 as the std of red) and mmselfsup agree.
     "imagenet": {
         "default": {}, "paper": {}, "swav": {}, "mmselfsup": {},
@@ -80,6 +87,19 @@ PRESETS = {
         "mmselfsup": {"weight_decay": 1e-4},
         "vissl_caffe2": {"weight_decay": 1e-4},
     },
+    # linear.py of yaohungt/Barlow-Twins-HSIC, which mix-bt's keeps as a comment.
+    **dict.fromkeys(("cifar10", "cifar100", "tiny_imagenet", "stl10"), {
+        "default": {}, "mixed_bt": {},
+        "hsic": {"learning_rate": 1e-3, "weight_decay": 1e-6, "schedule": "step", "drop_epochs": ()},
+    }),
+    # scripts/linear/imagenet-100/*.yaml of vturrisi/solo-learn: one rate a method
+    "imagenet100": {
+        "default": {}, "barlow": {},
+        **dict.fromkeys(("byol", "dino", "mocov3", "nnclr", "vibcreg", "vicreg"), {"learning_rate": 0.3}),
+        **dict.fromkeys(("deepclusterv2", "swav"), {"learning_rate": 0.15}),
+        **dict.fromkeys(("mocov2plus", "ressl"), {"learning_rate": 3.0}),
+        "simclr": {"learning_rate": 1.0}, "simsiam": {"learning_rate": 30.0},
+    },
 }
 
 
@@ -93,9 +113,9 @@ class Config(TaskConfig):
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-6             # P B.1; on weights and bias
-    schedule: str = "cosine"               # per epoch, evaluate.py:104; or "step"
+    schedule: str = "cosine"               # per epoch, evaluate.py:104; or "step", "exponential"
     drop_epochs: tuple[int, ...] = (60, 80)  # of "step" only: solo-learn's
-    drop_factor: float = 0.1               # of "step" only
+    drop_factor: float = 0.1               # of "step", at each; of "exponential", over all epochs
     batch_norm: bool = False               # before the layer, no scale and shift, joint over processes
     initial_std: float = 0.01              # of the layer's weights, evaluate.py:85
     image_size: int = 224                  # tests resize to this x 256 / 224
@@ -105,6 +125,8 @@ class Config(TaskConfig):
     sweep_weight_decays: tuple[float, ...] = ()   # times one for each; none: weight_decay
     held_out: float = 0.1                  # of each class of train, of a sweep only: our number
     preset: str = "default"
+    # Settings of Small: all other protocols have these values.
+    optimiser, augmentation, resize, normalisation = "sgd", "crop", "crop", "imagenet"
 
     @property
     def PRESETS(self) -> dict:
@@ -124,7 +146,25 @@ class Config(TaskConfig):
     @property
     def pipeline(self) -> Pipeline:
         """Of the validation images."""
-        return Pipeline(self.image_size, precision=self.precision)
+        return Pipeline(self.image_size, self.resize, precision=self.precision,
+                        normalisation=self.normalisation)
+
+
+@dataclass(frozen=True)
+class Small(Config):
+    """Defaults: CIFAR-10, linear.py of wgcban/mix-bt at e2c6af0."""
+    dataset: str = "cifar10"
+    epochs: int = 200
+    batch_size: int = 512
+    learning_rate: float = 0.01            # its scheduler's, from 1e-2 to 1e-6
+    weight_decay: float = 5e-6
+    schedule: str = "exponential"
+    drop_factor: float = 1e-4
+    image_size: int = 32
+    optimiser: str = "adam"                # with momentum as its first beta; or sgd
+    augmentation: str = "colour"           # of training images, one of images.AUGMENTATIONS
+    resize: str = "stretch"                # of tested images, which does nothing at their own size
+    normalisation: str = "imagenet"        # that of the weights' pretraining: images.NORMALISATIONS
 
 
 IMAGENET = Config()
@@ -133,14 +173,21 @@ PLACES205 = Config(dataset="places205", epochs=14, learning_rate=0.01, nesterov=
                    schedule="step", drop_epochs=(4, 8, 12), batch_norm=True)
 INAT18 = Config(dataset="inat18", epochs=84, learning_rate=0.01, nesterov=True, weight_decay=5e-4,
                 schedule="step", drop_epochs=(24, 48, 72), batch_norm=True)
+CIFAR10, CIFAR100 = Small(), Small(dataset="cifar100")
+TINY_IMAGENET = Small(dataset="tiny_imagenet", image_size=64, augmentation="colour_bicubic",
+                      crop_scale=(0.2, 1.0))
+STL10 = Small(dataset="stl10", image_size=64, augmentation="colour_bicubic", crop_scale=(0.2, 1.0),
+              resize="bicubic_crop")
+# barlow.yaml; images as on ImageNet.
+IMAGENET100 = Small(dataset="imagenet100", epochs=100, batch_size=256, learning_rate=0.1, weight_decay=0.0,
+                    schedule="step", drop_factor=0.1, image_size=224, optimiser="sgd", augmentation="crop",
+                    resize="crop")
 
 
 def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts and fingerprint of the data set; ValueError or FileNotFoundError when it is incomplete."""
     check(config, conditions.gpus)
-    train, val = layouts.split_pair(conditions.data / config.dataset)
-    return {"name": config.dataset, "counts": {"train": len(train), "val": len(val)},
-            "fingerprint": layouts.fingerprint(train, val)}
+    return stated(config.dataset, halves(conditions.data, config.dataset))
 
 
 def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:
@@ -148,13 +195,13 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
     "held_out_top1"}, percent. Resumes from context.out if asked to."""
     check(config, world_size())
     device, journal = local_device(context.device), Journal(context)
-    train, val = layouts.split_pair(context.data / config.dataset)
+    train, val = halves(context.data, config.dataset).values()
     sets = [val]
     if config.is_sweep:
         train, held_out = hold_out(train, config.held_out, context.seed)
         sets.append(held_out)
     train_images = images.Images(train, config.image_size, augment=True, seed=context.seed,
-                                 crop_scale=config.crop_scale)
+                                 crop_scale=config.crop_scale, augmentation=config.augmentation)
     batches = images.TrainBatches(len(train), config.batch_size, context.seed)
     if config.batch_norm and batches.size(len(batches) - 1) == 1:
         raise ValueError(f"batch_size {config.batch_size} leaves a last batch of one of {len(train)} images, "
@@ -194,19 +241,25 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
 def check(config: Config, processes: int) -> None:
     """ValueError for values that no training on so many processes can have."""
     training.check_training(config, processes)
-    if config.nesterov and not config.momentum:
-        raise ValueError("nesterov: expected a momentum above 0 with it, found 0; pass nesterov false")
+    if config.optimiser not in ("sgd", "adam"):
+        raise ValueError(f"optimiser: expected sgd or adam, found {config.optimiser!r}")
+    if config.nesterov and (config.optimiser == "adam" or not config.momentum):
+        raise ValueError(f"nesterov: expected sgd and a momentum above 0 with it, found {config.optimiser} "
+                         f"and {config.momentum:g}; pass nesterov false")
     if len(set(config.grid)) < len(config.grid):
         raise ValueError(f"sweep: expected each learning rate and weight decay once, found "
                          f"{config.sweep_learning_rates} and {config.sweep_weight_decays}")
-    dtype_of(config.precision)
+    config.pipeline.check()
+    images.require_known(augmentation=config.augmentation)
 
 
-def optimiser_of(heads: Heads, config: Config) -> torch.optim.SGD:
-    """SGD with a group of parameters for each head, in the order of config.grid."""
-    return torch.optim.SGD([{"params": list(layer.parameters()), "lr": rate, "weight_decay": decay}
-                            for layer, (rate, decay) in zip(heads.layers, config.grid, strict=True)],
-                           momentum=config.momentum, nesterov=config.nesterov)
+def optimiser_of(heads: Heads, config: Config) -> torch.optim.Optimizer:
+    """The optimiser with a group of parameters for each head, in the order of config.grid."""
+    groups = [{"params": list(layer.parameters()), "lr": rate, "weight_decay": decay}
+              for layer, (rate, decay) in zip(heads.layers, config.grid, strict=True)]
+    if config.optimiser == "adam":
+        return torch.optim.Adam(groups, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov)
 
 
 def judge(heads: Heads, losses: list[float], features: list[tuple[torch.Tensor, torch.Tensor]],
@@ -237,7 +290,7 @@ def train_epoch(network: nn.Module, heads: Heads, optimizer: torch.optim.Optimiz
     heads.train()
     with signals.deferred():
         for step, (pictures, labels, _) in steps:
-            features = features_of(network, pictures, loss_sum.device, config.precision)
+            features = features_of(network, pictures, loss_sum.device, config.precision, config.normalisation)
             loss_sum += train_step(heads, optimizer, features, labels.to(loss_sum.device), batches.size(step))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from parallel.listing import bytes_of
 from transfer.classification import layouts
+from transfer.classification.datasets import halves
 from transfer.settings import Context
 
 LIST_URL = "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets/"
@@ -35,12 +36,13 @@ def draw(train: layouts.Samples, split: str, seed: int) -> np.ndarray:
     return layouts.stratified(train.labels, lambda count: max(1, round(count * percentage / 100)), seed)
 
 
-def chosen_pair(split: str, root: Path, context: Context) -> tuple[layouts.Samples, layouts.Samples]:
-    """(the labelled part of train, val) of the data set in `root`. Every rank calls it."""
+def chosen_pair(split: str, dataset: str, context: Context) -> tuple[layouts.Samples, layouts.Samples]:
+    """(the labelled part of train, val) of a data set below the data root. Every rank calls it."""
     if is_draw(split):
-        train, val = layouts.split_pair(root)
+        train, val = halves(context.data, dataset).values()
         rows = np.flatnonzero(draw(train, split, context.seed))
         return train.subset(rows, f"{train.source}, {split}"), val
+    root = context.data / dataset
     return labelled_pair(*split_list(split, root, context.cache), root)
 
 

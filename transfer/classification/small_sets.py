@@ -22,12 +22,14 @@ class SmallSet:
     """Where a set is under the data root, how it is read, and where it comes from.
 
     read(root) -> (train, val, test): val None where the set has no official one. metric: the one that
-    Kornblith et al. report. fetch: what the error for a missing folder says, with {root}.
+    Kornblith et al. report. fetch: what the error for a missing folder says, with {root}. scored: what the
+    set calls the part that is scored.
     """
     folder: str
     read: Callable
     metric: str
     fetch: str
+    scored: str = "test"
 
 
 def read_small_set(name: str, root: Path) -> tuple[Samples, Samples | None, Samples]:

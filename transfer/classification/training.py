@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 def schedule_factor(config: "finetune.Config | linear.Config", epoch: int) -> float:
     """Learning rate of an epoch (from 0) over the initial one; constant within the epoch.
 
-    "cosine": to 0 over config.epochs. "step": times config.drop_factor from each of config.drop_epochs on.
+    "cosine": to 0 over config.epochs. "step": times config.drop_factor from each of config.drop_epochs on;
+    none: constant. "exponential": by one factor an epoch, times config.drop_factor after config.epochs.
     """
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    if config.schedule == "exponential":
+        return config.drop_factor ** (epoch / config.epochs)
     return config.drop_factor ** sum(epoch >= drop for drop in config.drop_epochs)
 
 
@@ -37,8 +40,8 @@ def check_training(config: "finetune.Config | linear.Config", processes: int = 1
         nearest = max(1, round(config.batch_size / processes)) * processes
         raise ValueError(f"batch_size {config.batch_size} is over all {processes} processes and must divide "
                          f"by them; the nearest that does is {nearest}")
-    if config.schedule not in ("cosine", "step"):
-        raise ValueError(f"schedule: expected cosine or step, found {config.schedule!r}")
+    if config.schedule not in ("cosine", "step", "exponential"):
+        raise ValueError(f"schedule: expected cosine, step or exponential, found {config.schedule!r}")
 
 
 def linear_head(classes: int, dimensions: int, initial_std: float, seed: int) -> nn.Linear:
@@ -151,7 +154,8 @@ class Checkpoint:
             self._require_same_run(saved["identity"])
             for name, module in self.modules.items():
                 checkpoints.require_like(saved[name], module.state_dict(), name)
-            slots = ("momentum_buffer",) if self.config.momentum else ()
+            slots = (("step", "exp_avg", "exp_avg_sq") if isinstance(self.optimizer, torch.optim.Adam) else
+                     ("momentum_buffer",) if self.config.momentum else ())
             saved["optimizer"] = checkpoints.optimizer_state(saved["optimizer"], self.optimizer, slots)
             rows = len(saved["history"]) if isinstance(saved["history"], list) else 0
             checkpoints.require_like(saved["history"], [self.row] * min(rows, self.config.epochs), "history")

@@ -1,0 +1,21 @@
+"""A data set's two halves, whatever layout it has: to learn from, and to be scored on."""
+from pathlib import Path
+
+from transfer.classification import layouts
+from transfer.classification.layouts import Samples
+from transfer.classification.small_sets import SMALL_SETS, read_small_set
+
+
+def halves(data: Path, dataset: str) -> dict[str, Samples]:
+    """{"train": ..., "val" or "test": ...} of a set below the data root: one of SMALL_SETS, where an official
+    validation set is left out, else a folder in the layouts of `layouts.split_pair`. Errors as there."""
+    if dataset not in SMALL_SETS:
+        return dict(zip(("train", "val"), layouts.split_pair(data / dataset)))
+    train, _, scored = read_small_set(dataset, data)
+    return {"train": train, SMALL_SETS[dataset].scored: scored}
+
+
+def stated(name: str, parts: dict[str, Samples], also: str = "") -> dict:
+    """What a record says of it: name, counts and fingerprint."""
+    return {"name": name, "counts": {half: len(part) for half, part in parts.items()},
+            "fingerprint": layouts.fingerprint(*parts.values(), also=also)}
