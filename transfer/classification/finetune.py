@@ -211,7 +211,7 @@ def train_epoch(network: nn.Module, head: nn.Linear, optimizer: torch.optim.Opti
 @torch.inference_mode()
 def validate(network: nn.Module, head: nn.Linear, val_loader: torch.utils.data.DataLoader,
              device: torch.device,
-             normalisation: str) -> tuple[list[float], torch.Tensor, torch.Tensor]:
+             normalisation: str = "imagenet") -> tuple[list[float], torch.Tensor, torch.Tensor]:
     """([top1, top5] in percent over all ranks, this rank's labels (n,), its predictions (n,)), with rank 0's
     batch-norm statistics everywhere, as with DDP."""
     if world_size() > 1:
