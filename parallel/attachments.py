@@ -3,6 +3,7 @@
     curve.json      a list of rows {"epoch" or "iteration": n, name: number or null, ...}
     per_class.json  {class: {metric: percent or null}}
     confusion.json  {"classes": [...], "matrix": [[...]]}, a row for each true class
+    features.json   {"effective_rank": r, "features": their number D, "pictures": how many r is of}
     sweep.json      a list of rows {setting or figure: number, bool or null}, one for each head
     picture.jpg     e.g. detections, drawn
 
@@ -24,12 +25,19 @@ class Attachments:
     curve: list[dict] = field(default_factory=list)
     per_class: dict[str, dict] = field(default_factory=dict)
     confusion: dict[str, list] = field(default_factory=dict)
+    features: dict[str, float] = field(default_factory=dict)
     sweep: list[dict] = field(default_factory=list)
     picture: bytes = b""
 
     @property
     def axis(self) -> str:
         return "epoch" if self.curve and "epoch" in self.curve[0] else "iteration"
+
+    @property
+    def rank(self) -> str:
+        """The effective rank of the features in words, "" where it is not known."""
+        return "{effective_rank:.1f} of {features:,} by {pictures:,} pictures".format(
+            **self.features) if self.features else ""
 
 
 def attach(folder: Path, name: str, content: Any) -> None:
@@ -96,10 +104,15 @@ def _is_confusion(value):
                     for row in matrix))
 
 
+def _is_features(value):
+    return (isinstance(value, dict) and set(value) == {"effective_rank", "features", "pictures"}
+            and all(_is_number(number) and number > 0 for number in value.values()))
+
+
 def _is_sweep(rows):
     return isinstance(rows, list) and all(isinstance(row, dict) and all(
         value is None or isinstance(value, (int, float)) for value in row.values()) for row in rows)
 
 
 FORMS = {"curve.json": _is_curve, "per_class.json": _is_per_class, "confusion.json": _is_confusion,
-         "sweep.json": _is_sweep}
+         "features.json": _is_features, "sweep.json": _is_sweep}

@@ -97,7 +97,7 @@ def sections(results: list[Result], runs: list[Pretraining], studies: list[ablat
         ("curves", "Curves of the tasks", panels.curves(groups, files, draw)),
         ("classes", "Classes and pictures", panels.classes(groups, files, draw)),
         ("cost", "Cost", cost(groups)),
-        ("records", "Behind the figures", "".join(provenance(group, anchors) for group in groups)),
+        ("records", "Behind the figures", "".join(provenance(group, anchors, files) for group in groups)),
     )
 
 
@@ -145,7 +145,7 @@ def cost(groups: list[list[Result]]) -> str:
     return webpage.table("Time of each task", headers, rows) if rows else ""
 
 
-def provenance(group: list[Result], anchors: dict[str, str]) -> str:
+def provenance(group: list[Result], anchors: dict[str, str], files: panels.Files) -> str:
     """Return what stands behind the figures of runs that differ by seed: all that a record says but the
     whole configuration, which is in its file."""
     first = group[0]
@@ -160,10 +160,13 @@ def provenance(group: list[Result], anchors: dict[str, str]) -> str:
     if first.scaled:
         changes = [(key, _value(used), _value(paper)) for key, (paper, used) in first.scaled.items()]
         html += webpage.table("Where it departs from the paper", ("Setting", "Used", "Paper"), changes)
-    metrics = [[run.seed, *(f"{value:.2f}" for value in run.metrics.values()), duration(run.seconds),
+    ranked = any(files[run.place].rank for run in group)
+    metrics = [[run.seed, *(f"{value:.2f}" for value in run.metrics.values()),
+                *([files[run.place].rank or "-"] if ranked else []), duration(run.seconds),
                 device(run), run.started[:19].replace("T", " "),
                 (run.commit[:8] or "none") + (" (changed)" if run.dirty else "")] for run in group]
-    headers = ("Seed", *first.metrics, "Time", "Device", "Started (UTC)", "Commit")
+    headers = ("Seed", *first.metrics, *(["Effective rank"] if ranked else []), "Time", "Device",
+               "Started (UTC)", "Commit")
     html += webpage.table("Results (%)", headers, metrics)
     packages = defaultdict(list)
     for run in group:

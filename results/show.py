@@ -14,6 +14,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from parallel.attachments import parse_attachments
 from parallel.process import one_line
 from results import store
 from results.cells import backbone_text, changes, visible
@@ -58,6 +59,8 @@ def describe(result: Result, root: Path, config: bool = False) -> str:
     counts = ", ".join(f"{split} {count}" for split, count in data["counts"].items())
     files = store.files_of(result, root)
     kept = sorted(path.name for path in files.iterdir()) if files.is_dir() else []
+    contents, problems = store.read_kept(result, root)
+    attached, damaged = parse_attachments(contents, files)
     lines = [
         ("rerun", rerun(result)),
         ("code", (f"commit {result.commit}" if result.commit else "no commit is known")
@@ -67,7 +70,9 @@ def describe(result: Result, root: Path, config: bool = False) -> str:
         ("packages", ", ".join(f"{name} {version}" for name, version in result.packages.items())),
         ("device", f"{device.get('count', 1)} x {device.get('name', '?')} ({device.get('type', '?')})"),
         ("time", f"{duration(result.seconds)}, started {result.started}"),
+        *([("features", f"effective rank {attached.rank}")] if attached.rank else []),
         ("kept", f"{files}: {', '.join(kept)}" if kept else "no files"),
+        *(("left out", problem) for problem in problems + damaged),
         ("protocol", f"version {result.version}, config {result.config_hash}, "
                      + ("the paper's" if result.paper_protocol else "scaled, value used (the paper's):")),
         *(("", change) for change in changes(result)),

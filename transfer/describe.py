@@ -2,6 +2,7 @@
 
     python transfer/describe.py bt.pth
     python transfer/describe.py moco_v2_800ep_pretrain.pth.tar --encoder key
+    python transfer/describe.py bt.pth --data /data/imagenet     # and the effective rank of its features
 
 A file that no reader takes is described as far as it goes, and so is one with NaN. Exit status 0 only if the
 other commands would take the file; else 2, with the reason as one line on stderr.
@@ -18,19 +19,29 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from parallel.collectives import local_device
 from parallel.resnets import STEMS
+from parallel.spectrum import joint_effective_rank
+from transfer.classification import health
+from transfer.classification.features import Pipeline
+from transfer.classification.layouts import Samples
+from transfer.request import Request
+from transfer.settings import Context
 from transfer.weights import inspection
 from transfer.weights.architectures import Architecture, nearest
 from transfer.weights.files import load, located, one_line
-from transfer.weights.readers import READERS, Contents, checked, chosen_of, recognised
+from transfer.weights.readers import READERS, Contents, checked, chosen_of, random_backbone, read, recognised
 from transfer.weights.search import nearest_entries
 from transfer.weights.states import flat
 
 INDENT = 13
 MOST = 20  # names listed of what else a file holds
+# Sides of pictures in pixels, by stem: ImageNet's, CIFAR's and Tiny ImageNet's
+SIDES = {"imagenet": 224, "cifar": 32, "small": 64}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,15 +51,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--encoder", "--prefix",
                         help="which encoder, where the checkpoint holds two (docs/weights.md)")
     parser.add_argument("--stem", choices=STEMS, help="of the network, where the file does not say it")
+    parser.add_argument("--data", type=Path, metavar="FOLDER",
+                        help="pictures, with or without labels: print the effective rank of their features")
+    parser.add_argument("--image-size", type=int, choices=range(16, 1025), metavar="S",
+                        help="side of these pictures in pixels (default: 224; 32 and 64 with the stems cifar "
+                             "and small)")
     options = parser.parse_args(arguments)
     try:
         raw, sha256 = load(options.weights)
+        pictures = options.data and health.pictures(options.data)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     contents, chosen, state, arch, reason = _found(raw, sha256, options)
     path = located(options.weights)
     print("\n".join([str(path), *_lines(path, raw, sha256, contents, chosen, state, arch)]))
+    if reason is None and pictures:
+        try:
+            print("\n".join(_rank(pictures, options)))
+        except ValueError as error:  # a damaged picture
+            reason = error
     if reason is not None:
         print(f"error: {options.weights}: {one_line(reason)}", file=sys.stderr)
     return 0 if reason is None else 2
@@ -147,6 +169,26 @@ def _signs(state: dict) -> list[str]:
         verdict = "in part" if any(shown for shown, _ in signs.values()) else "no sign of it"
     rows = [(sign, f"{shown} of {layers} layers") for sign, (shown, layers) in signs.items()]
     return ["", f"untrained?   {verdict}", *tabulate(rows, tablefmt="plain").splitlines()]
+
+
+def _rank(pictures: Samples, options: argparse.Namespace) -> list[str]:
+    """The effective rank of the features of some pictures, beside that of random weights on the same ones.
+
+    Fewer directions than without training are a sign of a collapse that needs no other run to compare with. A
+    network that only learned to tell a few classes apart may show it, too: it needs no more directions.
+    """
+    backbone = read(options.weights, options.format, None, options.encoder, options.stem)
+    side = options.image_size or SIDES[backbone.arch.stem]
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    context = Context(out=Path(), data=options.data, gpus=1, workers=Request.workers, seed=0, device=device)
+    found = [health.of_few(network, pictures, Pipeline(side), context, local_device(device))
+             for network in (backbone, random_backbone(arch=backbone.arch))]
+    own, other = map(joint_effective_rank, found)
+    verdict = ("the file has more, no sign of a collapse" if own > other else
+               "the file has no more, a sign of a collapse, or of training on few classes")
+    return ["", f"effective rank {own:.1f} of {backbone.arch.width} directions, by {len(found[0]):,} of "
+                f"{len(pictures):,} pictures at {side} px", f"random weights {other:.1f}; {verdict}"]
 
 
 def _dtypes(tensors: Iterable[Tensor]) -> str:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from parallel.collectives import all_reduce_sum, is_main, row_counts
 from parallel.files import replacing
+from parallel.spectrum import effective_rank, singular_values
 from pretrain.methods.correlation import normalise
 
 ROWS = 512  # embeddings in the effective rank, at most: their eigenvalues are computed on the spot
@@ -18,8 +19,8 @@ CORNER = 128  # dimensions in the picture of C; the first are as good as any oth
 def embedding_health(z: torch.Tensor) -> dict[str, float]:
     """Return the effective rank and the spread of embeddings z (n, D), this process's of one view.
 
-    effective_rank: exp of the entropy of the normalised singular values (Roy and Vetterli, EUSIPCO 2007) of
-        the batch-normalised embeddings, from 1 to min(n - 1, D); n up to 512. Compare it within one run only.
+    effective_rank: see parallel/spectrum.py; of the batch-normalised embeddings, so up to min(n - 1, D); n up
+        to 512. Compare it within one run only.
     embedding_spread: mean over dimensions of the deviation of l2-normalised embeddings, times sqrt(D): 0 if
         all are one point, about 1 if they point everywhere (as in Figure 2 of SimSiam, arXiv 2011.10566).
     Both are nan for embeddings that are not finite.
@@ -28,18 +29,14 @@ def embedding_health(z: torch.Tensor) -> dict[str, float]:
         return {"effective_rank": math.nan, "embedding_spread": math.nan}
     z = z.detach().float()
     spread = functional.normalize(z, dim=1).std(0, correction=0).mean().item() * math.sqrt(z.size(1))
-    singular = singular_values(z)
-    share = singular / singular.sum().clamp(min=1e-30)
-    return {"effective_rank": math.exp(torch.special.entr(share).sum().item()), "embedding_spread": spread}
+    return {"effective_rank": effective_rank(singular_of(z)), "embedding_spread": spread}
 
 
-def singular_values(z: torch.Tensor) -> torch.Tensor:
+def singular_of(z: torch.Tensor) -> torch.Tensor:
     """Return the singular values (min(n, 512, D),), float64, ascending, of the first 512 rows of z (n, D)
     after batch normalisation."""
     rows = z[:ROWS]
-    rows = (rows - rows.mean(0)) / (rows.std(0, correction=0) + 1e-5)
-    product = rows @ rows.T if len(rows) < rows.size(1) else rows.T @ rows
-    return torch.linalg.eigvalsh(product.double()).clamp(min=0).sqrt()
+    return singular_values((rows - rows.mean(0)) / (rows.std(0, correction=0) + 1e-5))
 
 
 @torch.no_grad()
@@ -57,7 +54,7 @@ def save_correlation(path: Path, step: int, z1: torch.Tensor, z2: torch.Tensor) 
     corner = all_reduce_sum(a[:, :CORNER].T @ b[:, :CORNER]) / count
     if not is_main() or not (corner.isfinite().all() and z1.isfinite().all()):
         return
-    arrays = dict(diagonal=diagonal, corner=corner, singular_values=singular_values(z1.float()).flip(0))
+    arrays = dict(diagonal=diagonal, corner=corner, singular_values=singular_of(z1.float()).flip(0))
     values = {name: value.float().cpu().numpy() for name, value in arrays.items()}
     with replacing(path) as draft, open(draft, "wb") as file:
         np.savez(file, step=step, **values)  # type: ignore[arg-type]

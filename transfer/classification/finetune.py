@@ -34,7 +34,8 @@ from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, local_device, world_size
 from transfer.classification import images, layouts, lists, training
 from transfer.classification.datasets import halves, stated
-from transfer.classification.features import BATCH_SIZE
+from transfer.classification.features import BATCH_SIZE, Pipeline
+from transfer.classification.health import keep_rank_of
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.classification.metrics import percent, topk_correct
 from transfer.precision import tf32
@@ -157,6 +158,10 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         checkpoint = training.Checkpoint(context, backbone, config, {"head": head, "network": network},
                                          optimizer, batches, **ranks)
         history = checkpoint.load()
+        if not history:
+            frozen = Pipeline(config.image_size, config.resize, precision=config.precision,
+                              normalisation=config.normalisation)
+            keep_rank_of(backbone, train, frozen, context, device, journal)
         train_loader = images.loader(images.Images(train, config.image_size, augment=True, seed=context.seed,
                                                    crop_scale=config.crop_scale), batches, context)
         val_images = images.Images(val, config.image_size, augment=False, resize=config.resize)

@@ -21,7 +21,7 @@ from transfer.classification.layouts import Samples
 from transfer.settings import Context
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of `batches_of`
-Run = TypeVar("Run", range, list)
+Run = TypeVar("Run", range, list, torch.Tensor)
 
 BICUBIC = transforms.InterpolationMode.BICUBIC
 

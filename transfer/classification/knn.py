@@ -23,6 +23,7 @@ from parallel.collectives import all_gather_rows, local_device
 from transfer.classification.cache import collect
 from transfer.classification.datasets import halves, stated
 from transfer.classification.features import Pipeline
+from transfer.classification.health import keep_rank
 from transfer.classification.journal import Journal, bar, keep_predictions
 from transfer.precision import tf32
 from transfer.settings import Conditions, Context, TaskConfig
@@ -127,6 +128,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         config.metric(k, temperature): 100 * (votes[k, temperature] == truth).sum().item() / len(truth)
         for temperature in config.temperature for k in config.k}
     journal.line(**metrics)
+    keep_rank(bank, len(train), context, journal)
     keep_predictions(context, classes, truth, votes[config.k[0], config.temperature[0]])
     return metrics
 

@@ -72,7 +72,7 @@ def split_pair(root: Path) -> tuple[Samples, Samples]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
-    folder = next((root / place for place in ("", KAGGLE) if (root / place / "train").is_dir()), None)
+    folder = train_folder(root)
     if folder:
         train = image_folder(folder / "train")
         val = validation_folder(folder, root, train)
@@ -86,6 +86,11 @@ def split_pair(root: Path) -> tuple[Samples, Samples]:
             raise ValueError(f"{samples.source}: expected images of all {len(train.classes)} classes, "
                              f"{len(empty)} have none, first {train.classes[empty[0]]}; complete the set")
     return train, val
+
+
+def train_folder(root: Path) -> Path | None:
+    """The folder that has train/, if one has: root, or in it KAGGLE."""
+    return next((root / place for place in ("", KAGGLE) if (root / place / "train").is_dir()), None)
 
 
 def image_folder(root: Path) -> Samples:

@@ -43,6 +43,7 @@ from transfer.classification.cache import collect
 from transfer.classification.datasets import halves, stated
 from transfer.classification.features import Pipeline, assert_frozen, features_of, freeze
 from transfer.classification.heads import Heads, choose, hold_out, make_heads, score
+from transfer.classification.health import keep_rank_of
 from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.precision import tf32
 from transfer.settings import Conditions, Context, TaskConfig
@@ -214,6 +215,8 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         checkpoint = training.Checkpoint(context, backbone, config, {"heads": heads}, optimizer, batches,
                                          len(heads.layers), columns)
         history = checkpoint.load()
+        if not history:
+            keep_rank_of(backbone, train, config.pipeline, context, device, journal)
         if len(history) < config.epochs:
             train_loader = images.loader(train_images, batches, context)
             features = collect(backbone, sets, config.pipeline, context, device)

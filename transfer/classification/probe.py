@@ -19,6 +19,7 @@ from parallel.collectives import all_reduce_sum, local_device
 from transfer.classification import knn, layouts, logistic
 from transfer.classification.cache import collect_all
 from transfer.classification.features import Pipeline
+from transfer.classification.health import keep_rank
 from transfer.classification.images import part
 from transfer.classification.journal import Journal, keep, keep_predictions
 from transfer.classification.metrics import average_precision, confusion, mean_per_class
@@ -79,6 +80,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
     gathered = collect_all(backbone, sets, config.pipeline, context, device)
     features = torch.cat([rows for rows, _ in gathered[:-1]]).to(device)
     labels = torch.cat([rows for _, rows in gathered[:-1]]).to(device)
+    keep_rank(part(features), len(features), context, journal)
     kept_out = held_out_rows(train, val, config, context.seed)
     metric = SMALL_SETS[config.dataset].metric
     with tf32(allowed=False):
@@ -91,9 +93,9 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         scores = logistic.scores(queries, weights).cpu()
         metrics: dict[str, Any] = score(scores, truth, metric)
         if truth.ndim == 1:
-            own, k = part(range(len(labels))), min(20, len(labels))
-            votes = knn.predict(features[own.start:own.stop], labels[own.start:own.stop], queries,
-                                len(train.classes), (k,), (0.07,), device)[k, 0.07]
+            k = min(20, len(labels))
+            votes = knn.predict(part(features), part(labels), queries, len(train.classes), (k,), (0.07,),
+                                device)[k, 0.07]
             metrics["knn20"] = 100 * (votes == truth).double().mean().item()
     journal.line(strength=strength, tolerance_met=met, **metrics)
     keep_figures(scores, truth, train.classes, context)

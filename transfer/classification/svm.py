@@ -20,6 +20,7 @@ from parallel.collectives import all_reduce_sum, local_device
 from transfer.classification import images, layouts
 from transfer.classification.cache import collect_all
 from transfer.classification.features import Pipeline
+from transfer.classification.health import keep_rank
 from transfer.classification.journal import Journal, keep
 from transfer.classification.metrics import average_precision
 from transfer.classification.svm_solver import SOLVERS, Settings, normalised, solve
@@ -96,6 +97,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
     device, journal = local_device(context.device), Journal(context)
     trainval, test = trainval_test(config, context)
     pairs = collect_all(backbone, [trainval, test], config.pipeline, context, device)
+    keep_rank(images.part(pairs[0][0]), len(trainval), context, journal)
     (train, labels), (held_out, test_labels) = [[rows.numpy() for rows in pair] for pair in pairs]
     own = images.part(range(len(trainval.classes)))
     train, held_out = (normalised(rows, config.norm_epsilon) for rows in (train, held_out))

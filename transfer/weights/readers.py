@@ -151,19 +151,19 @@ def chosen_of(contents: Contents, encoder: str | None) -> str:
                      f" {', '.join(names)}; name one of them")
 
 
-def random_backbone(name: str = "random") -> Backbone:
-    """The "Random init" row: torchvision's default initialisation of a ResNet-50 from seed 0 (He normal by
-    fan-out; the last BN of a residual branch is not zeroed). It has no file, so its sha256 is that of names,
+def random_backbone(name: str = "random", arch: Architecture = RESNET50) -> Backbone:
+    """The "Random init" row: torchvision's default initialisation from seed 0 (He normal by fan-out; the last
+    BN of a residual branch is not zeroed). It has no file, so its sha256 is that of names,
     shapes and values. torch promises equal random numbers only for one release and platform; the hash shows
     if they differ."""
     with torch.random.fork_rng(devices=[]):  # leaves the caller's generator where it was
         torch.manual_seed(RANDOM_SEED)
-        state = dict(RESNET50.network().state_dict())
+        state = dict(arch.network().state_dict())
     digest = hashlib.sha256()
     for key, tensor in state.items():
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.numpy().tobytes())
-    return Backbone(name, "random", state, digest.hexdigest(), "random")
+    return Backbone(name, "random", state, digest.hexdigest(), "random", arch)
 
 
 def _recognise(raw: Mapping, state: dict[str, Tensor], format: str | None) -> tuple[str, dict]:
