@@ -70,10 +70,12 @@ def classification(name, root, out):
     protocol, config = RUNS[name]
     metrics = protocol.run(toys.backbone(), config, toys.context(
         root, out, gpus=world_size(), workers=2 if name == "svm" and world_size() == 2 else 0))
-    curve = out / "record" / "curve.json"
+    curve, features = (out / "record" / f"{name}.json" for name in ("curve", "features"))
     rows = json.loads(curve.read_text()) if rank() == 0 and curve.exists() else []
+    ranked = json.loads(features.read_text()) if rank() == 0 else {}
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in
-            [*metrics.items(), *((f"epoch {row['epoch']} {key}", row[key]) for row in rows for key in row)]}
+            [*metrics.items(), *ranked.items(),
+             *((f"epoch {row['epoch']} {key}", row[key]) for row in rows for key in row)]}
 
 
 def pretraining(root, out):

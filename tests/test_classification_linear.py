@@ -115,6 +115,7 @@ def test_an_interrupted_run_continues_exactly(root, tmp_path, monkeypatch):
     monkeypatch.setattr(linear, "train_epoch", None)  # a finished run is not trained again
     assert linear.run(toys.backbone(), config, again) == whole[0]
     lines = [json.loads(line) for line in (context.out / "log.txt").read_text().splitlines()]
+    assert "effective_rank" in lines.pop(0)
     assert [line["epoch"] for line in lines] == [2, 3]  # epoch 1 was cut off before its line
     with pytest.raises(ValueError, match="checkpoint.pth: it is of batch_size 4, now 2; "):
         linear.run(toys.backbone(), dataclasses.replace(config, batch_size=2), again)

@@ -101,6 +101,7 @@ def test_run_on_folders(tmp_path):
     assert matrix.sum(1).tolist() == [5, 5, 4]
     assert metrics["top1"] == pytest.approx(100 * matrix.trace().item() / 14)
     lines = [json.loads(line) for line in (tmp_path / "one/log.txt").read_text().splitlines()]
+    assert "effective_rank" in lines.pop(0)
     assert [line["strength"] for line in lines[:3]] == pytest.approx([10.0, 0.1, 1e-3])
 
 

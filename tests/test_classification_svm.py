@@ -143,6 +143,7 @@ def test_run_on_a_voc_tree(tmp_path):
     kept = json.loads((context.out / "record" / "per_class.json").read_text())
     assert [kept[name]["AP"] for name in toys.CLASSES] == pytest.approx([row[0] for row in found], abs=1e-4)
     lines = [json.loads(line) for line in (context.out / "log.txt").read_text().splitlines()]
+    assert "effective_rank" in lines.pop(0)
     assert [line["image_class"] for line in lines] == list(toys.CLASSES)
     assert all(line["cost"] in SMALL.costs for line in lines)
     assert svm.data(SMALL, context)["counts"] == {"train": 18, "test": 9}

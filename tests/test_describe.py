@@ -2,10 +2,12 @@
 import hashlib
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import classification_toys as toys
 import pytest
 import torch
 from weights_toys import distinct_backbone, prefixed, small_state
@@ -13,10 +15,11 @@ from weights_toys import distinct_backbone, prefixed, small_state
 from pretrain.backbones import build_projector
 from transfer.describe import main
 from transfer.weights import inspection
+from transfer.weights.architectures import ARCHITECTURES
 from transfer.weights.backbone import Backbone
 from transfer.weights.export import metadata, write
 from transfer.weights.formats import READERS
-from transfer.weights.readers import read
+from transfer.weights.readers import random_backbone, read
 from transfer.weights.report import Report, report_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:Validating sparse tensor")
@@ -225,6 +228,34 @@ def test_an_untrained_network_shows_every_sign_and_a_trained_layer_one_less(desc
     state["layer4.0.conv2.weight"] = state["layer4.0.conv2.weight"] + 0.001
     assert inspection.as_initialised(state) == {COUNTER: (52, 53), STATISTICS: (51, 53), AFFINE: (51, 53),
                                                 DRAWN: (51, 53)}
+
+
+def test_the_effective_rank_beside_that_of_random_weights(describe, tmp_path):
+    """A network that answers each picture with one vector, and the random one itself."""
+    toys.image_tree(tmp_path / "data")
+    random = random_backbone(arch=ARCHITECTURES["resnet18"]).state
+    flat = random | {name: torch.zeros_like(tensor) for name, tensor in random.items()
+                     if name == "layer4.1.bn2.weight" or "layer4.0" in name and name.endswith("weight")}
+    flat["layer4.1.bn2.bias"] = torch.ones(512)
+    for state, found in (flat, r"1\.0"), (random, r"(\d+\.\d)"):
+        status, _, lines, error = describe(state, "--data", "data", "--image-size", "32")
+        assert (status, error) == (0, "") and lines[-3] == ""
+        assert re.fullmatch(f"effective rank {found} of 512 directions, by 14 of 14 pictures at 32 px",
+                            lines[-2])
+        other = re.fullmatch(r"random weights (\d+\.\d); the file has no more, a sign of a collapse, or of "
+                             "training on few classes", lines[-1])[1]
+        assert 1.5 < float(other) < 14
+    assert f" {other} of 512" in lines[-2]
+
+
+def test_pictures_that_cannot_be_read_are_an_error(describe, tmp_path):
+    state = random_backbone(arch=ARCHITECTURES["resnet18"]).state
+    (tmp_path / "a.jpg").write_text("no picture")
+    status, _, lines, error = describe(state, "--data", ".", "--image-size", "32")
+    assert status == 2 and "a.jpg: unreadable image" in error and error.count("\n") == 1
+    assert not any("effective" in line for line in lines)
+    assert describe(state, "--data", "none")[0] == 2
+    assert describe(state)[0] == 0
 
 
 VERDICTS = {

@@ -88,6 +88,7 @@ def folder(tmp_path_factory):
               **({"AP": step / 9} if step % 3 else {})} for step in range(30)]
     per_class = {f"class {number}": {"AP": number} for number in range(50)} | {"<i>": {"AP": float("nan")}}
     keep(scaled, runs, curve=curve, per_class=per_class, sweep=[{"learning_rate": 0.1, "top1": None}],
+         features={"effective_rank": 138.46, "features": 2048, "pictures": 4096},
          confusion={"classes": ["<u>cat", "dog"], "matrix": [[3, 1], [0, 4]]}, picture=photograph.getvalue())
     run = root / "pretraining" / "toy"
     run.mkdir(parents=True)
@@ -165,7 +166,7 @@ def test_each_of_our_figures_leads_to_its_records(text, folder):
         assert str(place.relative_to(folder / "runs")) in text
     section = text[text.index('id="records"'):]
     for part in ("python transfer/run.py --task voc_det", "SOLVER.MAX_ITER", "24000", "c" * 8,
-                 "torch 2.14.1", "cpu x86_64", "f00d"):
+                 "torch 2.14.1", "cpu x86_64", "f00d", "Effective rank", "138.5 of 2,048 by 4,096 pictures"):
         assert part in section, part
     assert "±" in page.words and "reproduced" in page.words
 
@@ -216,7 +217,10 @@ def test_plots_for_papers(folder, text):
     ("confusion", {"classes": ["a"], "matrix": [[1, 2]]}, "confusion.json"),
     ("confusion", {"classes": 2, "matrix": [[1, 2]]}, "confusion.json"),
     ("sweep", [{"learning_rate": "high"}], "sweep.json"),
-], ids=["torn", "words", "flat", "above 100", "below 0", "not square", "no list", "no rate"])
+    ("features", {"effective_rank": 3.0}, "features.json"),
+    ("features", {"effective_rank": "3", "features": 8, "pictures": 8}, "features.json"),
+], ids=["torn", "words", "flat", "above 100", "below 0", "not square", "no list", "no rate",
+        "no count", "no number"])
 def test_damaged_kept_files_are_named_and_left_out(tmp_path, capsys, name, content, left):
     result = toy()
     store.save(result, tmp_path / "runs")

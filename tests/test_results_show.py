@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from parallel.attachments import attach
 from results import plan, show, store
 from tests.test_results_record import departing, toy
 
@@ -19,12 +20,15 @@ def test_everything_about_a_record_is_shown(tmp_path, capsys):
     store.save(result, tmp_path / "runs")
     (tmp_path / "record").mkdir()
     (tmp_path / "record" / "curve.json").write_text("[]")
+    attach(tmp_path / "record", "features.json",
+           {"effective_rank": 138.46, "features": 2048, "pictures": 25600})
     store.keep(result, tmp_path / "runs", tmp_path / "record")
     assert show.main([result.place, "--runs", str(tmp_path / "runs")]) == 0
     text = capsys.readouterr().out
     for fact in ("voc07_svm, bt [1a2b3c4d], seed 3", "mAP 56.00", "c" * 40 + ", with changes",
                  result.backbone["sha256"], "fingerprint f00d", "torch 2.14.1", "1 x x86_64 (cpu)",
                  "2 h 0 min, started 2026-01-31T12:00:00", "curve.json", result.config_hash,
+                 "effective rank 138.5 of 2,048 by 25,600 pictures\n",
                  "image_size 64 (224)", "data.train 5 images (5011)", "config    13 settings; --config",
                  "python transfer/run.py --task voc07_svm --seed 3 "
                  "--rerun --weights 'my nets/bt.pth' --num-gpus 8 --data /data\n"):
