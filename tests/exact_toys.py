@@ -17,7 +17,7 @@ from torch import nn
 
 from parallel.collectives import all_gather_rows, rank, world_size
 from pretrain import backbones
-from transfer.classification import finetune, knn, linear, lowshot, probe, svm, svm_solver
+from transfer.classification import finetune, knn, linear, lowshot, online, probe, svm, svm_solver
 from transfer.detection import d2, trainer
 from transfer.detection.loader import mix
 from transfer.detection.protocol import Config
@@ -36,6 +36,7 @@ RUNS = {  # 13 images, 7 of validation: in batches of 4 and 8 the last one leave
     "knn": (knn, knn.Config(dataset="odd", k=(1, 5), image_size=32, precision="float64")),
     "svm": (svm, svm.Config(costs=(0.1, 10.0), image_size=32)),
     "lowshot": (lowshot, lowshot.Config(shots=(1, 3), draws=2, costs=(0.1, 10.0), image_size=32)),
+    "online": (online, online.Config(dataset="odd", precision="float64")),
     "probe": (probe, probe.Config(strengths=12, weakest=1e-3, strongest=10.0, image_size=32,
                                   precision="float64")),
 }
@@ -68,7 +69,9 @@ def figures_of(root, out):
 def classification(name, root, out):
     """The metrics of a run and the figures of its epochs."""
     protocol, config = RUNS[name]
-    metrics = protocol.run(toys.backbone(), config, toys.context(
+    backbone = dataclasses.replace(toys.backbone(), classifier=(torch.randn(
+        3, 2048, generator=torch.Generator().manual_seed(2)), torch.zeros(3)))
+    metrics = protocol.run(backbone, config, toys.context(
         root, out, gpus=world_size(), workers=2 if name == "svm" and world_size() == 2 else 0))
     curve, features = (out / "record" / f"{name}.json" for name in ("curve", "features"))
     rows = json.loads(curve.read_text()) if rank() == 0 and curve.exists() else []

@@ -36,6 +36,10 @@ GOLDEN = {
            ("stl10", 5_000, "test", 8_000), ("tiny_imagenet", 100_000, "val", 10_000),
            ("imagenet100", 126_689, "val", 5_000))
        for how, metrics in (("linear", ("top1", "top5")), ("knn", ("top1",)))},
+    **{f"{name}_online": (("top1", "top5"), train, scored, count)
+       for name, train, scored, count in (
+           ("cifar10", 50_000, "test", 10_000), ("cifar100", 50_000, "test", 10_000),
+           ("imagenet100", 126_689, "val", 5_000))},
     **{f"{name}_semi{share}": (("top1", "top5"), 500 * share, "test", 10_000)
        for name in ("cifar10", "cifar100") for share in (1, 10)},
     "voc_det": (("AP50", "AP", "AP75"), 5_011 + 11_540, "test", 4_952),

@@ -51,8 +51,9 @@ class Task:
         return self.module == DETECTION
 
 
-LINEAR, FINETUNE, KNN, SVM, LOWSHOT, PROBE = (
-    f"transfer.classification.{name}" for name in ("linear", "finetune", "knn", "svm", "lowshot", "probe"))
+LINEAR, FINETUNE, KNN, SVM, LOWSHOT, PROBE, ONLINE = (
+    f"transfer.classification.{name}"
+    for name in ("linear", "finetune", "knn", "svm", "lowshot", "probe", "online"))
 DETECTION = "transfer.detection.protocol"
 
 IMAGENET_VAL = 50_000
@@ -75,6 +76,14 @@ def _small(dataset: str, held: str, train: int, count: int, linear: str, knn: st
                  smoke=(*smoke, "epochs", "3", "batch_size", "64")),
             Task(name=f"{dataset}_knn", module=KNN, default=lambda knn: getattr(knn, name), metrics=("top1",),
                  paper=f"not in the paper; {knn}", counts=counts, version=1, smoke=(*smoke, "k", "5")))
+
+
+def _online(dataset: str, held: str, train: int, count: int) -> Task:
+    """The classifier that was trained beside the backbone, on the set that both learnt from."""
+    return Task(name=f"{dataset}_online", module=ONLINE,
+                default=lambda online: getattr(online, dataset.upper()), metrics=("top1", "top5"),
+                paper="not in the paper; solo-learn, its README", counts={"train": train, held: count},
+                version=1, smoke=())
 
 
 def _semi(dataset: str, percentage: int) -> Task:
@@ -149,6 +158,9 @@ TASKS = {task.name: task for task in (
     *_small("stl10", "test", 5_000, 8_000, MIXED_BT, MIXED_BT),
     *_small("tiny_imagenet", "val", 100_000, 10_000, MIXED_BT, MIXED_BT),
     *_small("imagenet100", "val", 126_689, 5_000, "solo-learn, scripts/linear", "lightly's benchmark"),
+    _online("cifar10", "test", 50_000, 10_000),
+    _online("cifar100", "test", 50_000, 10_000),
+    _online("imagenet100", "val", 126_689, 5_000),
     *(_semi(dataset, percentage) for dataset in ("cifar10", "cifar100") for percentage in (1, 10)),
     _detector("voc_det", "pascal_voc_R_50_C4_24k_bt.yaml", "Table 4, appendix C.2", VOC, 16_551, 4_952),
     _detector("coco_det", "coco_R_50_C4_1x_bt.yaml", "Table 4, appendix C.2", COCO, 118_287, 5_000),

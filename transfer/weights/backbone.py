@@ -18,6 +18,8 @@ class Backbone:
     sha256  of the file, 64 hex digits (of the tensors for "random", which has no file)
     path    of the file as it was given
     arch    the network that they belong to
+    classifier  weights (C, width) and biases (C,) of a linear layer that was trained beside it, where the
+            file has one
     """
     name: str
     format: str
@@ -25,6 +27,7 @@ class Backbone:
     sha256: str
     path: str
     arch: Architecture = RESNET50
+    classifier: tuple[Tensor, Tensor] | None = None
 
 
 def build(backbone: Backbone) -> nn.Module:

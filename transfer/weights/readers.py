@@ -43,11 +43,13 @@ class Contents:
     default   the encoder that is taken where none is named; None where the file decides nothing
     sha256    of the file
     stem      of the network, where the file says it: a key of STEMS, else None
+    classifier  of the default encoder, see Backbone, not checked
     """
     format: str
     encoders: dict[str, dict]
     sha256: str
     stem: str | None = None
+    classifier: tuple[Tensor, Tensor] | None = None
 
     @property
     def default(self) -> str | None:
@@ -84,6 +86,7 @@ def read(path: str | Path, format: str | None = None, name: str | None = None, e
     try:
         chosen = chosen_of(contents, encoder)
         arch, state = checked(contents, chosen, stem)
+        classifier = fitting(contents, arch) if chosen == contents.default else None
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
     sha256 = contents.sha256
@@ -93,7 +96,7 @@ def read(path: str | Path, format: str | None = None, name: str | None = None, e
         sha256 = hashlib.sha256(f"{sha256}:{word}".encode()).hexdigest()
     path = str(located(path))
     name = name or Path(path.removesuffix(".tar").removesuffix(INDEX)).stem
-    return Backbone(name, contents.label(chosen), state, sha256, path, arch)
+    return Backbone(name, contents.label(chosen), state, sha256, path, arch, classifier)
 
 
 def look(path: str | Path, format: str | None = None) -> Contents:
@@ -111,11 +114,12 @@ def recognised(raw: object, sha256: str, format: str | None = None) -> Contents:
     _require_known(format)
     if not isinstance(raw, Mapping):
         raise ValueError(f"expected a dictionary of tensors, found a {type(raw).__name__}; save a state dict")
-    name, encoders = _recognise(raw, flat(raw), format)
+    state = flat(raw)
+    name, encoders = _recognise(raw, state, format)
     for encoder, entries in encoders.items():
         encoders[encoder] = {part: tensor for part, tensor in entries.items()
                              if part in ALL_NAMES or is_trunk(part)}
-    return Contents(name, encoders, sha256, _stem(raw))
+    return Contents(name, encoders, sha256, _stem(raw), _classifier(name, state))
 
 
 def _stem(raw: Mapping) -> str | None:
@@ -123,6 +127,13 @@ def _stem(raw: Mapping) -> str | None:
     config = raw.get("config")
     stem = config.get("stem") if isinstance(config, Mapping) else None
     return stem if isinstance(stem, str) and stem in STEMS else None
+
+
+def _classifier(format: str, state: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """The online classifier of this suite's pretraining, or of solo-learn's."""
+    prefix = "classifier." if format == "sololearn" else "online/classifier/"
+    weight, bias = (state.get(prefix + part) for part in ("weight", "bias"))
+    return None if weight is None or bias is None else (weight, bias)
 
 
 def _require_known(format: str | None) -> None:
@@ -227,6 +238,18 @@ def checked(contents: Contents, chosen: str, stem: str | None) -> tuple[Architec
                          " ResNet")
     arch = Architecture(arch.model, _chosen_stem(arch, contents.stem, stem))
     return arch, {name: usable(name, state[name]) for name in arch.expected}
+
+
+def fitting(contents: Contents, arch: Architecture) -> tuple[Tensor, Tensor] | None:
+    """The classifier of a file, copied, or None; ValueError for one that is not of its network."""
+    if contents.classifier is None:
+        return None
+    weight, bias = (usable(f"classifier.{part}", tensor)
+                    for part, tensor in zip(("weight", "bias"), contents.classifier))
+    if weight.ndim != 2 or weight.shape[1] != arch.width or bias.shape != weight.shape[:1]:
+        raise ValueError(f"expected a classifier of {arch.width} features, found weights "
+                         f"{tuple(weight.shape)} and biases {tuple(bias.shape)}; the file is damaged")
+    return weight, bias
 
 
 def _chosen_stem(arch: Architecture, said: str | None, wanted: str | None) -> str:
