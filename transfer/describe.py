@@ -179,10 +179,12 @@ def _rank(pictures: Samples, options: argparse.Namespace) -> list[str]:
     """
     backbone = read(options.weights, options.format, None, options.encoder, options.stem)
     side = options.image_size or SIDES[backbone.arch.stem]
+    # As the tasks of ImageNet and of the small sets see pictures.
+    pipeline = Pipeline(side, "crop" if backbone.arch.stem == "imagenet" else "stretch")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     context = Context(out=Path(), data=options.data, gpus=1, workers=Request.workers, seed=0, device=device)
-    found = [health.of_few(network, pictures, Pipeline(side), context, local_device(device))
+    found = [health.of_few(network, pictures, pipeline, context, local_device(device))
              for network in (backbone, random_backbone(arch=backbone.arch))]
     own, other = map(joint_effective_rank, found)
     verdict = ("the file has more, no sign of a collapse" if own > other else
