@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from parallel.launch import launch
+from parallel.packed import Pixels
 from transfer.classification import cache, layouts
 from transfer.classification.features import Pipeline
 from transfer.classification.images import Images, normalised
@@ -67,7 +68,7 @@ def test_labels_are_not_part_of_it(train, context, monkeypatch):
 
 
 @pytest.mark.parametrize("changed", [
-    "weights", "order", "pixels", "a file", "image_size", "resize", "pooling", "precision"])
+    "weights", "order", "pixels", "a file", "image_size", "resize", "pooling", "precision", "normalisation"])
 def test_whatever_decides_the_features_is_in_the_name(train, tmp_path, changed):
     backbone, samples, pipeline = toys.backbone(), train, SMALL
     before = cache.place(tmp_path, backbone, samples, pipeline)
@@ -76,13 +77,14 @@ def test_whatever_decides_the_features_is_in_the_name(train, tmp_path, changed):
     elif changed == "order":
         samples = train.subset(np.arange(len(train))[::-1], "")
     elif changed == "pixels":
-        samples = dataclasses.replace(train, pixels=np.zeros((len(train), 8, 8, 3), dtype=np.uint8))
+        packed = [Pixels(np.full((len(train), 8, 8, 3), value, dtype=np.uint8), "toy") for value in (0, 1)]
+        samples = dataclasses.replace(train, packed=packed[0])
         before = cache.place(tmp_path, backbone, samples, pipeline)
-        samples.pixels[3, 2, 1] += 1
+        samples = dataclasses.replace(train, packed=packed[1])
     elif changed == "a file":
         os.utime(train.path(0), (1, 1))
     else:
-        value = {"image_size": 64, "resize": "squash", "pooling": "res5", "precision": "bfloat16"}[changed]
+        value = {"normalisation": "cifar", "image_size": 64, "resize": "squash", "pooling": "res5", "precision": "bfloat16"}[changed]
         pipeline = dataclasses.replace(SMALL, **{changed: value})
     assert cache.place(tmp_path, backbone, samples, pipeline) != before
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pretrain.pictures import parquet, shards
+from parallel import parquet
+from pretrain.pictures import shards
 from pretrain.pictures.augment import make_backend, sized
 from pretrain.pictures.batches import build_loader
 from pretrain.pictures.sources import open_source

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from parallel import signals
 from parallel.collectives import all_reduce_max, is_main
+from parallel.packed import Index, Labels
 from pretrain.pictures.augment import VIEWS, ViewRecipe, Views, draws, normalise
 from pretrain.pictures.batches import patiently, reason
-from pretrain.pictures.packed import Index, Labels
 from pretrain.pictures.sources import Source
 from pretrain.pictures.views_device import finish_views, pack
 from pretrain.pictures.views_fast import decode

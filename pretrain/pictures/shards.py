@@ -19,9 +19,9 @@ import numpy as np
 
 from parallel.files import replacing
 from parallel.listing import ENDINGS, hidden
+from parallel.packed import Index, Labels, Strings, first_line, pick, sha256
 from parallel.pixels import LARGEST_PICTURE
 from pretrain.pictures import splits
-from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
 
 INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_index
 

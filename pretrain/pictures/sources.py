@@ -1,7 +1,6 @@
 """Where pictures come from. `open_source` recognises image folders, text lists, npz, parquet and
 webdataset's tar shards."""
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,13 +8,12 @@ from typing import Protocol
 import numpy as np
 
 from parallel import listing, manifests
+from parallel.packed import Index, Labels, Npz, Strings, pick, sha256
+from parallel.parquet import Parquet
 from parallel.pixels import read_picture
 from pretrain.pictures import splits
-from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
-from pretrain.pictures.parquet import Parquet
-from pretrain.pictures.shards import Shards, expand
+from pretrain.pictures.shards import Shards, expand, require_training
 
-ARCHIVES: dict[str, Callable[[list[Path]], "Source"]] = {".tar": Shards, ".parquet": Parquet}
 EXPECTED = ("expected a folder (train/<class>/<picture>, <class>/<picture>, tar shards or parquet files), a "
             ".txt list of pictures, .npz, .parquet, or shards as shard-{0000..0099}.tar")
 
@@ -24,12 +22,14 @@ class Source(Protocol):
     """Pictures that are addressed by index. An index is the same picture in every process and worker, so what
     a run sees depends on its seed alone.
 
-    fingerprint: sha256 of the data set, whatever folder it is in. place: what was read, for the log.
-    class_names: in the order of the labels, where they are known.
+    place: what was read, for the log. class_names: in the order of the labels, where they are known.
     """
-    fingerprint: str
     place: str
     class_names: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the data set, whatever folder it is in."""
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -44,6 +44,18 @@ class Source(Protocol):
         """Return a picture's class, an integer, or those of several."""
 
 
+def parquet(paths: Sequence[Path]) -> Parquet:
+    """Return the pictures of parquet files. Raises ValueError where one says that it holds others than
+    those of train."""
+    found = Parquet(paths)
+    for path, said in found.splits.items():
+        require_training(path, said)
+    return found
+
+
+ARCHIVES: dict[str, Callable[[list[Path]], Source]] = {".tar": Shards, ".parquet": parquet}
+
+
 def open_source(path: str | Path) -> Source:
     """Return the source at a path. Raises FileNotFoundError or ValueError, one line, for what is missing or
     unknown, and where pictures to train on would be mixed with those of validation or test (splits.py)."""
@@ -55,7 +67,7 @@ def open_source(path: str | Path) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; {EXPECTED}")
     kinds: dict[str, Callable[[Path], Source]] = {
-        ".txt": Files.of_list, ".npz": Npz, ".parquet": lambda file: Parquet([file]),
+        ".txt": Files.of_list, ".npz": Npz, ".parquet": lambda file: parquet([file]),
         ".tar": lambda file: Shards([file])}
     if path.suffix not in kinds or not path.is_file():
         raise ValueError(f"{path}: unknown kind of data; {EXPECTED}")
@@ -155,51 +167,6 @@ class Files:
 
     def read(self, index: int) -> bytes:
         return read_picture(self.name(index))
-
-    def labels(self, index: Index) -> Labels:
-        return pick(self.classes, index)
-
-
-# Small pictures, held in memory
-
-class Npz:
-    """images (N, H, W, 3), or (N, H, W) and (N, H, W, 1) for grey ones, uint8; labels (N,) integers if there
-    are any."""
-
-    def __init__(self, path: Path):
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                found = archive.files
-                images = archive["images"] if "images" in found else None
-                labels = archive["labels"] if "labels" in found else None
-            with zipfile.ZipFile(path) as file:  # np.load would take a bare .npy, too
-                checksums = sorted((one.filename, one.CRC, one.file_size) for one in file.infolist())
-        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: cannot be read as npz ({first_line(error)}); write it again") from None
-        if images is None:
-            raise ValueError(f"{path}: expected an array named images, found {', '.join(found) or 'none'}")
-        if images.ndim == 3:
-            images = images[..., None]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
-            raise ValueError(f"{path}: expected images as uint8 (N, H, W, 3), found {images.dtype} "
-                             f"{images.shape}")
-        if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
-            raise ValueError(f"{path}: expected {len(images)} integers as labels, found {labels.dtype} "
-                             f"{labels.shape}")
-        self.path = self.place = str(path)
-        self.class_names = ()
-        self.images, self.classes = images, labels
-        self.fingerprint = sha256(checksums)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name(self, index: int) -> str:
-        return f"{self.path}[{index}]"
-
-    def read(self, index: int) -> np.ndarray:
-        image = self.images[index]
-        return image.repeat(3, axis=2) if image.shape[2] == 1 else image
 
     def labels(self, index: Index) -> Labels:
         return pick(self.classes, index)

@@ -67,13 +67,13 @@ def collect_all(backbone: Backbone, sets: list[Samples], pipeline: Pipeline, con
 
 
 def place(folder: Path, backbone: Backbone, samples: Samples, pipeline: Pipeline) -> Path:
-    """Where the features belong. Pixels are read only if they have no files of their own. Every rank calls it
+    """Where the features belong. Pixels are read only if they are in memory. Every rank calls it
     and asks for its part of the sizes and times, which are a million questions to a file server."""
     versions = torch.__version__, torchvision.__version__, PIL.__version__
     of_weights = backbone.sha256, backbone.format, backbone.arch.name
     digest = hashlib.sha256(json.dumps([of_weights, astuple(pipeline), versions, FORM]).encode())
-    if samples.pixels is not None:
-        digest.update(np.ascontiguousarray(samples.pixels).data)
+    if samples.packed is not None:
+        digest.update(samples.packed.version.encode() + b"\n".join(samples.names.tolist()))
     else:
         rows = part(range(len(samples)))
         own = np.empty((len(rows), 2), np.int64)

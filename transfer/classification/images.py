@@ -16,7 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from parallel import signals
 from parallel.collectives import rank, world_size
-from parallel.pixels import MEAN, STD, open_rgb, read_picture
+from parallel.pixels import MEAN, STD, open_rgb
 from transfer.classification.layouts import Samples
 from transfer.settings import Context
 
@@ -96,16 +96,13 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int] | str:
         epoch, index = key
-        if self.samples.pixels is not None:
-            image = Image.fromarray(self.samples.pixels[index])
-        else:
-            path = self.samples.path(index)
-            try:
-                image = open_rgb(read_picture(path))
-            except (OSError, ValueError) as error:
-                # A message, not an exception: the loader would wrap that in the worker's traceback.
-                reason = getattr(error, "strerror", None) or error
-                return f"{path}: unreadable image ({reason}); replace or remove it"
+        try:
+            found = self.samples.read(index)
+            image = open_rgb(found) if isinstance(found, bytes) else Image.fromarray(found)
+        except (OSError, ValueError) as error:
+            # A message, not an exception: the loader would wrap that in the worker's traceback.
+            reason = getattr(error, "strerror", None) or error
+            return f"{self.samples.place(index)}: unreadable image ({reason}); replace or remove it"
         if self.augment:
             with _drawn_from(self.seed, epoch, index):
                 image = self.transform(image)

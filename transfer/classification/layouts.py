@@ -14,6 +14,9 @@ import numpy as np
 
 from parallel import manifests
 from parallel.listing import class_files, files_below, lines_of, require_files
+from parallel.packed import Pixels
+from parallel.parquet import Parquet
+from parallel.pixels import read_picture
 from parallel.voc import read_each, read_names, read_objects
 
 
@@ -26,14 +29,15 @@ class Samples:
     labels   (N,) int64, 0 <= label < len(classes); for VOC (N, classes) int8 in {1, 0, -1}, see `voc`
     classes  names in label order
     source   what was read, for messages
-    pixels   (N, H, W, 3) uint8 if the images have no files of their own (CIFAR), else None
+    packed   where the images are if they have no files of their own (CIFAR, npz, parquet), else None; then a
+             name is an image's place in it, `b"00012"`
     """
     root: Path
     names: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     source: str
-    pixels: np.ndarray | None = None
+    packed: Pixels | Parquet | None = None
 
     def __len__(self):
         return len(self.names)
@@ -41,9 +45,20 @@ class Samples:
     def path(self, index: int) -> Path:
         return self.root / os.fsdecode(bytes(self.names[index]))
 
+    def read(self, index: int) -> bytes | np.ndarray:
+        """An image as it is kept: a file's bytes, or (H, W, 3) uint8. OSError or ValueError where it cannot
+        be read."""
+        if self.packed is None:
+            return read_picture(self.path(index))
+        return self.packed.read(int(self.names[index]))
+
+    def place(self, index: int) -> str:
+        """What to call an image in messages."""
+        return str(self.path(index)) if self.packed is None else self.packed.name(int(self.names[index]))
+
     def subset(self, indices: np.ndarray, source: str) -> "Samples":
-        pixels = None if self.pixels is None else self.pixels[indices]
-        return Samples(self.root, self.names[indices], self.labels[indices], self.classes, source, pixels)
+        return dataclasses.replace(self, names=self.names[indices], labels=self.labels[indices],
+                                   source=source)
 
 
 def fingerprint(*sets: Samples, also: str = "") -> str:

@@ -1,19 +1,22 @@
-"""The small sets of Kornblith et al. (arXiv 1805.08974, table 1), read where torchvision.datasets puts them.
+"""The small sets of Kornblith et al. (arXiv 1805.08974, table 1), read where torchvision.datasets puts them,
+and the small benchmarks of self-supervised learning: STL-10, Tiny-ImageNet and ImageNet-100.
 
 Eleven of the twelve: torchvision has no Birdsnap. Nothing is downloaded; an error names the command that
-does. A set may also lie as folders of images, ROOT/NAME/{train,test}/CLASS/IMAGE (or `val` for `test`).
+does. A set may also lie as folders of images, ROOT/NAME/{train,test}/CLASS/IMAGE (or `val` for `test`), or
+as npz or parquet files below ROOT/NAME (packed_sets.py).
 """
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torchvision
 
 from parallel.listing import ENDINGS, lines_of, require_files
-from transfer.classification import layouts
+from parallel.packed import Pixels
+from transfer.classification import layouts, packed_sets
 from transfer.classification.layouts import Samples
 
 
@@ -21,9 +24,9 @@ from transfer.classification.layouts import Samples
 class SmallSet:
     """Where a set is under the data root, how it is read, and where it comes from.
 
-    read(root) -> (train, val, test): val None where the set has no official one. metric: the one that
-    Kornblith et al. report. fetch: what the error for a missing folder says, with {root}. scored: what the
-    set calls the part that is scored.
+    folder: the official download's. read(root) -> (train, val, test): val None where the set has no official
+    one. metric: the one that Kornblith et al. report. fetch: what the error for a missing folder says, with
+    {root}. scored: what the set calls the part that is scored.
     """
     folder: str
     read: Callable
@@ -40,11 +43,13 @@ def read_small_set(name: str, root: Path) -> tuple[Samples, Samples | None, Samp
     small = SMALL_SETS[name]
     if (root / name / "train").is_dir():
         train, val, test = from_folders(root / name)
+    elif files := packed_sets.files_of(root / name):
+        train, val, test = packed_sets.from_files(files)
     elif (root / small.folder).is_dir():
-        train, val, test = from_torchvision(small, root)
+        train, val, test = small.read(root) if small.read in BY_LAYOUT else from_torchvision(small, root)
     else:
-        raise FileNotFoundError(f"{root / small.folder}: no such folder, nor {name}/train; "
-                                f"{small.fetch.format(root=root)}")
+        raise FileNotFoundError(f"{root / small.folder}: no such folder, nor {name}/train, nor npz or "
+                                f"parquet files in {name}; {small.fetch.format(root=root)}")
     for other in (val, test):
         if other is not None:
             layouts.require_classes(train, other)
@@ -68,20 +73,22 @@ def from_torchvision(small: SmallSet, root: Path) -> tuple[Samples, Samples | No
 def from_folders(root: Path) -> tuple[Samples, Samples | None, Samples]:
     """train/ and test/; without test/, val/ is the test set, else an official val set."""
     has_test = (root / "test").is_dir()
+    if not has_test:  # pictures of val may lie together in one folder
+        train, test = layouts.split_pair(root)
+        return train, None, test
     train = layouts.image_folder(root / "train")
-    val = layouts.image_folder(root / "val") if has_test and (root / "val").is_dir() else None
-    return train, val, layouts.image_folder(root / ("test" if has_test else "val"))
+    val = layouts.image_folder(root / "val") if (root / "val").is_dir() else None
+    return train, val, layouts.image_folder(root / "test")
 
 
 def samples(root: Path, paths: Iterable[str | Path], labels: Sequence[int], classes: Iterable[str],
-            source: str, pixels: np.ndarray | None = None) -> Samples:
-    """From what a torchvision data set lists: paths below root (or plain names, with pixels) and labels.
-    torchvision takes the word of the set's lists; here each image is looked for."""
-    names: list[Any] = [os.path.relpath(path, root) if pixels is None else path for path in paths]
-    if pixels is None:
-        require_files(root, names, source)
+            source: str) -> Samples:
+    """From what a torchvision data set lists: paths below root and labels. torchvision takes the word of the
+    set's lists; here each image is looked for."""
+    names = [os.path.relpath(path, root) for path in paths]
+    require_files(root, names, source)
     return Samples(root, np.array([os.fsencode(name) for name in names]), np.array(labels, dtype=np.int64),
-                   tuple(classes), source, pixels)
+                   tuple(classes), source)
 
 
 def splits(build: Callable, attributes: tuple[str, str] = ("_image_files", "_labels"),
@@ -107,8 +114,7 @@ def cifar(kind: type[torchvision.datasets.CIFAR10],
         for train in (True, False):
             data = kind(root, train=train)
             source = f"{root} {kind.__name__} {'train' if train else 'test'}"
-            names = [f"{index:05d}" for index in range(len(data.data))]
-            found.append(samples(root, names, data.targets, data.classes, source, data.data))
+            found.append(packed_sets.samples(Pixels(data.data, source), data.targets, data.classes, source))
         return found[0], None, found[1]
 
     return read_cifar
@@ -166,6 +172,44 @@ def voc2007(root: Path) -> tuple[Samples, Samples | None, Samples]:
             trainval.subset(np.flatnonzero(~train), f"{root}/VOC2007 val"), test)
 
 
+def tiny_imagenet(root: Path) -> tuple[Samples, Samples | None, Samples]:
+    """The archive as it is unpacked: train/WNID/images/*.JPEG, val/images/*.JPEG with val_annotations.txt."""
+    train, val = layouts.split_pair(root / "tiny-imagenet-200")
+    return train, None, val
+
+
+def imagenet100(root: Path) -> tuple[Samples, Samples | None, Samples]:
+    """The 100 classes of IMAGENET100 out of the whole ImageNet."""
+    found = []
+    for part in layouts.split_pair(root / "imagenet"):
+        missing = sorted(set(IMAGENET100) - set(part.classes))
+        if missing:
+            raise ValueError(f"{part.source}: expected the 100 classes of ImageNet-100, {len(missing)} are "
+                             f"missing, first {missing[0]}; put the set into {root / 'imagenet100'}")
+        new = np.full(len(part.classes), -1)
+        new[[part.classes.index(wnid) for wnid in IMAGENET100]] = range(100)
+        own = part.subset(np.flatnonzero(new[part.labels] >= 0), f"{part.source}, ImageNet-100")
+        found.append(dataclasses.replace(own, labels=new[own.labels], classes=IMAGENET100))
+    return found[0], None, found[1]
+
+
+# Of contrastive multiview coding (arXiv 1906.05849), by solo/data/dataset_subset/imagenet100_classes.txt of
+# vturrisi/solo-learn.
+IMAGENET100 = tuple(sorted("""
+    n02869837 n01749939 n02488291 n02107142 n13037406 n02091831 n04517823 n04589890 n03062245 n01773797
+    n01735189 n07831146 n07753275 n03085013 n04485082 n02105505 n01983481 n02788148 n03530642 n04435653
+    n02086910 n02859443 n13040303 n03594734 n02085620 n02099849 n01558993 n04493381 n02109047 n04111531
+    n02877765 n04429376 n02009229 n01978455 n02106550 n01820546 n01692333 n07714571 n02974003 n02114855
+    n03785016 n03764736 n03775546 n02087046 n07836838 n04099969 n04592741 n03891251 n02701002 n03379051
+    n02259212 n07715103 n03947888 n04026417 n02326432 n03637318 n01980166 n02113799 n02086240 n03903868
+    n02483362 n04127249 n02089973 n03017168 n02093428 n02804414 n02396427 n04418357 n02172182 n01729322
+    n02113978 n03787032 n02089867 n02119022 n03777754 n04238763 n02231487 n03032252 n02138441 n02104029
+    n03837869 n03494278 n04136333 n03794056 n03492542 n02018207 n04067472 n03930630 n03584829 n02123045
+    n04229816 n02100583 n03642806 n04336792 n03259280 n02116738 n02108089 n03424325 n01855672 n02090622
+""".split()))
+BY_LAYOUT = tiny_imagenet, imagenet100  # layouts.py refuses what is no file
+
+
 def _command(kind: str) -> str:
     return (f"fetch it with: python -c \"import torchvision.datasets as sets; "
             f"sets.{kind}('{{root}}', download=True)\"")
@@ -190,5 +234,12 @@ SMALL_SETS = {
     "caltech101": SmallSet("caltech101", caltech101, "mean_per_class", _command("Caltech101")),
     "flowers102": SmallSet("flowers-102", splits(torchvision.datasets.Flowers102), "mean_per_class",
                            _command("Flowers102")),
+    "stl10": SmallSet("stl10_binary", packed_sets.stl10, "top1", _command("STL10")),
+    "tiny_imagenet": SmallSet(
+        "tiny-imagenet-200", tiny_imagenet, "top1", "fetch it with: cd {root} && curl -O http://cs231n.stanford."
+        "edu/tiny-imagenet-200.zip && unzip -q tiny-imagenet-200.zip", "val"),
+    "imagenet100": SmallSet(
+        "imagenet", imagenet100, "top1", "put ImageNet there, as docs/data.md says, or its 100 classes into "
+        "{root}/imagenet100/train and val", "val"),
     "voc2007": SmallSet("VOC2007", voc2007, "mAP_11point", "put the data set there"),
 }

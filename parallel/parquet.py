@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pretrain.pictures.packed import Index, Labels, Strings, first_line, pick, sha256
-from pretrain.pictures.shards import require_training
+from parallel.packed import Index, Labels, Strings, first_line, pick, sha256
 
 if TYPE_CHECKING:
     import pyarrow
     from pyarrow import parquet
 
+COLUMNS = {"image": ("image", "img"), "label": ("label", "fine_label")}  # CIFAR's on the Hub: the second
 LARGEST_GROUP = 2 ** 27  # bytes of pictures; reading takes eight times as much (benchmarks/sources.py)
 
 
 class Parquet:
-    """One file or several with a column `image`, the bytes of a picture file or a structure with a field
-    `bytes`, and perhaps an integer column `label`. Needs pyarrow.
+    """One file or several with a column `image` (or `img`), the bytes of a picture file or a structure with a
+    field `bytes`, and perhaps an integer column `label` (or `fine_label`): COLUMNS. Needs pyarrow.
+
+    splits: {file: what its column `split` says}.
 
     The footers and the labels are read at the start. In each process `read` keeps the last row group, which
     helps reading in order and sets of a single group.
@@ -39,15 +41,23 @@ class Parquet:
                 from None
         self.place = f"{Path(paths[0]).parent}, parquet files: {len(paths)}"
         contents = [content_of(os.fspath(path)) for path in paths]
-        rows = [sum(groups) for groups, _ in contents]
+        rows = [sum(groups) for groups, *_ in contents]
         if not sum(rows):
             raise ValueError(f"{paths[0]}: expected pictures, found no rows")
         self.files, self.ends = Strings(paths), np.cumsum(rows)
-        self.groups = [np.cumsum(groups) for groups, _ in contents]  # ends of the row groups, by file
-        labels = [labels for _, labels in contents if labels is not None]
+        self.groups = [np.cumsum(groups) for groups, *_ in contents]  # ends of the row groups, by file
+        labels = [labels for _, labels, _ in contents if labels is not None]
+        self.splits = {Path(path): splits for path, (*_, splits) in zip(paths, contents)}
         self.classes = np.concatenate(labels) if len(labels) == len(contents) else None
         self.class_names: tuple[str, ...] = ()
         self.fingerprint = sha256([(Path(path).name, os.path.getsize(path)) for path in paths], self.ends)
+
+    @property
+    def version(self) -> str:
+        """What changes with the pictures: names, sizes and times of the files."""
+        files = [os.fspath(self.files[number]) for number in range(len(self.files))]
+        return sha256([(os.path.basename(file), os.path.getsize(file), os.stat(file).st_mtime_ns)
+                       for file in files])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -74,24 +84,30 @@ def segment(ends: np.ndarray, index: int) -> tuple[int, int]:
     return number, index - int(ends[number - 1] if number else 0)
 
 
-def content_of(path: str) -> tuple[list[int], np.ndarray | None]:
-    """Return the number of rows of each row group of a file, and the labels (rows,) if there are any. Raises
-    ValueError for a file that is not parquet, has no pictures, or has row groups too large to read for one
-    picture."""
+def column_of(path: str, meaning: str) -> str | None:
+    """Return what a file calls a column of COLUMNS; None where it has none."""
+    names = opened(path).schema_arrow.names
+    return next((name for name in COLUMNS[meaning] if name in names), None)
+
+
+def content_of(path: str) -> tuple[list[int], np.ndarray | None, set[str]]:
+    """Return the number of rows of each row group of a file, the labels (rows,) if there are any, and what
+    its column `split` says. Raises ValueError for a file that is not parquet, has no pictures, or has row
+    groups too large to read for one picture."""
     import pyarrow
     try:
         file = opened(path)
         columns = file.schema_arrow.names
-        kind = file.schema_arrow.field("image").type if "image" in columns else None
+        image, label = (column_of(path, meaning) for meaning in COLUMNS)
+        kind = file.schema_arrow.field(image).type if image else None
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         labels = None
-        if "label" in columns and pyarrow.types.is_integer(file.schema_arrow.field("label").type):
-            labels = file.read(columns=["label"], use_threads=False)["label"]
+        if label and pyarrow.types.is_integer(file.schema_arrow.field(label).type):
+            labels = file.read(columns=[label], use_threads=False)[label]
         splits = set(file.read(columns=["split"], use_threads=False)["split"].unique().to_pylist()) \
             if "split" in columns else set()
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{path}: cannot be read as parquet ({first_line(error)}); copy it again") from None
-    require_training(Path(path), {str(split) for split in splits})
     if kind is None:
         raise ValueError(f"{path}: expected a column image, found {', '.join(columns) or 'none'}")
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -99,13 +115,14 @@ def content_of(path: str) -> tuple[list[int], np.ndarray | None]:
     if not (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
         raise ValueError(f"{path}: expected bytes in the column image, found {kind}")
     sizes = [sum(group.column(number).total_uncompressed_size for number in range(group.num_columns)
-                 if group.column(number).path_in_schema in ("image", "image.bytes")) for group in groups]
+                 if group.column(number).path_in_schema in (image, f"{image}.bytes")) for group in groups]
     if sizes and max(sizes) > LARGEST_GROUP:
         raise ValueError(f"{path}: expected row groups of at most {LARGEST_GROUP >> 20} MiB of pictures, "
                          f"since each picture is read with its group, found {max(sizes) >> 20} MiB; write it "
                          "again with row_group_size=100, or as shards by tools/write_shards.py")
     return ([group.num_rows for group in groups],
-            None if labels is None or labels.null_count else labels.to_numpy())
+            None if labels is None or labels.null_count else labels.to_numpy(),
+            {str(split) for split in splits})
 
 
 @lru_cache(maxsize=128)
@@ -121,7 +138,8 @@ def pictures_of(path: str, group: int) -> "pyarrow.ChunkedArray":
     import pyarrow
     from pyarrow import compute
     file = opened(path)
-    struct = pyarrow.types.is_struct(file.schema_arrow.field("image").type)
+    image = column_of(path, "image")
+    struct = pyarrow.types.is_struct(file.schema_arrow.field(image).type)
     # On this thread: workers are forked, and pyarrow's own threads do not survive a fork.
-    column = file.read_row_group(group, ["image.bytes" if struct else "image"], use_threads=False)["image"]
+    column = file.read_row_group(group, [f"{image}.bytes" if struct else image], use_threads=False)[image]
     return compute.struct_field(column, "bytes") if struct else column
