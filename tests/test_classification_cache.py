@@ -84,7 +84,8 @@ def test_whatever_decides_the_features_is_in_the_name(train, tmp_path, changed):
     elif changed == "a file":
         os.utime(train.path(0), (1, 1))
     else:
-        value = {"normalisation": "cifar", "image_size": 64, "resize": "squash", "pooling": "res5", "precision": "bfloat16"}[changed]
+        value = {"image_size": 64, "resize": "squash", "pooling": "res5", "precision": "bfloat16",
+                 "normalisation": "cifar"}[changed]
         pipeline = dataclasses.replace(SMALL, **{changed: value})
     assert cache.place(tmp_path, backbone, samples, pipeline) != before
 

@@ -206,7 +206,7 @@ def mixed(root):
 @pytest.mark.parametrize("spoil, message", [
     (unlabelled, "train.npz: expected a label from 0 of each picture, found others or none"),
     (two_kinds, "expected one npz file or parquet files of train, found train.npz, train.parquet"),
-    (only_train, "expected npz or parquet files of train and of test or val, found those of train; name them"),
+    (only_train, "expected npz or parquet files of train and of test or val, found those of train; name"),
     (mixed, "expected pictures of train, found the splits test, train in one file"),
 ])
 def test_files_that_cannot_be_a_set(tmp_path, spoil, message):

@@ -13,8 +13,8 @@ def halves(data: Path, dataset: str) -> dict[str, Samples]:
         return dict(zip(("train", "val"), layouts.split_pair(data / dataset)))
     train, _, scored = read_small_set(dataset, data)
     if train.labels.ndim > 1:
-        raise ValueError(f"{dataset}: expected pictures of one class each, found {train.source}, where a picture "
-                         "may have several; choose another dataset")
+        raise ValueError(f"{dataset}: expected pictures of one class each, found {train.source}, where a "
+                         "picture may have several; choose another dataset")
     return {"train": train, SMALL_SETS[dataset].scored: scored}
 
 
