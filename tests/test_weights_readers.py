@@ -275,6 +275,14 @@ def test_formats_by_name(saved, monkeypatch):
     assert read(saved(small_state()), "twin").format == "twin"
 
 
+def test_random_may_be_of_any_architecture():
+    backbone = read("random:resnet18-cifar", name="small")
+    assert (backbone.arch.name, backbone.name, backbone.format) == ("resnet18-cifar", "small", "random")
+    assert backbone.state["conv1.weight"].shape == (64, 3, 3, 3) and backbone.sha256 != read("random").sha256
+    with pytest.raises(ValueError, match="random:resnet18-cifer: .*; did you mean random:resnet18-cifar"):
+        read("random:resnet18-cifer")
+
+
 def test_random_is_the_same_every_time_and_leaves_the_generator_alone():
     torch.manual_seed(5)
     generator = torch.get_rng_state()

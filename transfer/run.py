@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="KEY VALUE pairs change the task's config; such a run is recorded as scaled.")
     parser.add_argument("--list", action="store_true", help="list the tasks and exit")
     parser.add_argument("--task", help="a task's name, several with commas between, or 'all'")
-    parser.add_argument("--weights", help="checkpoint of a ResNet, or 'random' for a random ResNet-50")
+    parser.add_argument("--weights", help="checkpoint of a ResNet, or 'random', a ResNet-50, or "
+                        "'random:resnet18-cifar' and the like")
     seeds, again = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     groups = {"seed": seeds, "resume": again, "rerun": again, "eval_only": again}
     for one in dataclasses.fields(Request):

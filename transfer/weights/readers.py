@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from parallel.resnets import STEMS
-from transfer.weights.architectures import ALL_NAMES, RESNET50, Architecture, nearest
+from transfer.weights.architectures import ALL_NAMES, ARCHITECTURES, RESNET50, Architecture, nearest
 from transfer.weights.backbone import Backbone
 from transfer.weights.files import load, located, one_line
 from transfer.weights.formats import LAST, NAMED_ONLY, READERS
@@ -65,7 +65,8 @@ def read(path: str | Path, format: str | None = None, name: str | None = None, e
     """The backbone in a file.
 
     path     of the file, of the index of a checkpoint in several files, or of a folder with one of them and
-             no other weights; or the word "random", see `random_backbone` (a file of that name is "./random")
+             no other weights; or the word "random", a ResNet-50, or "random:resnet18-cifar" and the like, see
+             `random_backbone` (a file of that name is "./random")
     format   a name of READERS; by default the one reader that matches
     name     for tables and paths; by default that of the file without .pth, .pth.tar or the like
     encoder  which one, of a file with several (docs/weights.md); by default the one its project evaluates.
@@ -76,12 +77,12 @@ def read(path: str | Path, format: str | None = None, name: str | None = None, e
              part of Backbone.sha256 in the same way
     Raises FileNotFoundError, or ValueError with one line: what was expected, what was found, what to do.
     """
-    if str(path) == "random":
+    if str(path).partition(":")[0] == "random":
         _require_known(format)
         for word, value in (("format", format), ("encoder", encoder), ("stem", stem)):
             if value is not None:
                 raise ValueError(f"random is no file and has no {word}; leave out --{word} or write ./random")
-        return random_backbone(name or "random")
+        return random_backbone(name or "random", _random_arch(str(path)))
     contents = look(path, format)
     try:
         chosen = chosen_of(contents, encoder)
@@ -160,6 +161,15 @@ def chosen_of(contents: Contents, encoder: str | None) -> str:
                          f" {encoder}; leave it out")
     raise ValueError(f"unknown encoder {encoder}, a file of the format {contents.format} has"
                      f" {', '.join(names)}; name one of them")
+
+
+def _random_arch(path: str) -> Architecture:
+    name = path.partition(":")[2] or RESNET50.name
+    if name not in ARCHITECTURES:
+        near = get_close_matches(name, ARCHITECTURES, n=1)
+        raise ValueError(f"{path}: expected random:ARCHITECTURE, such as random:resnet18-cifar, found "
+                         "another" + (f"; did you mean random:{near[0]}?" if near else ""))
+    return ARCHITECTURES[name]
 
 
 def random_backbone(name: str = "random", arch: Architecture = RESNET50) -> Backbone:
