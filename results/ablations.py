@@ -37,10 +37,8 @@ class Row:
     published: Cell | None
 
     def by_epoch(self, name: str) -> tuple[list[int], list[float | None]]:
-        """Return (epochs done, values) of a figure of stats.txt, the last one of each epoch."""
-        values = {0 if row["step"] == 0 else row["epoch"] + 1: row[name]
-                  for row in self.run.rows if name in row}
-        return list(values), list(values.values())
+        """See Pretraining.by_epoch."""
+        return self.run.by_epoch(name)
 
     def first(self, name: str) -> Cell | None:
         """Return a figure before the first step."""

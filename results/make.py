@@ -1,4 +1,4 @@
-"""Rewrite the tables from the records: results/tables/* and the blocks of the README.
+"""Rewrite the tables from the records: results/tables/* and the blocks of the documents.
 
     python results/make.py                      # rewrite what changed
     python results/make.py --check              # change nothing; exit status 1 where a file is stale
@@ -6,8 +6,9 @@
     python results/make.py --list task=voc_det protocol=paper     # also backbone=NAME and seed=N
     python results/make.py --runs R --out T --print     # other records and folder; shows the tables too
 
-A block of the README stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. Records that cannot be
-trusted are named, left out, and make the exit status 1; the tables of the others are still written.
+A block of the README and of docs/evidence.md stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`.
+Records that cannot be trusted are named, left out, and make the exit status 1; the tables of the others are
+still written.
 """
 
 import argparse
@@ -25,13 +26,13 @@ import tabulate
 
 from parallel.files import write_whole
 from parallel.process import one_line
-from results import ablations, assembly, methods, render, store
+from results import ablations, assembly, evidence, methods, pretraining, render, store
 from results.cells import Sheet
 from results.record import Result
 
 RUNS = ROOT / "results" / "runs"
 OUT = ROOT / "results" / "tables"
-README = ROOT / "README.md"
+README, EVIDENCE = ROOT / "README.md", ROOT / "docs" / "evidence.md"
 MEASURED = ("speed.md", "gpu.md")  # in OUT, written by benchmarks and by tools/gpu.py
 
 
@@ -72,15 +73,20 @@ def make(arguments: argparse.Namespace) -> int:
     results, problems = store.load(arguments.runs or RUNS)
     standard = not (arguments.list or arguments.runs or arguments.out) and README.exists()
     studies, damaged = ablations.load() if standard else ([], [])
-    problems += damaged
+    pretrained, hurt = pretraining.load() if standard else ([], [])
+    ranks, torn = evidence.ranks(results, RUNS) if standard else ({}, [])
+    problems += damaged + hurt + torn
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     if arguments.list:
         print(listing(selected(results, arguments.filters)))
         return 1 if problems else 0
-    sheets = [*assembly.build(results), *ablations.sheets(studies)] + ([methods.sheet()] if standard else [])
-    readme = arguments.readme or (README if standard else None)
-    texts = wanted(sheets, arguments.out or OUT, readme)
+    sheets = [*assembly.build(results), *ablations.sheets(studies)]
+    documents = [arguments.readme] if arguments.readme else []
+    if standard:
+        sheets += [methods.sheet(), *evidence.sheets(results, pretrained, ranks)]
+        documents = documents or [one for one in (README, EVIDENCE) if one.exists()]
+    texts = wanted(sheets, arguments.out or OUT, documents)
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     orphans = sorted(path for path in OUT.glob("*.*") if path not in texts and path.name not in MEASURED) \
         if standard else []
@@ -98,13 +104,13 @@ def make(arguments: argparse.Namespace) -> int:
     return 1 if problems or (arguments.check and (stale or orphans)) else 0
 
 
-def wanted(sheets: list[Sheet], out: Path, readme: Path | None) -> dict[Path, str]:
-    """Return {path: the text it should have} for the table files and, where there is one, the README."""
+def wanted(sheets: list[Sheet], out: Path, documents: list[Path]) -> dict[Path, str]:
+    """Return {path: the text it should have} for the table files and the documents."""
     texts = {Path(out, f"{sheet.name}.{suffix}"): form(sheet)
              for sheet in sheets for suffix, form in render.FORMATS.items()}
-    if readme:
-        blocks = {sheet.name: render.markdown(sheet) for sheet in sheets}
-        texts[readme] = fill_blocks(readme.read_text("utf-8"), blocks, readme)
+    blocks = {sheet.name: render.markdown(sheet) for sheet in sheets}
+    for document in documents:
+        texts[document] = fill_blocks(document.read_text("utf-8"), blocks, document)
     return texts
 
 

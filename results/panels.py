@@ -1,6 +1,7 @@
 """The report's plots: which figures go into which plot, with titles and captions."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ PRETRAINING = (
     ("Cross-correlation C", "correlation", ("diagonal_mean", "off_diagonal_rms")),
     ("Effective rank of the embeddings", "effective rank", ("effective_rank",)),
     ("Spread of the embeddings", "spread (1: everywhere)", ("embedding_spread",)),
-    ("Online nearest neighbours", "accuracy (%)", ("knn",)),
+    ("Online kNN and linear probe", "accuracy (%)", ("knn", "online_top1")),
     ("Speed", "images per second", ("images_per_second",)),
 )
 
@@ -198,6 +199,16 @@ def _ends(series):
         ends = f"from {known[0]:.4g} to {known[-1]:.4g}" if len(known) > 1 else f"{known[0]:.4g}"
         texts.append(f"{name} {ends}" if len(series) > 1 else ends)
     return "; ".join(texts)
+
+
+def online(runs: Sequence[Pretraining], draw: Drawing) -> str:
+    """Return the html of the accuracies that runs of pretraining were watched by, one plot of all."""
+    axes = {"knn": "kNN accuracy (%)", "online_top1": "linear, online (%)"}
+    curves = {axis: {run.name: run.by_epoch(name) for run in runs if run.by_epoch(name)[0]}
+              for name, axis in axes.items()}
+    curves = {axis: lines for axis, lines in curves.items() if lines}
+    return webpage.figures([draw("pretraining online", plots.stacked(curves, "epochs"), "While pretraining",
+                                 "from the untrained network on")]) if curves else ""
 
 
 def ablation(one: Ablation, draw: Drawing) -> str:

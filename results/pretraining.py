@@ -14,6 +14,7 @@ from pathlib import Path
 
 from parallel.reading import MEGABYTE, read_small, read_small_text
 
+ROOT = Path(__file__).with_name("pretraining")
 STATS = 256 * MEGABYTE  # of a long run that logs each step
 ARRAYS = 64 * MEGABYTE  # unpacked
 
@@ -34,8 +35,13 @@ class Pretraining:
         rows = [row for row in self.rows if name in row]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
+    def by_epoch(self, name: str) -> tuple[list[int], list[float | None]]:
+        """Return (epochs done, values) of a figure, the last one of each epoch."""
+        values = {0 if row["step"] == 0 else row["epoch"] + 1: row[name] for row in self.rows if name in row}
+        return list(values), list(values.values())
 
-def load(root: str | os.PathLike) -> tuple[list[Pretraining], list[str]]:
+
+def load(root: str | os.PathLike = ROOT) -> tuple[list[Pretraining], list[str]]:
     """Return (runs, problems) of a folder of runs, by name; a line for each run that cannot be read."""
     runs, problems = [], []
     for stats in sorted(Path(root).glob("*/stats.txt")):

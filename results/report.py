@@ -22,14 +22,13 @@ if not __package__:
 from parallel.attachments import parse_attachments
 from parallel.files import write_whole
 from parallel.process import one_line
-from results import ablations, assembly, methods, panels, pretraining, render, store, webpage
+from results import ablations, assembly, evidence, methods, panels, pretraining, render, store, webpage
 from results.cells import Cell, Sheet, backbone_text
 from results.plan import duration
 from results.pretraining import Pretraining
 from results.record import Result
 from results.webpage import escape
 
-PRETRAINING = ROOT / "results" / "pretraining"  # may be missing
 TITLE = "Barlow Twins transfer benchmarks: report"
 
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, write the report, print one line. Returns the exit status: 0, 1 for bad records, 2 an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--runs", type=Path, default=store.RUNS, help="records (default: results/runs)")
-    parser.add_argument("--pretraining", type=Path, default=PRETRAINING,
+    parser.add_argument("--pretraining", type=Path, default=pretraining.ROOT,
                         help="folder of pretraining runs, NAME/stats.txt each "
                              "(default: results/pretraining)")
     parser.add_argument("--out", type=Path, default=Path("report.html"),
@@ -54,7 +53,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the report that the arguments ask for and return the exit status."""
     if not arguments.runs.is_dir():
         raise FileNotFoundError(f"{arguments.runs}: expected a folder of records, found none; check --runs")
-    if not arguments.pretraining.is_dir() and arguments.pretraining != PRETRAINING:
+    if not arguments.pretraining.is_dir() and arguments.pretraining != pretraining.ROOT:
         raise FileNotFoundError(f"{arguments.pretraining}: expected a folder of pretraining runs, found "
                                 "none; check --pretraining")
     results, problems = store.load(arguments.runs)
@@ -82,7 +81,8 @@ def sections(results: list[Result], runs: list[Pretraining], studies: list[ablat
              draw: panels.Drawing) -> tuple[tuple[str, str, str], ...]:
     """Return (id, heading, html) of each part of the page."""
     groups = assembly.group_runs(results)
-    sheets = [*assembly.build(results), *ablations.sheets(studies)]
+    ranks = {place: kept.features["effective_rank"] for place, kept in files.items() if kept.features}
+    sheets = [*assembly.build(results), *ablations.sheets(studies), *evidence.sheets(results, runs, ranks)]
     anchors = {run.place: f"record-{number}" for number, group in enumerate(groups) for run in group}
 
     def link(cell):
@@ -92,7 +92,8 @@ def sections(results: list[Result], runs: list[Pretraining], studies: list[ablat
         ("summary", "Summary", summary(results, runs, sheets, problems)),
         ("tables", "Tables", tables_part(sheets, link)),
         ("methods", "Methods", render.html_table(methods.sheet(), link)),
-        ("pretraining", "Pretraining", "".join(panels.pretraining(run, draw) for run in runs)),
+        ("pretraining", "Pretraining",
+         panels.online(runs, draw) + "".join(panels.pretraining(run, draw) for run in runs)),
         ("ablations", "Ablations", "".join(panels.ablation(one, draw) for one in studies)),
         ("curves", "Curves of the tasks", panels.curves(groups, files, draw)),
         ("classes", "Classes and pictures", panels.classes(groups, files, draw)),

@@ -51,6 +51,22 @@ def interval(mean: float, std: float | None, count: int) -> tuple[float, float] 
     return mean - half, mean + half
 
 
+def welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float] | None:
+    """Return (low, high), the 95 % interval of the difference of two means of normal figures with spreads of
+    their own (Welch 1947); None where either has one figure."""
+    from scipy import special
+
+    (mean, std), (other, spread) = mean_std(ours), mean_std(theirs)
+    if std is None or spread is None:
+        return None
+    parts = std ** 2 / len(ours), spread ** 2 / len(theirs)
+    if not sum(parts):
+        return mean - other, mean - other
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
+    half = float(special.stdtrit(freedom, 1 - ALPHA / 2)) * math.sqrt(sum(parts))
+    return mean - other - half, mean - other + half
+
+
 def bound(std: float, count: int, known: float | None = None) -> float:
     """Return by how much a mean of `count` runs may differ from a single one by chance, as the rule says."""
     spread = 1.96 * known if known and std <= 2 * known else student(count) * std

@@ -144,7 +144,7 @@ def test_pictures_are_described(text):
     page = Page(text)
     assert len(page.all("img")) == 1 and all(attributes["alt"] for attributes in page.all("img"))
     drawings = page.all("svg")
-    assert len(drawings) == 11 and len(page.all("figcaption")) == 12
+    assert len(drawings) == 12 and len(page.all("figcaption")) == 13
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawings)
     assert "left: ground truth, right: strongest detections" in text
     assert all("svg" not in parents or tag != "svg" for tag, _, parents in page.elements)
