@@ -14,11 +14,13 @@ from itertools import zip_longest
 from results import verdicts
 from results.catalogue import SPREADS, TABLES, Column, Table
 from results.cells import Cell, Noted, Sheet, backbone_text, changes, figure
+from results.protocols import OF_WEIGHTS
 from results.published import published_rows, read_published
 from results.record import Result
 
 # The row of Barlow Twins, and the other name and the format of weights by which a backbone is known as that.
 REFERENCE, SHORT, FORMAT = "Barlow Twins", "bt", "barlowtwins_checkpoint"
+USUAL = "imagenet"  # the normalisation that a row does not state
 RUNS = (Column("Task", align="l"), Column("Backbone", align="p{24mm}"), Column("Data", align="p{30mm}"),
         Column("Scaled", align="p{30mm}"), Column("Seeds"), Column("Result", align="p{46mm}"))
 VERDICTS = (Column("Task", align="l"), Column("Metric", align="l"), Column("Backbone", align="p{24mm}"),
@@ -29,7 +31,8 @@ KNOWN = "known spreads: " + ", ".join(f"{task} {metric} {std}" for (task, metric
 # What `transfer` can run; it cannot be asked, since it needs torch. Tasks without a column in any table:
 OTHERS = ("voc07_lowshot", "food101_probe", "cifar10_probe", "cifar100_probe", "sun397_probe", "cars_probe",
           "aircraft_probe", "dtd_probe", "pets_probe", "caltech101_probe", "flowers102_probe",
-          "voc2007_probe", "voc07_det", "voc_det_fpn", "coco_det_2x")
+          "voc2007_probe", "cifar10_semi1", "cifar10_semi10", "cifar100_semi1", "cifar100_semi10", "voc07_det",
+          "voc_det_fpn", "coco_det_2x")
 
 _ORDER = list(dict.fromkeys(column.task for table in TABLES for column in table.columns))
 TASKS = (*_ORDER, *OTHERS)
@@ -46,8 +49,9 @@ def build(results: Iterable[Result], published: list[dict] | None = None) -> lis
     paper = [runs for runs in groups if runs[0].paper_protocol]
     scaled = [runs for runs in groups if not runs[0].paper_protocol]
     sheets = [fill(table, paper, published) for table in TABLES]
-    held = {(table.arch, column.task) for table in TABLES for column in table.columns}
-    others = [runs for runs in paper if (runs[0].arch, runs[0].task) not in held]
+    held = set().union(*(table.cells for table in TABLES))
+    others = [runs for runs in paper
+              if not any((runs[0].arch, runs[0].task, metric) in held for metric in runs[0].metrics)]
     return [*sheets, verdict_sheet(sheets),
             run_sheet("others", "Measured by this suite's protocols, without a published figure here", others,
                       "percent, mean ± sample standard deviation over seeds"),
@@ -172,8 +176,8 @@ def _measured_rows(table, groups, theirs):
     theirs: the published rows by the key of their label. Of each task only the newest version in the store
     counts: figures of different versions do not compare.
     """
-    tasks = {column.task for column in table.columns}
-    groups = [runs for runs in groups if runs[0].task in tasks and runs[0].arch == table.arch
+    held = {(arch, task) for arch, task, _ in table.cells}
+    groups = [runs for runs in groups if (runs[0].arch, runs[0].task) in held
               and (not table.ablation or _key(runs[0].backbone["name"]) in theirs)]
     newest = {}
     for runs in groups:
@@ -185,10 +189,12 @@ def _measured_rows(table, groups, theirs):
         if first.version < newest[first.task]:
             older += len(runs)
         else:
-            backbones[first.backbone["name"], first.backbone["sha256"]][first.task] += runs
+            own = "".join(f", {key} {first.config[key]}" for key in OF_WEIGHTS
+                          if first.config.get(key, USUAL) != USUAL)
+            backbones[first.backbone["name"], first.backbone["sha256"], own][first.task] += runs
     rows = []
-    for name, sha256 in sorted(backbones):
-        runs = backbones[name, sha256]
+    for key in sorted(backbones):
+        runs = backbones[key]
         label, *published = _compared(next(iter(runs.values()))[0].backbone, theirs)
         cells = [average(runs[column.task], column.metric) if column.task in runs else None
                  for column in table.columns]
@@ -198,7 +204,7 @@ def _measured_rows(table, groups, theirs):
         if counts:
             seeds = " to ".join(map(str, sorted({counts[0], counts[-1]})))
             label = backbone_text(next(iter(runs.values()))[0])
-            rows.append([f"ours: {label}, n = {seeds}", *cells])
+            rows.append([f"ours: {label}{key[2]}, n = {seeds}", *cells])
     return rows, older
 
 

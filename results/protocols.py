@@ -14,6 +14,9 @@ from parallel.mappings import differences
 from results.record import Result
 
 PATH = Path(__file__).with_name("protocols.json")
+# Settings that follow from the weights, as a network's architecture does: pictures are normalised as they
+# were in its pretraining. Another value than the default is no departure.
+OF_WEIGHTS = ("normalisation",)
 
 
 def departures(result: Result) -> dict[str, list]:
@@ -26,9 +29,15 @@ def departures(result: Result) -> dict[str, list]:
     if protocol is None:
         return {"protocol": [None, f"{result.task} version {result.version}"]}
     fitted = known["architectures"].get(result.arch, {}) if protocol["detects"] else {}
-    counts = differences(protocol["counts"], result.data["counts"])
-    return differences(protocol["config"] | fitted, result.config) | {
-        f"data.{key}": pair for key, pair in counts.items()}
+    return departing(protocol["config"] | fitted, result.config, protocol["counts"], result.data["counts"])
+
+
+def departing(usual: dict, used: dict, counts: dict, found: dict) -> dict[str, list]:
+    """Return {key: [paper's value, used value]} of two configs, and of two numbers of images as "data.<key>".
+    """
+    used = used | {key: usual[key] for key in OF_WEIGHTS if key in usual and key in used}
+    return differences(usual, used) | {
+        f"data.{key}": pair for key, pair in differences(counts, found).items()}
 
 
 @functools.cache

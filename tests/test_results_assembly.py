@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import assembly, render
+from results import assembly, protocols, render
 from results.catalogue import TABLES
 from results.cells import Cell, figure
 from results.published import PATH, read_published
@@ -221,10 +221,37 @@ def test_another_architecture_never_enters_a_table_of_resnet50():
               toy("cifar10_linear", {"top1": 92.0}, backbone=backbone)]
     before, after = assembly.build(store_of_records()), assembly.build([*store_of_records(), *others])
     changed = [new.name for old, new in zip(before, after, strict=True) if old != new]
-    assert changed == ["cifar", "verdicts", "others"]
+    assert changed == ["cifar", "small_sets", "others"]
     names = [row[1] for row in sheet_named("others", others).body[0]]
     assert names == ["bt [dddddddd] resnet18-cifar"] * 2
-    assert not sheet_named("cifar", [toy("cifar10_linear", {"top1": 92.0})]).body[1]
+    for table in ("cifar", "small_sets"):
+        assert not sheet_named(table, [toy("cifar10_linear", {"top1": 92.0})]).body[1]
+
+
+def test_a_column_may_have_an_architecture_of_its_own():
+    """Mixed Barlow Twins' network for 64 pixels has max pooling, that for 32 has none."""
+    stems = [{"name": "bt", "format": "torchvision", "sha256": digit * 64, "arch": f"resnet18-{stem}"}
+             for digit, stem in (("1", "cifar"), ("2", "small"))]
+    runs = [toy(task, {"top1": 50.0 + number}, backbone=backbone) for number, backbone in enumerate(stems)
+            for task in ("cifar10_knn", "stl10_knn", "imagenet100_knn")]
+    figures = [[cell and cell.mean for cell in row[1:]] for row in sheet_named("small_sets", runs).body[1]]
+    assert figures == [[50.0, *[None] * 7], [*[None] * 6, 51.0, None]]
+    others = [(row[0], row[1].split()[-1]) for row in sheet_named("others", runs).body[0]]
+    assert sorted(others) == [("cifar10_knn", "resnet18-small"), ("imagenet100_knn", "resnet18-cifar"),
+                              ("imagenet100_knn", "resnet18-small"), ("stl10_knn", "resnet18-cifar")]
+
+
+def test_each_normalisation_has_a_row_of_its_own():
+    """It is that of the weights' pretraining, so another than ours does not make a run scaled."""
+    backbone = {"name": "bt", "format": "torchvision", "sha256": "d" * 64, "arch": "resnet18-cifar"}
+    ours = toy("cifar10_knn", {"top1": 50.0}, backbone=backbone)
+    theirs = toy("cifar10_knn", {"top1": 60.0}, backbone=backbone,
+                 config={**ours.config, "normalisation": "cifar"})
+    assert protocols.departures(theirs) == {}
+    rows = sheet_named("small_sets", [ours, theirs]).body[1]
+    assert [(row[0], row[1].mean) for row in rows] == [
+        ("ours: bt [dddddddd] resnet18-cifar, n = 1", 50.0),
+        ("ours: bt [dddddddd] resnet18-cifar, normalisation cifar, n = 1", 60.0)]
 
 
 def test_only_the_newest_version_of_a_task_enters():

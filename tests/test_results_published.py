@@ -51,7 +51,7 @@ def test_presets_of_published_figures_exist_and_have_their_epochs_and_batch():
     for preset, entry in links:
         method, name = preset.split("/")
         one = recipe(name, method=method)
-        assert entry["metric"] == "top1" and entry["task"].endswith("_linear")
+        assert entry["metric"] == "top1" and entry["task"].endswith(("_linear", "_online"))
         assert entry["epochs"] in (None, one.epochs), preset
         assert entry["settings"].get("batch_size", one.batch_size) == one.batch_size, preset
         assert entry["backbone"].replace("-", "").lower() == one.arch, preset

@@ -13,10 +13,10 @@ import torch
 from parallel.collectives import agree, gather, of_main, require_same
 from parallel.groups import joined
 from parallel.launch import launch
-from parallel.mappings import differences
 from parallel.memory import within_memory
 from parallel.process import is_main
 from results import store
+from results.protocols import departing
 from results.record import SCHEMA, Result
 from transfer import workspace
 from transfer.request import Request
@@ -165,14 +165,12 @@ def make_draft(request: Request, backbone: Backbone, config: TaskConfig, conditi
     """Return the record to be, with metrics still empty. data: what the protocol says of it."""
     task = find(request.task)
     usual, used = task.config.fitted(backbone).resolved(), config.resolved()
-    counts = differences(task.counts, data["counts"])
-    scaled = differences(usual, used)
-    scaled.update({f"data.{key}": pair for key, pair in counts.items()})
     return Result(
         schema=SCHEMA, task=task.name, version=task.version,
         backbone={"name": backbone.name, "format": backbone.format, "sha256": backbone.sha256,
                   **({} if backbone.arch == RESNET50 else {"arch": backbone.arch.name})}, metrics={},
-        config=used, scaled=scaled, seed=request.seed, origin="measured",
+        config=used, scaled=departing(usual, used, task.counts, data["counts"]), seed=request.seed,
+        origin="measured",
         source=request.source or f"transfer.execution.run({request})", **workspace.code_version(),
         packages=workspace.packages(), device=workspace.describe_device(conditions.device, conditions.gpus),
         data=data, seconds=0.0,

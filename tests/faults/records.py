@@ -104,7 +104,7 @@ CASES = (
     ("forged: fewer pictures", other(toy(data={**toy().data, "counts": {"train": 16551, "test": 9}})),
      "scaled"),
     ("forged: another version", other(toy(version=2)), "scaled"),
-    ("forged: a task that is not there", other(toy("cifar10_linear", {"top1": 99.0})), "scaled"),
+    ("forged: a task that is not there", other(toy("mnist_linear", {"top1": 99.0})), "scaled"),
     ("kept: another's files", lambda path, kept: (kept / store.INDEX).write_text(
         (kept / store.INDEX).read_text().replace("voc_det", "coco_det")), "found those of"),
     ("kept: an edited curve", lambda path, kept: (kept / "curve.json").write_text("[1]"), "found another"),
