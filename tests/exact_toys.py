@@ -30,10 +30,12 @@ RUNS = {  # 13 images, 7 of validation: in batches of 4 and 8 the last one leave
     "linear with batch norm": (linear, dataclasses.replace(  # and a sweep
         LINEAR, dataset="even", batch_norm=True, batch_size=8, sweep_learning_rates=(0.1, 1.0),
         held_out=0.35)),
+    "linear by Adam": (linear, linear.Small(epochs=1, batch_size=4, precision="float64")),
     "fine-tuning": (finetune, FINETUNE),
     "fine-tuning, joint batch norm": (finetune, dataclasses.replace(FINETUNE, image_size=32,
                                                                     sync_batch_norm=True)),
     "knn": (knn, knn.Config(dataset="odd", k=(1, 5), image_size=32, precision="float64")),
+    "knn with one figure": (knn, knn.Small(k=(5,), precision="float64")),
     "svm": (svm, svm.Config(costs=(0.1, 10.0), image_size=32)),
     "lowshot": (lowshot, lowshot.Config(shots=(1, 3), draws=2, costs=(0.1, 10.0), image_size=32)),
     "online": (online, online.Config(dataset="odd", precision="float64")),

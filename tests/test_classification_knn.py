@@ -4,11 +4,14 @@ import json
 import math
 
 import classification_toys as toys
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from transfer.classification import images as data
 from transfer.classification import knn, layouts
+from transfer.classification.datasets import halves
 
 SMALL = knn.Config(k=(1, 3), image_size=32, precision="float64")
 
@@ -86,6 +89,45 @@ def test_run_on_images(tmp_path, arch):
     assert kept["matrix"] == [[sum(pair == (row, column) for pair in zip(truth.tolist(), nearest))
                                for column in range(3)] for row in range(3)]
     assert (context.out / "log.txt").read_text().startswith('{"top1_k1": ')
+
+
+def test_a_small_set_has_one_figure_by_the_vote_of_mixed_barlow_twins(tmp_path):
+    """200 neighbours weighed by exp(similarity / 0.5) (mix-bt, main.py), here 5 at 32 pixels as they are."""
+    toys.image_tree(tmp_path / "cifar10")
+    config = knn.CIFAR10.override(["k", "5", "temperature", "0.5,0.1", "precision", "float64",
+                                   "normalisation", "cifar"])
+    metrics = knn.run(toys.backbone("resnet18-cifar"), config, toys.context(tmp_path, tmp_path / "out"))
+    network, pooled = toys.plain_network(arch="resnet18-cifar").eval(), []
+    mean, std = torch.tensor([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]).double()[..., None, None]
+    for samples in halves(tmp_path, "cifar10").values():
+        pictures = [Image.open(samples.path(row)).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+                    for row in range(len(samples))]
+        pixels = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in pictures])
+        with torch.no_grad():
+            pooled.append((network((pixels.double() / 255 - mean) / std), torch.from_numpy(samples.labels)))
+    (bank, labels), (queries, truth) = pooled
+    for temperature, name in ((0.5, "top1"), (0.1, "top1_k5_t0.1")):
+        found = torch.tensor([brute_force(bank, labels, query, 5, temperature, 3) for query in queries])
+        assert metrics[name] == 100 * (found == truth).sum().item() / 8
+    assert list(metrics) == ["top1", "top1_k5_t0.1"]
+
+
+def test_the_small_sets_have_the_votes_of_their_sources():
+    """Golden: mix-bt's main.py and utils.py; lightly's imagenet100_benchmark.py."""
+    votes = (200,), (0.5,)
+    assert knn.CIFAR10 == knn.Small("cifar10", *votes, 32, "float32", "default", "stretch", "imagenet")
+    assert knn.CIFAR100 == dataclasses.replace(knn.CIFAR10, dataset="cifar100")
+    assert knn.TINY_IMAGENET == dataclasses.replace(knn.CIFAR10, dataset="tiny_imagenet", image_size=64)
+    assert knn.STL10 == knn.Small("stl10", *votes, 64, "float32", "default", "bicubic_crop", "imagenet")
+    assert knn.IMAGENET100 == knn.Small("imagenet100", (20,), (0.1,), 224, "float32", "default", "bilinear")
+    solo = (0.07, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    for config, changes in ((knn.CIFAR10, {}), (knn.TINY_IMAGENET, {}),
+                            (knn.STL10, {"image_size": 96, "resize": "stretch"}),
+                            (knn.IMAGENET100, {"resize": "crop"})):
+        assert config.override(["preset", "solo"]) == dataclasses.replace(
+            config, k=(20,), temperature=solo, preset="solo", **changes)
+        assert config.override(["preset", "default"]) == config
+    assert knn.STL10.override(["preset", "lightly"]).temperature == (0.1,)
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -1,5 +1,6 @@
 """The linear protocol against a plain loop and over an interruption, its defaults and its errors."""
 import dataclasses
+import functools
 import json
 
 import classification_toys as toys
@@ -29,11 +30,18 @@ def root(tmp_path_factory):
     return root
 
 
+ADAM = linear.Small("imagenet", epochs=2, batch_size=4, precision="float64", normalisation="cifar",
+                    drop_factor=1e-2, weight_decay=0.1)
+
+
 @pytest.mark.parametrize("config", [
     SMALL,
     dataclasses.replace(SMALL, schedule="step", drop_epochs=(1,), drop_factor=0.1, nesterov=True,
                         weight_decay=0.1, batch_norm=True, crop_scale=(0.5, 0.6)),
-], ids=["cosine", "steps, batch norm, crops"])
+    ADAM,
+    dataclasses.replace(ADAM, schedule="step", drop_epochs=(), augmentation="colour_bicubic",
+                        resize="bicubic_crop"),
+], ids=["cosine", "steps, batch norm, crops", "Adam, falling rate", "Adam, constant rate, other images"])
 def test_head_equals_a_plain_loop(root, tmp_path, config):
     """The protocol written down step by step: unfolded eval-mode network, torch's optimiser and scheduler."""
     context = toys.context(root, tmp_path)
@@ -44,27 +52,34 @@ def test_head_equals_a_plain_loop(root, tmp_path, config):
     torch.nn.init.normal_(layer.weight, 0, 0.01, generator=torch.Generator().manual_seed(0))
     torch.nn.init.zeros_(layer.bias)
     plain = nn.Sequential(*[nn.BatchNorm1d(2048, affine=False)] * config.batch_norm, layer).double()
-    optimizer = torch.optim.SGD(plain.parameters(), 0.3, momentum=0.9, nesterov=config.nesterov,
-                                weight_decay=config.weight_decay)
-    scheduler = (torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2) if config.schedule == "cosine" else
-                 torch.optim.lr_scheduler.MultiStepLR(optimizer, [1], 0.1))
+    adam = isinstance(config, linear.Small)
+    optimizer = (torch.optim.Adam(plain.parameters(), 0.01, weight_decay=0.1) if adam else
+                 torch.optim.SGD(plain.parameters(), 0.3, momentum=0.9, nesterov=config.nesterov,
+                                 weight_decay=config.weight_decay))
+    schedulers = torch.optim.lr_scheduler
+    scheduler = (schedulers.CosineAnnealingLR(optimizer, 2) if config.schedule == "cosine" else
+                 schedulers.ExponentialLR(optimizer, 0.1) if config.schedule == "exponential" else
+                 schedulers.MultiStepLR(optimizer, [9 if adam else 1], 0.1))
+    normalised = functools.partial(data.normalised, device=torch.device("cpu"), dtype=torch.float64,
+                                   normalisation=config.normalisation)
     batches = data.TrainBatches(len(train), 4, seed=0)
-    crops = data.Images(train, 32, augment=True, seed=0, crop_scale=config.crop_scale)
+    crops = data.Images(train, 32, augment=True, seed=0, crop_scale=config.crop_scale,
+                        augmentation=config.augmentation)
     loader = data.loader(crops, batches, context)
     for batches.epoch in range(2):
         plain.train()
         for images, labels, _ in data.batches_of(loader):
             with torch.no_grad():
-                pooled = network(data.normalised(images, torch.device("cpu"), torch.float64))
+                pooled = network(normalised(images))
             optimizer.zero_grad()
             functional.cross_entropy(plain(pooled), labels).backward()
             optimizer.step()
         scheduler.step()
     plain.eval()
-    tests = data.Images(val, 32, augment=False)
+    tests = data.Images(val, 32, augment=False, resize=config.resize)
     images = torch.stack([tests[0, index][0] for index in range(len(val))])
     with torch.no_grad():
-        pooled = network(data.normalised(images, torch.device("cpu"), torch.float64))
+        pooled = network(normalised(images))
         ours = heads.make_heads(config, 2048, 3, 0, torch.device("cpu"))
         ours.load_state_dict(head)
         expected = plain(pooled)
@@ -94,8 +109,10 @@ def test_folded_network_equals_the_plain_one_in_float32(arch):
     assert (ours - plain).norm() < 2e-6 * plain.norm()
 
 
-def test_an_interrupted_run_continues_exactly(root, tmp_path, monkeypatch):
-    config = dataclasses.replace(SMALL, epochs=3, batch_norm=True)
+@pytest.mark.parametrize("config", [
+    dataclasses.replace(SMALL, epochs=3, batch_norm=True), dataclasses.replace(ADAM, epochs=3)],
+    ids=["SGD", "Adam"])
+def test_an_interrupted_run_continues_exactly(root, tmp_path, monkeypatch, config):
     whole = trained(config, toys.context(root, tmp_path / "whole"))
     context = toys.context(root, tmp_path / "broken")
     save = training.Checkpoint.save
@@ -162,7 +179,37 @@ def test_defaults_are_the_papers():
     assert changed["drop_epochs"] == [1, 2] and changed["batch_norm"] is False
 
 
+def test_the_small_sets_have_the_protocols_of_their_sources():
+    """Golden: linear.py of mix-bt, whose rate falls from 1e-2 to 1e-6 over 200 epochs; barlow.yaml of
+    solo-learn."""
+    assert linear.CIFAR10 == linear.Small(
+        "cifar10", 200, 512, 0.01, 0.9, False, 5e-6, "exponential", (60, 80), 1e-4, False, 0.01, 32,
+        (0.08, 1.0), "float32", (), (), 0.1, "default", "adam", "colour", "stretch", "imagenet")
+    rates = [linear.CIFAR10.learning_rate * training.schedule_factor(linear.CIFAR10, epoch)
+             for epoch in range(201)]
+    assert rates[0] == 0.01 and rates[100] == pytest.approx(1e-4) and rates[200] == pytest.approx(1e-6)
+    found = {config.dataset: differences(linear.CIFAR10.resolved(), config.resolved())
+             for config in (linear.CIFAR100, linear.TINY_IMAGENET, linear.STL10)}
+    sixty_four = {"image_size": 64, "augmentation": "colour_bicubic", "crop_scale": [0.2, 1.0]}
+    for name, changes in (("cifar100", {}), ("tiny_imagenet", sixty_four),
+                          ("stl10", {**sixty_four, "resize": "bicubic_crop"})):
+        assert {key: used for key, (_, used) in found[name].items()} == {"dataset": name, **changes}
+    found = differences(linear.IMAGENET.resolved(), linear.IMAGENET100.resolved())
+    assert {key: used for key, (_, used) in found.items()} == {
+        "dataset": "imagenet100", "learning_rate": 0.1, "weight_decay": 0.0, "schedule": "step",
+        "optimiser": "sgd", "augmentation": "crop", "resize": "crop", "normalisation": "imagenet"}
+
+
 @pytest.mark.parametrize("config, preset, changes", [
+    *((config, "hsic", {"learning_rate": 1e-3, "weight_decay": 1e-6, "schedule": "step", "drop_epochs": []})
+      for config in (linear.CIFAR10, linear.CIFAR100, linear.TINY_IMAGENET, linear.STL10)),
+    *((config, "solo", {"epochs": 100, "batch_size": 128, "optimiser": "sgd", "learning_rate": 0.1,
+                        "weight_decay": 0.0, "schedule": "step", "drop_factor": 0.1, "augmentation": "crop"})
+      for config in (linear.CIFAR10, linear.CIFAR100)),
+    *((linear.IMAGENET100, name, {"learning_rate": rate}) for name, rate in (
+        ("byol", 0.3), ("dino", 0.3), ("mocov3", 0.3), ("nnclr", 0.3), ("vibcreg", 0.3), ("vicreg", 0.3),
+        ("deepclusterv2", 0.15), ("swav", 0.15), ("mocov2plus", 3.0), ("ressl", 3.0), ("simclr", 1.0),
+        ("simsiam", 30.0))),
     (linear.IMAGENET, "first_release", {"learning_rate": 0.1}),
     (linear.IMAGENET, "moco", {"learning_rate": 30.0, "weight_decay": 0.0, "schedule": "step"}),
     (linear.IMAGENET, "vicreg", {"learning_rate": 0.02, "crop_scale": [0.2, 1.0]}),
@@ -204,6 +251,10 @@ def test_other_names_of_a_default_make_its_row(config, names):
     ({"batch_size": 0}, "batch_size: expected from 1 to"),
     ({"batch_size": 13, "batch_norm": True}, "last batch of one of 14 images"),
     ({"learning_rate": 1e300, "epochs": 2}, "lower the learning rate"),
+    ({"optimiser": "lars"}, "optimiser: expected sgd or adam, found 'lars'"),
+    ({"optimiser": "adam", "nesterov": True}, "nesterov: expected sgd and a momentum above 0 with it"),
+    ({"augmentation": "cuts"}, "augmentation: expected one of crop, colour, colour_bicubic, found 'cuts'"),
+    ({"normalisation": "own"}, "normalisation: expected one of imagenet, solo_cifar, cifar, "),
     ({"dataset": "imagenot"}, "imagenot: no such folder"),
     ({"sweep_learning_rates": (0.1, 0.1)}, "expected each learning rate and weight decay once"),
     ({"sweep_learning_rates": (0.1, 1.0), "held_out": 1.0}, "held_out: expected a share between 0 and 1"),
@@ -211,7 +262,9 @@ def test_other_names_of_a_default_make_its_row(config, names):
 ])
 def test_errors(root, tmp_path, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        linear.run(toys.backbone(), dataclasses.replace(SMALL, **changes), toys.context(root, tmp_path))
+        own = dataclasses.replace(SMALL, **changes) if changes.keys() <= SMALL.resolved().keys() else (
+            dataclasses.replace(ADAM, **changes))
+        linear.run(toys.backbone(), own, toys.context(root, tmp_path))
 
 
 def test_data(root, tmp_path):

@@ -66,7 +66,8 @@ def test_ranks_end_with_the_processes_of_their_fits(runs):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("name", ["linear", "linear with batch norm", "fine-tuning, joint batch norm"])
+@pytest.mark.parametrize("name", ["linear", "linear with batch norm", "linear by Adam",
+                                  "fine-tuning, joint batch norm"])
 def test_the_files_to_keep_are_equal(runs, name, processes):
     folders = [runs[1] / str(ranks) / name / "record" for ranks in (1, processes)]
     one, many = ({file.name: json.loads(file.read_text()) for file in folder.iterdir()} for folder in folders)
@@ -76,7 +77,7 @@ def test_the_files_to_keep_are_equal(runs, name, processes):
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("name, parts", [("linear", ["heads"]), ("linear with batch norm", ["heads"]),
-                                         ("fine-tuning, joint batch norm", ["network", "head"])])
+                                         ("linear by Adam", ["heads"]), ("fine-tuning, joint batch norm", ["network", "head"])])
 def test_the_weights_are_equal(runs, name, parts, processes):
     one, many = (torch.load(runs[1] / str(ranks) / name / "checkpoint.pth", weights_only=True)
                  for ranks in (1, processes))
