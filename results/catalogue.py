@@ -29,8 +29,8 @@ class Column:
 class Table:
     """A table of a paper. rows: the published tables, "<paper>, <table>", whose rows open it, in order.
 
-    notes: remarks below it. arch: the architecture of its backbones; ours of another one do not enter it.
-    ablation: whether its rows differ in pretraining, which no record knows: a
+    notes: remarks below it. arch: the architecture of its backbones, "A or B" for two; ours of another one do
+    not enter it. ablation: whether its rows differ in pretraining, which no record knows: a
     backbone enters such a table only under the name of one of its rows.
     """
 
@@ -46,7 +46,8 @@ class Table:
     @property
     def cells(self) -> set[tuple[str, str, str]]:
         """(architecture, task, metric) of what its columns hold."""
-        return {(column.arch or self.arch, column.task, column.metric) for column in self.columns}
+        return {(arch, column.task, column.metric) for column in self.columns
+                for arch in (column.arch or self.arch).split(" or ")}
 
 
 def _detection(group, task, prefix="", mark=""):
@@ -168,7 +169,7 @@ TABLES = (
            Column("Top-1", "cifar10_linear", "top1", "CIFAR-10, offline")),
           notes=("the classifier is trained beside the backbone (online), but for the last column, where "
                  "ours are by mix-bt's protocol; SupCon is supervised and does not compete, nor do the two "
-                 "rows of users (issues 216 and 109)",), arch="resnet18-cifar"),
+                 "rows of users (issues 216 and 109)",), arch="resnet18-cifar or resnet18-solo"),
     Table("cifar_elsewhere", "CIFAR as others measured it: linear evaluation, top-1 accuracy (%)",
           "papers, repositories and their issues",
           ("SimCLR, CIFAR", "SimSiam, CIFAR", "SupContrast, CIFAR"),

@@ -1,16 +1,20 @@
 """Every ResNet of torchvision with every stem: what is recorded of it is true, and weights find their own."""
+import dataclasses
+
 import pytest
 import torch
+import torchvision
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from torch import nn
-from weights_toys import distinct_backbone, small_state
+from weights_toys import distinct_backbone, prefixed, small_state
 
 from parallel.resnets import STEMS, models
 from pretrain import backbones
 from transfer.weights import activations, proof
 from transfer.weights.architectures import ALL_NAMES, ARCHITECTURES, Architecture, nearest
+from transfer.weights.backbone import build
 from transfer.weights.naming import to_detectron2
 from transfer.weights.proof import convert, prove_loaded
 from transfer.weights.readers import read
@@ -34,7 +38,7 @@ def test_the_record_of_a_resnet50_is_the_papers():
 
 
 def test_each_model_has_each_stem_and_its_name():
-    assert len(ARCHITECTURES) == len(models()) * len(STEMS) == 30
+    assert len(ARCHITECTURES) == len(models()) * len(STEMS) == 40
     assert {"resnet18-cifar", "resnet152", "wide_resnet101_2", "resnext101_64x4d-small"} < set(ARCHITECTURES)
     assert set().union(*(arch.expected for arch in ARCHITECTURES.values())) == set(ALL_NAMES)
 
@@ -47,7 +51,8 @@ def test_the_record_is_that_of_the_network(name):
     images = torch.empty(2, 3, 64, 96, device="meta")
     assert network(images).shape == (2, arch.width)
     maps = nn.Sequential(*list(network.children())[:-2])(images)
-    assert maps.shape == (2, arch.width, 64 // arch.stride, 96 // arch.stride)
+    assert maps.shape == (2, arch.width, arch.side(64), arch.side(96))
+    assert arch.side(64) == 64 // arch.stride + (arch.stem == "solo")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -148,10 +153,29 @@ def test_the_stem_comes_from_the_file_or_from_the_user_and_records_never_mix_the
     assert read(plain).sha256 == read(plain, stem="imagenet").sha256
 
 
+def test_solo_learns_networks_for_cifar_pad_their_first_convolution_by_2(tmp_path):
+    """Its own change to torchvision's network, in our words (solo/methods/base.py:199-204)."""
+    theirs = torchvision.models.resnet18(weights=None)
+    theirs.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=2, bias=False)
+    theirs.maxpool, theirs.fc = nn.Identity(), nn.Identity()
+    state = prefixed("backbone.", theirs.state_dict()) | {"classifier.weight": torch.ones(10, 512),
+                                                          "classifier.bias": torch.ones(10)}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.1.2"}, tmp_path / "solo.ckpt")
+    backbone = read(tmp_path / "solo.ckpt")
+    assert (backbone.format, backbone.arch.name) == ("sololearn", "resnet18-solo")
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(build(backbone)(images), theirs.eval()(images))
+        other = build(dataclasses.replace(backbone, arch=ARCHITECTURES["resnet18-cifar"]))(images)
+    assert not torch.allclose(other, theirs(images), rtol=0.01)
+    with pytest.raises(ValueError, match="expected the stem cifar, found solo"):
+        read(tmp_path / "solo.ckpt", stem="cifar")
+
+
 @pytest.mark.parametrize("name, config, stem, message", [
-    ("resnet18-cifar", {}, None, "resnet18 with a 3 x 3 stem.* --stem small if .* --stem cifar if not"),
+    ("resnet18-cifar", {}, None, "resnet18 with a 3 x 3 stem.* --stem small if .* --stem solo if not"),
     ("resnet18-cifar", {"stem": "cifar"}, "small", "expected the stem small, found cifar"),
-    ("resnet18-cifar", {}, "imagenet", "expected the stem imagenet, found cifar or small"),
+    ("resnet18-cifar", {}, "imagenet", "expected the stem imagenet, found cifar or small or solo"),
     ("resnet50", {"stem": "cifar"}, None, "expected the stem cifar, found imagenet"),
     ("resnet50", {}, "small", "expected the stem small, found imagenet"),
 ])

@@ -357,7 +357,7 @@ def test_what_is_known_to_be_wrong_is_refused(content, format, message, saved):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("row", ["HSIC, without max pooling", "solo-learn", "lightly example, numbered"])
+@pytest.mark.parametrize("row", ["HSIC, without max pooling", "lightly example, numbered"])
 def test_networks_for_small_images_need_the_name_of_their_stem(row, saved):
     content = LAYOUTS[row][2]()
     state = content.get("state_dict", content)

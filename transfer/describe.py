@@ -40,8 +40,8 @@ from transfer.weights.states import flat
 
 INDENT = 13
 MOST = 20  # names listed of what else a file holds
-# Sides of pictures in pixels, by stem: ImageNet's, CIFAR's and Tiny ImageNet's
-SIDES = {"imagenet": 224, "cifar": 32, "small": 64}
+# Sides of pictures in pixels, by stem: ImageNet's, CIFAR's, Tiny ImageNet's and CIFAR's
+SIDES = {"imagenet": 224, "cifar": 32, "small": 64, "solo": 32}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, metavar="FOLDER",
                         help="pictures, with or without labels: print the effective rank of their features")
     parser.add_argument("--image-size", type=int, choices=range(16, 1025), metavar="S",
-                        help="side of these pictures in pixels (default: 224; 32 and 64 with the stems cifar "
-                             "and small)")
+                        help="side of these pictures in pixels (default: 224; with the stems cifar and "
+                             "solo 32, with small 64)")
     options = parser.parse_args(arguments)
     try:
         raw, sha256 = load(options.weights)

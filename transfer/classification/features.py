@@ -59,7 +59,7 @@ class Pipeline:
 
     def dimensions(self, arch: Architecture) -> int:
         """Values of an image's features."""
-        windows = 1 if self.pooling == "average" else (-(-self.image_size // arch.stride) - 5) ** 2
+        windows = 1 if self.pooling == "average" else (arch.side(self.image_size) - 5) ** 2
         return arch.width * windows
 
 

@@ -140,7 +140,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
     # Equal shares, as DistributedSampler makes them, matter only where each process has its own statistics.
     batches = images.TrainBatches(len(train), config.batch_size, context.seed, pad=not config.sync_batch_norm)
     alone = 1 if config.sync_batch_norm else world_size()
-    if config.image_size <= backbone.arch.stride and batches.size(len(batches) - 1) == alone:
+    if backbone.arch.side(config.image_size) == 1 and batches.size(len(batches) - 1) == alone:
         raise ValueError(f"batch_size {config.batch_size} leaves batch norm one image in the last batch, "
                          f"which at image_size {config.image_size} has no variance; choose another")
     with tf32(allowed=False):

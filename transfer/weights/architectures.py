@@ -1,9 +1,9 @@
-"""Every ResNet of torchvision, each with three stems: one record an architecture.
+"""Every ResNet of torchvision, each with four stems: one record an architecture.
 
     ARCHITECTURES["resnet50"], ARCHITECTURES["resnet18-cifar"], ARCHITECTURES["wide_resnet50_2-small"]
 
-The stem "imagenet" is torchvision's own and adds nothing to the name. "cifar" and "small" have the same
-tensors (parallel/resnets.py), so which of them a network has must be said.
+The stem "imagenet" is torchvision's own and adds nothing to the name. "cifar", "small" and
+"solo" have the same tensors (parallel/resnets.py), so which of them a network has must be said.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,10 +54,14 @@ class Architecture:
         """Pixels of an image for one of layer4, in each direction."""
         return STEMS[self.stem]
 
+    def side(self, pixels: int) -> int:
+        """Of layer4's maps of an image with sides of so many pixels."""
+        return -(-(pixels + 2 * (self.stem == "solo")) // self.stride)
+
     @property
     def stems(self) -> list[str]:
         """The stems with which this model has the same tensors as with its own."""
-        return ["imagenet"] if self.stem == "imagenet" else ["cifar", "small"]
+        return ["imagenet"] if self.stem == "imagenet" else ["cifar", "small", "solo"]
 
     @property
     def basic(self) -> bool:

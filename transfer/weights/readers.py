@@ -120,7 +120,11 @@ def recognised(raw: object, sha256: str, format: str | None = None) -> Contents:
     for encoder, entries in encoders.items():
         encoders[encoder] = {part: tensor for part, tensor in entries.items()
                              if part in ALL_NAMES or is_trunk(part)}
-    return Contents(name, encoders, sha256, _stem(raw), _classifier(name, state))
+    stem = _stem(raw)
+    if name == "sololearn" and any(tuple(entries["conv1.weight"].shape[2:]) == (3, 3)
+                                   for entries in encoders.values() if "conv1.weight" in entries):
+        stem = "solo"  # it has no other one of 3 x 3
+    return Contents(name, encoders, sha256, stem, _classifier(name, state))
 
 
 def _stem(raw: Mapping) -> str | None:
@@ -267,7 +271,8 @@ def _chosen_stem(arch: Architecture, said: str | None, wanted: str | None) -> st
     stem = wanted or said or (arch.stems[0] if len(arch.stems) == 1 else None)
     if stem is None:
         raise ValueError(f"a {arch.model} with a 3 x 3 stem, and the file does not say whether max pooling"
-                         " follows; pass --stem small if it does, --stem cifar if not")
+                         " follows; pass --stem small if it does, --stem cifar if not, --stem solo if not and"
+                         " the convolution pads by 2")
     found = arch.stems if said in (None, stem) else [said]
     if stem not in found:
         raise ValueError(f"expected the stem {stem}, found {' or '.join(found)}; correct --stem or leave it"
