@@ -13,6 +13,8 @@ memory.py       a GPU that is too small, said in one line
 ledger.py       memory, operations and bytes of a computation, also of one that is only tried
 resnets.py      torchvision's ResNets without their classifier, with their stems
 pixels.py       picture files as RGB; ImageNet's mean and standard deviation
+packed.py       .npz and other pictures in memory; many strings in little memory
+parquet.py      pictures in parquet files
 checkpoints.py  the file that a run resumes from
 watch.py        which processes are still there
 signals.py      being asked to stop

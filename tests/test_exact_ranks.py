@@ -77,7 +77,8 @@ def test_the_files_to_keep_are_equal(runs, name, processes):
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("name, parts", [("linear", ["heads"]), ("linear with batch norm", ["heads"]),
-                                         ("linear by Adam", ["heads"]), ("fine-tuning, joint batch norm", ["network", "head"])])
+                                         ("linear by Adam", ["heads"]),
+                                         ("fine-tuning, joint batch norm", ["network", "head"])])
 def test_the_weights_are_equal(runs, name, parts, processes):
     one, many = (torch.load(runs[1] / str(ranks) / name / "checkpoint.pth", weights_only=True)
                  for ranks in (1, processes))
