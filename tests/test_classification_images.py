@@ -158,7 +158,9 @@ def test_test_images_are_the_official_centre_crop(tmp_path):
     ("crop", lambda image: image.resize((44, 37), Image.BILINEAR).crop((6, 2, 38, 34))),
     ("squash", lambda image: image.resize((44, 37), Image.BILINEAR).resize((32, 32), Image.BILINEAR)),
     ("stretch", lambda image: image.resize((32, 32), Image.BILINEAR)),
+    ("bilinear", lambda image: image.resize((38, 32), Image.BILINEAR).crop((3, 0, 35, 32))),
     ("bicubic", lambda image: image.resize((38, 32), Image.BICUBIC).crop((3, 0, 35, 32))),
+    ("bicubic_crop", lambda image: image.resize((42, 35), Image.BICUBIC).crop((5, 2, 37, 34))),
 ])
 def test_resizes_by_hand(tmp_path, name, by_hand):
     """Of an image of 48 x 40 to 32 x 32; 37 is 32 x 256 / 224."""
@@ -181,6 +183,43 @@ def test_train_images_are_bilinear_crops_and_flips(tmp_path):
         by_hand = by_hand.transpose(Image.FLIP_LEFT_RIGHT) if flips[-1] else by_hand
         assert np.array_equal(images[1, index][0].permute(1, 2, 0).numpy(), np.asarray(by_hand))
     assert set(flips) == {True, False}
+
+
+COLOURS = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+
+
+@pytest.mark.parametrize("name, scale, theirs", [
+    ("colour", (0.08, 1.0), [
+        transforms.RandomResizedCrop(32), transforms.RandomHorizontalFlip(p=0.5), COLOURS,
+        transforms.RandomGrayscale(p=0.2)]),
+    ("colour_bicubic", (0.2, 1.0), [
+        COLOURS, transforms.RandomGrayscale(p=0.1),
+        transforms.RandomResizedCrop(32, (0.2, 1.0), (0.75, 4 / 3), transforms.InterpolationMode.BICUBIC),
+        transforms.RandomHorizontalFlip(p=0.5)]),
+])
+def test_training_images_of_mixed_barlow_twins(tmp_path, name, scale, theirs):
+    """Golden: the order and numbers of its utils.py, for 32 and for 64 pixels."""
+    train, _ = layouts.split_pair(toys.image_tree(tmp_path / "set"))
+    images, greys = data.Images(train, 32, augment=True, seed=3, crop_scale=scale, augmentation=name), 0
+    for epoch in range(4):
+        for index in (0, 1, 2, 3):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(data._seed(3, epoch, index))
+                expected = np.asarray(transforms.Compose(theirs)(Image.open(train.path(index))))
+            found = images[epoch, index][0].permute(1, 2, 0).numpy()
+            assert np.array_equal(found, expected)
+            greys += np.array_equal(found[..., 0], found[..., 2])
+    assert 0 < greys < 16
+
+
+def test_the_statistics_of_pictures_are_those_of_their_sources():
+    """Golden: data.normalised, with the means and deviations of mix-bt's and solo-learn's code."""
+    pixels = torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)
+    for name, mean, std in (("cifar", 0.4914, 0.2023), ("solo_cifar", 0.4914, 0.247),
+                            ("tiny_imagenet", 0.480, 0.277), ("stl10", 0.43, 0.27),
+                            ("imagenet", 0.485, 0.229)):
+        found = data.normalised(pixels, torch.device("cpu"), torch.float64, name)[0, 0, 0, 0].item()
+        assert found == pytest.approx((0.2 - mean) / std)
 
 
 def test_crops_follow_the_key_and_leave_the_generator_alone(tmp_path):

@@ -81,7 +81,7 @@ def farewell(number: int) -> int:
 def list_tasks() -> int:
     """Print each task with its place in the paper and its metrics, the main one first."""
     for task in tasks.TASKS.values() if is_main() else ():
-        print(f"{task.name:16} {task.paper:36} {' '.join(task.metrics)}")
+        print(f"{task.name:20} {task.paper:42} {' '.join(task.metrics)}")
     return 0
 
 
