@@ -232,15 +232,23 @@ def test_an_official_validation_set_is_left_out(tmp_path):
     assert len(small_sets.read_small_set("cifar10", tmp_path)[1]) == 2
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10", "tiny_imagenet", "imagenet100"])
-def test_each_task_in_smoke_scale(tmp_path, name):
-    """On three classes in folders; its protocol at a tiny size."""
-    toys.image_tree(tmp_path / name, train=3, val=2)
-    for task in (TASKS[f"{name}_linear"], TASKS[f"{name}_knn"]):
-        changes = ["epochs", "1"] if "linear" in task.name else ["k", "2"]
+def folder(name):
+    return lambda root: toys.image_tree(root / name, train=3, val=2)
+
+
+@pytest.mark.parametrize("name, write, tasks, train, scored", [
+    ("cifar10", folder("cifar10"), "linear knn semi10", 8, 5),
+    ("cifar100", folder("cifar100"), "linear knn semi1", 8, 5), ("stl10", binary, "linear knn", 4, 4),
+    ("tiny_imagenet", tiny, "linear knn", 4, 3), ("imagenet100", folder("imagenet100"), "linear knn", 8, 5)])
+def test_each_task_in_smoke_scale(tmp_path, name, write, tasks, train, scored):
+    write(tmp_path)
+    for task in (TASKS[f"{name}_{one}"] for one in tasks.split()):
+        changes = ["k", "2"] if "knn" in task.name else ["epochs", "1"]
         config = task.config.override([*task.smoke, *changes])
         context = toys.context(tmp_path, tmp_path / task.name)
-        assert sum(task.protocol.data(config, context)["counts"].values()) == 13
+        counts = task.protocol.data(config, context)["counts"]
+        assert list(counts.values()) == [3 if "semi" in task.name else train, scored]
+        assert counts.keys() == task.counts.keys()
         metrics = task.protocol.run(toys.backbone("resnet18-cifar"), config, context)
         assert set(task.metrics) <= metrics.keys()
 
