@@ -47,6 +47,7 @@ class Held:
     def __init__(self, source: Source, pixels: torch.Tensor, reasons: dict[int, str]):
         self.source, self.pixels, self.reasons = source, pixels, reasons
         self.fingerprint, self.name, self.place = source.fingerprint, source.name, source.place
+        self.class_names = source.class_names
 
     def __len__(self) -> int:
         return len(self.source)

@@ -8,7 +8,7 @@ optimiser is that of solo-learn's recipes: LARS with a clipped ratio where the r
 momentum 0.9.
 """
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class OnlineProbe:
             loss = functional.cross_entropy(self.classifier(features), truth, reduction="sum") / count
         loss.backward()
         for parameter in self.classifier.parameters():
-            parameter.grad = all_reduce_sum(parameter.grad)
+            all_reduce_sum(cast(torch.Tensor, parameter.grad))
         for group in self.optimizer.param_groups:
             group["lr"] = RATE * recipe.batch_size / 256 * schedule_factor(recipe, step, steps_per_epoch)
         self.optimizer.found_inf = skipped.float()

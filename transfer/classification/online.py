@@ -8,6 +8,7 @@ resized to 256, with a centre crop of 224.
     python transfer/run.py --task cifar10_online --weights checkpoint/checkpoint.pth --data /data
 """
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -71,7 +72,8 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
                          "on this set")
     (features, truth), = collect(backbone, [scored], config.pipeline, context, device)
     logits = features @ weight.to(features).T + bias.to(features)
-    metrics = dict(zip(("top1", "top5"), percent(topk_correct(logits, truth, (1, 5)), len(truth))))
+    hits = topk_correct(logits, truth, (1, 5))
+    metrics: dict[str, Any] = dict(zip(("top1", "top5"), percent(hits, len(truth))))
     journal.line(**metrics)
     keep_rank_of(backbone, train, config.pipeline, context, device, journal)
     keep_predictions(context, scored.classes, all_gather_rows(truth), all_gather_rows(logits.argmax(1)))
