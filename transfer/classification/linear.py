@@ -10,9 +10,9 @@ epochs and weight decay; the paper's own two drops are `preset paper`). Expected
 
 The small sets have their own protocols (Small): CIFAR-10, CIFAR-100, Tiny-ImageNet and STL-10 that of Mixed
 Barlow Twins (linear.py of wgcban/mix-bt; arXiv 2312.02151): Adam, 200 epochs at batch 512, rate 0.01 falling
-to 1e-6 by a factor an epoch, training images cropped and coloured as in pretraining. There the probe's
-training also moves the backbone's batch norm statistics; here the backbone is frozen. Expected with its own
-ResNet-18: 92.58, 69.31, 51.67 and 91.02. ImageNet-100: solo-learn's scripts/linear/imagenet-100.
+to 1e-6 by a factor an epoch, training images cropped and coloured as in pretraining. There the backbone is
+in train mode meanwhile; here it is frozen. Expected with its own ResNet-18: 92.58, 69.31, 51.67 and 91.02.
+ImageNet-100: solo-learn's scripts/linear/imagenet-100.
 
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data preset moco
