@@ -9,7 +9,7 @@ import torchvision
 from PIL import Image
 
 from transfer import doctor
-from transfer.classification import finetune, knn, linear, probe, small_sets
+from transfer.classification import finetune, health, knn, linear, probe, small_sets
 from transfer.classification import images as data
 from transfer.classification.datasets import halves, stated
 from transfer.tasks import TASKS
@@ -84,6 +84,13 @@ def test_every_form_gives_the_same_pictures(roots):
             subset = samples.subset(np.array([4, 2]), "two")
             assert np.array_equal(data.Images(subset, 32, augment=False)[0, 1][0].numpy(),
                                   data.Images(samples, 32, augment=False)[0, 2][0].numpy())
+
+
+def test_every_form_gives_the_pictures_of_an_effective_rank(roots):
+    for root in roots.values():
+        found = data.Images(health.pictures(root / "cifar10"), 32, augment=False, resize="stretch")
+        assert [found[0, index][0].numpy().tolist() for index in range(12)] == \
+            SETS["train"][0].transpose(0, 3, 1, 2).tolist() and len(found) == 12
 
 
 @pytest.mark.parametrize("protocol, config, figures", [

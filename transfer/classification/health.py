@@ -15,6 +15,7 @@ import torch
 from parallel.listing import files_below
 from parallel.manifests import training_manifest
 from parallel.spectrum import joint_effective_rank
+from transfer.classification import packed_sets
 from transfer.classification.cache import collect
 from transfer.classification.features import Pipeline
 from transfer.classification.images import part
@@ -62,8 +63,8 @@ def spaced(count: int, most: int) -> np.ndarray:
 
 
 def pictures(root: Path) -> Samples:
-    """The training pictures of a data set in any layout that a task or pretraining reads from files, else all
-    pictures below a folder. Their labels mean nothing. FileNotFoundError where there are none."""
+    """The training pictures of a data set in any layout that a task reads, else all pictures below a folder.
+    Their labels mean nothing. FileNotFoundError where there are none."""
     folder = train_folder(root)
     found = None if folder else training_manifest(root)
     if found:
@@ -72,10 +73,14 @@ def pictures(root: Path) -> Samples:
         place = folder / "train" if folder else root
         tree, source = files_below(place), str(place)
         names = [os.path.join(below, file) for below in sorted(tree) for file in tree[below]]
-    small = next((small for small in SMALL_SETS.values() if small.folder == root.name), None)
-    if not names and small:  # all of them in one file
-        return from_torchvision(small, root.parent)[0]
-    if not names:
-        raise FileNotFoundError(f"{source}: expected pictures in it or below, found none")
+    if not names:  # in files of many
+        small = next((small for small in SMALL_SETS.values() if small.folder == root.name), None)
+        files = packed_sets.files_of(root).get("train")
+        if not small and not files:
+            raise FileNotFoundError(f"{source}: expected pictures in it or below, found none")
+        if small:
+            return from_torchvision(small, root.parent)[0]
+        packed, labels = packed_sets.opened("train", files)
+        return packed_sets.samples(packed, labels * 0, ("picture",), packed.place)
     return Samples(place, np.array([os.fsencode(name) for name in names]), np.zeros(len(names), np.int64),
                    ("picture",), source)
