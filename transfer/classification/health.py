@@ -75,12 +75,12 @@ def pictures(root: Path) -> Samples:
         names = [os.path.join(below, file) for below in sorted(tree) for file in tree[below]]
     if not names:  # in files of many
         small = next((small for small in SMALL_SETS.values() if small.folder == root.name), None)
-        files = packed_sets.files_of(root).get("train")
-        if not small and not files:
-            raise FileNotFoundError(f"{source}: expected pictures in it or below, found none")
         if small:
             return from_torchvision(small, root.parent)[0]
-        packed, labels = packed_sets.opened("train", files)
+        files = packed_sets.files_of(root)
+        if "train" not in files:
+            raise FileNotFoundError(f"{source}: expected pictures in it or below, found none")
+        packed, labels = packed_sets.opened("train", files["train"])
         return packed_sets.samples(packed, labels * 0, ("picture",), packed.place)
     return Samples(place, np.array([os.fsencode(name) for name in names]), np.zeros(len(names), np.int64),
                    ("picture",), source)
