@@ -44,6 +44,25 @@ def test_votes_equal_brute_force(monkeypatch):
     assert not torch.equal(votes[40, 0.07], votes[40, 5.0])
 
 
+def test_votes_by_euclidean_distance_equal_brute_force(monkeypatch):
+    """solo/utils/knn.py of solo-learn in plain Python: features as they are, 1 / (distance + 1e-5)."""
+    monkeypatch.setattr(knn, "QUERIES", 4)
+    monkeypatch.setattr(knn, "BLOCK", 7)
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (40,), generator=draw)
+    bank, queries = (torch.randn(count, 2, generator=draw, dtype=torch.float64) for count in (40, 50))
+    votes = knn.predict(bank, labels, queries, 4, (1, 5, 40), (0.07,), torch.device("cpu"), "euclidean")
+    for (k, _), found in votes.items():
+        for query, vote in zip(queries, found.tolist()):
+            near = sorted((math.dist(row, query), label)
+                          for row, label in zip(bank.tolist(), labels.tolist()))
+            wanted = [sum(1 / (distance + 1e-5) for distance, label in near[:k] if label == number)
+                      for number in range(4)]
+            assert vote == wanted.index(max(wanted))
+    cosine = knn.predict(bank, labels, queries, 4, (5,), (0.07,), torch.device("cpu"))
+    assert not torch.equal(votes[5, 0.07], cosine[5, 0.07])
+
+
 def test_beside_the_bank_there_is_only_a_block_of_it(monkeypatch):
     """ImageNet's is 10.5 GB; benchmarks/knn.py measures the bytes."""
     normalize, copied = torch.nn.functional.normalize, []
@@ -133,10 +152,12 @@ def test_the_small_sets_have_the_votes_of_their_sources():
 @pytest.mark.parametrize("changes, message", [
     ({"k": (3, 15)}, r"k: expected values from 1 to the 14 training images of .*train, found \(3, 15\)"),
     ({"precision": "int8"}, "precision: expected one of"),
+    ({"distance": "manhattan"}, "distance: expected one of cosine, euclidean, found 'manhattan'"),
 ])
 def test_errors(tmp_path, changes, message):
     toys.image_tree(tmp_path / "imagenet")
-    config, context = dataclasses.replace(SMALL, **changes), toys.context(tmp_path, tmp_path / "out")
+    config = dataclasses.replace(knn.Small("imagenet", k=(1, 3)), **changes)
+    context = toys.context(tmp_path, tmp_path / "out")
     for function in (lambda: knn.data(config, context), lambda: knn.run(toys.backbone(), config, context)):
         with pytest.raises(ValueError, match=message):
             function()

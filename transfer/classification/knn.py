@@ -29,6 +29,7 @@ from transfer.precision import tf32
 from transfer.settings import Conditions, Context, TaskConfig
 from transfer.weights.backbone import Backbone
 
+DISTANCES = ("cosine", "euclidean")
 QUERIES, BLOCK = 512, 2 ** 14  # validation and training images compared at once: 34 MB of similarities
 
 # lightly-ai/lightly: benchmarks/imagenet/resnet50/knn_eval.py, and cifar10_benchmark.py of its documentation
@@ -59,7 +60,7 @@ class Config(TaskConfig):
     preset: str = "default"
 
     # Settings of Small: ImageNet has these values.
-    resize, normalisation = "crop", "imagenet"
+    resize, normalisation, distance = "crop", "imagenet", "cosine"
 
     @property
     def PRESETS(self) -> dict:
@@ -85,6 +86,7 @@ class Small(Config):
     image_size: int = 32
     resize: str = "stretch"          # does nothing at the pictures' own size
     normalisation: str = "imagenet"  # that of the weights' pretraining: images.NORMALISATIONS
+    distance: str = "cosine"         # euclidean: features as they are; solo-learn's script has both
 
     def metric(self, k: int, temperature: float) -> str:
         first = (k, temperature) == (self.k[0], self.temperature[0])
@@ -110,6 +112,8 @@ def check(config: Config, count: int, source: str) -> None:
     if max(config.k) > count:
         raise ValueError(f"k: expected values from 1 to the {count} training images of {source}, "
                          f"found {config.k}")
+    if config.distance not in DISTANCES:
+        raise ValueError(f"distance: expected one of {', '.join(DISTANCES)}, found {config.distance!r}")
     config.pipeline.check()
 
 
@@ -123,7 +127,8 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
     queries, truth = all_gather_rows(queries), all_gather_rows(truth)
     classes = train.classes
     with tf32(allowed=False):
-        votes = predict(bank, bank_labels, queries, len(classes), config.k, config.temperature, device)
+        votes = predict(bank, bank_labels, queries, len(classes), config.k, config.temperature, device,
+                        config.distance)
     metrics: dict[str, Any] = {
         config.metric(k, temperature): 100 * (votes[k, temperature] == truth).sum().item() / len(truth)
         for temperature in config.temperature for k in config.k}
@@ -134,44 +139,47 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
 
 
 def predict(bank: torch.Tensor, bank_labels: torch.Tensor, queries: torch.Tensor, classes: int,
-            ks: Sequence[int], temperatures: Sequence[float],
-            device: torch.device) -> dict[tuple[int, float], torch.Tensor]:
-    """{(k, temperature): predicted classes (m,) on the CPU}.
+            ks: Sequence[int], temperatures: Sequence[float], device: torch.device,
+            distance: str = "cosine") -> dict[tuple[int, float], torch.Tensor]:
+    """{(k, temperature): predicted classes (m,) on the CPU}. distance: of DISTANCES. By "euclidean" a vote
+    weighs 1 / (distance + 1e-5) at any temperature (solo/utils/knn.py of vturrisi/solo-learn).
 
     bank (n_r, width) with bank_labels (n_r,): this rank's part of the training set, which stays where it is;
     queries (m, width): all of them on every rank. Each rank finds its own nearest, then the lists are merged.
     """
     most = max(ks)
-    similarities, own_labels = nearest(bank, bank_labels, queries, most, device)
+    similarities, own_labels = nearest(bank, bank_labels, queries, most, device, distance)
     votes: dict[tuple, list] = {(k, temperature): [] for temperature in temperatures for k in ks}
     for near, labels in zip(similarities.split(QUERIES, 1), own_labels.split(QUERIES, 1)):
         near, places = all_gather_rows(near).topk(most, dim=0)  # (most, chunk), nearest first
         labels = all_gather_rows(labels).gather(0, places)
         # Minus the largest, which changes no vote: a small temperature must not overflow.
         for (k, temperature), found in votes.items():
-            weights = ((near[:k] - near[:1]) / temperature).exp()
+            weights = ((near[:k] - near[:1]) / temperature).exp() if distance == "cosine" else near[:k]
             totals = weights.new_zeros(classes, near.shape[1]).scatter_add_(0, labels[:k], weights)
             found.append(totals.argmax(0).cpu())
     return {grid: torch.cat(found) for grid, found in votes.items()}
 
 
 def nearest(bank: torch.Tensor, bank_labels: torch.Tensor, queries: torch.Tensor, most: int,
-            device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+            device: torch.device, distance: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Similarities (most, m) of each query to its nearest of this rank's bank, and their labels (most, m), on
     the device; -inf where the bank is smaller.
 
-    The bank is normalised and travels to the device one block at a time: beside it there is never more than
-    one block.
+    The bank is normalised (for "cosine") and travels to the device one block at a time: beside it there is
+    never more than one block.
     """
-    queries = functional.normalize(queries, dim=1).to(device)
+    cosine = distance == "cosine"
+    queries = (functional.normalize(queries, dim=1) if cosine else queries).to(device)
     similarities = queries.new_full((most, len(queries)), -torch.inf)
     labels = bank_labels.new_zeros(similarities.shape, device=device)
     blocks = list(zip(bank.split(BLOCK), bank_labels.split(BLOCK)))
     for rows, own in bar(blocks, "neighbours"):
-        rows, own = functional.normalize(rows, dim=1).to(device), own.to(device)
+        rows, own = (functional.normalize(rows, dim=1) if cosine else rows).to(device), own.to(device)
         for chunk, near, names in zip(queries.split(QUERIES), similarities.split(QUERIES, 1),
                                       labels.split(QUERIES, 1)):
-            found, places = (rows @ chunk.T).topk(min(most, len(rows)), dim=0)
+            similar = rows @ chunk.T if cosine else 1 / (torch.cdist(rows, chunk) + 1e-5)
+            found, places = similar.topk(min(most, len(rows)), dim=0)
             found, order = torch.cat([near, found]).topk(most, dim=0)
             names.copy_(torch.cat([names, own[places]]).gather(0, order))
             near.copy_(found)
