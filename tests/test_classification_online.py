@@ -61,13 +61,13 @@ def test_it_is_read_from_a_checkpoint(prefix, beside, tmp_path):
         state |= {"module.projector.0.weight": torch.ones(8, 512), "module.bn.running_mean": torch.zeros(8)}
         content = {"epoch": 9, "model": state, "config": {"stem": "cifar"}, "online": {"classifier": layer}}
     torch.save(content, tmp_path / "checkpoint.pth")
-    backbone = read(tmp_path / "checkpoint.pth", stem="cifar")
+    backbone = read(tmp_path / "checkpoint.pth")
     assert torch.equal(backbone.classifier[0], weight) and torch.equal(backbone.classifier[1], bias)
     layer["weight"] = torch.ones(10, 500)
     torch.save(content, tmp_path / "damaged.pth")
     if not beside:
         with pytest.raises(ValueError, match=r"expected a classifier of 512 features, .* \(10, 500\)"):
-            read(tmp_path / "damaged.pth", stem="cifar")
+            read(tmp_path / "damaged.pth")
 
 
 def test_weights_without_one_have_none(tmp_path):

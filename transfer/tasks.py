@@ -83,7 +83,7 @@ def _online(dataset: str, held: str, train: int, count: int) -> Task:
     return Task(name=f"{dataset}_online", module=ONLINE,
                 default=lambda online: getattr(online, dataset.upper()), metrics=("top1", "top5"),
                 paper="not in the paper; solo-learn, its README", counts={"train": train, held: count},
-                version=1, smoke=())
+                version=1, smoke=("precision", "bfloat16"))
 
 
 def _semi(dataset: str, percentage: int) -> Task:
