@@ -16,7 +16,7 @@ from typing import Any
 from parallel.reading import read_small_text
 from results import store
 from results.catalogue import Column
-from results.cells import Cell, Sheet, changes
+from results.cells import Cell, Sheet, changes, data_text
 from results.pretraining import Pretraining, read_run
 from results.published import read_published
 from results.record import Result
@@ -140,8 +140,7 @@ def sheet(ablation: Ablation) -> Sheet:
 def _notes(ablation):
     declared, notes = ablation.declared, []
     if ablation.rows and (records := [row.cell.runs[0] for row in ablation.rows if row.cell]):
-        counts = ", ".join(f"{split} {count}" for split, count in records[0].data["counts"].items())
-        notes.append(f"Top-1: {declared['task']} on {records[0].data['name']} ({counts}); "
+        notes.append(f"Top-1: {declared['task']} on {data_text(records[0].data)}; "
                      f"{', '.join(changes(records[0])) or 'its whole protocol'}")
     if declared["flags"]:
         notes.append(f"of every row: {declared['flags']}")

@@ -13,7 +13,7 @@ from itertools import zip_longest
 
 from results import verdicts
 from results.catalogue import SPREADS, TABLES, Column, Table
-from results.cells import Cell, Noted, Sheet, backbone_text, changes, figure
+from results.cells import Cell, Noted, Sheet, backbone_text, changes, data_text, figure
 from results.protocols import OF_WEIGHTS
 from results.published import published_rows, read_published
 from results.record import Result
@@ -163,7 +163,7 @@ def run_sheet(name: str, title: str, groups: list[list[Result]], note: str) -> S
         cells = {metric: cell for metric in _shown(first) if (cell := average(runs, metric))}
         version = f" v{first.version}" if first.version > 1 else ""
         figures = ", ".join(f"{metric} {figure(cell)}" for metric, cell in cells.items())
-        body.append((first.task + version, backbone_text(first), _data_text(first.data), _changes(first),
+        body.append((first.task + version, backbone_text(first), data_text(first.data), _changes(first),
                      str(len(runs)), figures))
         facts += [(backbone_text(first), first.task, metric, cell) for metric, cell in cells.items()]
     notes = ("scaled: value used (the paper's)", note) if any(runs[0].scaled for runs in groups) else (note,)
@@ -246,10 +246,6 @@ def _shown(result):
     shots = [f"{name}{metric[3:]}" for metric in result.metrics if metric.startswith("std_n")
              for name in ("mAP", "std")]
     return list(wanted) or shots or list(result.metrics)[:6]
-
-
-def _data_text(data):
-    return f"{data['name']}: {', '.join(f'{split} {count}' for split, count in data['counts'].items())}"
 
 
 def _changes(result):

@@ -85,6 +85,12 @@ def changes(result: Result) -> list[str]:
             if not key.startswith("data.")]
 
 
+def data_text(data: dict) -> str:
+    """Return a record's data as text: name, whether the pixels are copies, number of images."""
+    counts = ", ".join(f"{split} {count}" for split, count in data["counts"].items())
+    return ", ".join([data["name"], *([data["pixels"]] if "pixels" in data else [])]) + f": {counts}"
+
+
 def visible(text: str) -> str:
     """Return text with control characters and marks of direction as \\u202e is: none acts on what is around.
 

@@ -13,7 +13,7 @@ from parallel.attachments import parse_attachments
 from results import store, verdicts
 from results.assembly import average, group_runs
 from results.catalogue import Column
-from results.cells import Sheet, backbone_text, changes
+from results.cells import Sheet, backbone_text, changes, data_text
 from results.pretraining import Pretraining
 from results.record import Result
 
@@ -137,9 +137,8 @@ def notes_of(study: Study, rows: Iterable[Row]) -> list[str]:
     for row in rows:
         for task, group in row.items():
             first = group[0]
-            counts = ", ".join(f"{split} {count}" for split, count in first.data["counts"].items())
-            settings = ", ".join(changes(first)) or "its whole protocol"
-            found[task][f"{first.data['name']} ({counts}); {settings}"] = None
+            settings = ", ".join(changes(first)) or "settings of its protocol"
+            found[task][f"{data_text(first.data)}; {settings}"] = None
             seeds[task].add(len(group))
     notes = [f"{task}: {' | '.join(texts)}; seeds: {' or '.join(map(str, sorted(seeds[task])))}"
              for task, texts in found.items()]

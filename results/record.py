@@ -183,7 +183,8 @@ def _check(name, value):
         fits = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
         _expect("backbone sha256", sha256, fits, "64 hex digits")
     elif name == "data":
-        _check_lines(name, value, ("name", "fingerprint"), "counts")
+        pixels = ["pixels"] if "pixels" in value else []
+        _check_lines(name, value, ("name", "fingerprint", *pixels), "counts")
         counts = value["counts"]
         fits = isinstance(counts, dict) and all(type(number) is int and number >= 0
                                                 for number in counts.values())

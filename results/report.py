@@ -23,7 +23,7 @@ from parallel.attachments import parse_attachments
 from parallel.files import write_whole
 from parallel.process import one_line
 from results import ablations, assembly, evidence, methods, panels, pretraining, render, store, webpage
-from results.cells import Cell, Sheet, backbone_text
+from results.cells import Cell, Sheet, backbone_text, data_text
 from results.plan import duration
 from results.pretraining import Pretraining
 from results.record import Result
@@ -151,11 +151,10 @@ def provenance(group: list[Result], anchors: dict[str, str], files: panels.Files
     whole configuration, which is in its file."""
     first = group[0]
     head = f"{first.task}, {backbone_text(first)}, {_protocol(first)}, n = {len(group)}"
-    counts = ", ".join(f"{split} {count}" for split, count in first.data["counts"].items())
     facts = [("task", f"{first.task}, version {first.version} of its protocol"),
              ("weights", f"{first.backbone['name']}, format {first.backbone['format']}, "
                          f"{first.arch}, sha256 {first.backbone['sha256']}"),
-             ("data", f"{first.data['name']}: {counts}; fingerprint {first.data['fingerprint']}"),
+             ("data", f"{data_text(first.data)}; fingerprint {first.data['fingerprint']}"),
              ("configuration", f"hash {first.config_hash}")]
     html = webpage.facts(facts)
     if first.scaled:

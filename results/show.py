@@ -17,7 +17,7 @@ if not __package__:
 from parallel.attachments import parse_attachments
 from parallel.process import one_line
 from results import store
-from results.cells import backbone_text, changes, visible
+from results.cells import backbone_text, changes, data_text, visible
 from results.plan import duration
 from results.record import Result
 
@@ -56,7 +56,6 @@ def find(record: str, runs: Path) -> tuple[Result, Path]:
 def describe(result: Result, root: Path, config: bool = False) -> str:
     """Return what a record says, a line each, the command first; with `config` the whole configuration."""
     backbone, data, device = result.backbone, result.data, result.device
-    counts = ", ".join(f"{split} {count}" for split, count in data["counts"].items())
     files = store.files_of(result, root)
     kept = sorted(path.name for path in files.iterdir()) if files.is_dir() else []
     contents, problems = store.read_kept(result, root)
@@ -66,7 +65,7 @@ def describe(result: Result, root: Path, config: bool = False) -> str:
         ("code", (f"commit {result.commit}" if result.commit else "no commit is known")
          + (", with changes that were not committed" if result.dirty else "")),
         ("weights", f"{backbone['name']} ({backbone['format']}, {result.arch}), sha256 {backbone['sha256']}"),
-        ("data", f"{data['name']}: {counts}; fingerprint {data['fingerprint']}"),
+        ("data", f"{data_text(data)}; fingerprint {data['fingerprint']}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in result.packages.items())),
         ("device", f"{device.get('count', 1)} x {device.get('name', '?')} ({device.get('type', '?')})"),
         ("time", f"{duration(result.seconds)}, started {result.started}"),

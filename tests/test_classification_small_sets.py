@@ -7,10 +7,11 @@ import classification_toys as toys
 import numpy as np
 import pytest
 import torchvision
+from PIL import Image
 from scipy.io import savemat
 
 from transfer import doctor
-from transfer.classification import health, small_sets
+from transfer.classification import datasets, health, small_sets
 from transfer.classification import images as data
 from transfer.tasks import TASKS
 
@@ -216,3 +217,15 @@ def test_a_damaged_set_and_an_unknown_one(tmp_path):
         small_sets.read_small_set("sun397", tmp_path)
     with pytest.raises(ValueError, match="dataset: expected one of food101, .*found 'birdsnap'"):
         small_sets.read_small_set("birdsnap", tmp_path)
+
+
+@pytest.mark.parametrize("ending, copies", [("png", {}), ("jpg", {"pixels": "JPEG copies"})])
+def test_jpeg_copies_of_lossless_pixels_are_said(tmp_path, ending, copies):
+    for half in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "cifar10" / half / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "cifar10" / half / name / f"1.{ending}")
+    (tmp_path / "dtd").symlink_to(tmp_path / "cifar10")
+    for name, wanted in (("cifar10", copies), ("dtd", {})):  # DTD's own pictures are JPEG
+        said = datasets.stated(name, datasets.halves(tmp_path, name))
+        assert {key: value for key, value in said.items() if key == "pixels"} == wanted

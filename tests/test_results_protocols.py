@@ -40,12 +40,13 @@ def test_an_honest_record_stands_in_the_papers_table(tmp_path):
     toy(config={**toy().config, "a_new_trick": True}),
     toy(data={**toy().data, "counts": {"train": 16551, "test": 10}}),
     toy(data={**toy().data, "counts": {**toy().data["counts"], "more": 1}}),
+    toy(data={**toy().data, "pixels": "JPEG copies"}),
     toy(version=2),
     toy(task="mnist_linear", metrics={"top1": 99.0}),
     toy(backbone={**toy().backbone, "arch": "resnet101"}),
     toy(scaled={"SOLVER.MAX_ITER": [24000, 30]}, config={**toy().config, "SOLVER.MAX_ITER": 25}),
-], ids=["config", "no config", "a new key", "counts", "another split", "another version", "no such task",
-        "another network", "another number"])
+], ids=["config", "no config", "a new key", "counts", "another split", "copies", "another version",
+        "no such task", "another network", "another number"])
 def test_a_record_that_states_the_protocol_but_departs_from_it_is_scaled(tmp_path, forged):
     assert shown_in(forged, tmp_path) == {"rehearsal"}
     [result] = store.load(tmp_path)[0]

@@ -169,7 +169,7 @@ def make_draft(request: Request, backbone: Backbone, config: TaskConfig, conditi
         schema=SCHEMA, task=task.name, version=task.version,
         backbone={"name": backbone.name, "format": backbone.format, "sha256": backbone.sha256,
                   **({} if backbone.arch == RESNET50 else {"arch": backbone.arch.name})}, metrics={},
-        config=used, scaled=departing(usual, used, task.counts, data["counts"]), seed=request.seed,
+        config=used, scaled=departing(usual, used, task.counts, data), seed=request.seed,
         origin="measured",
         source=request.source or f"transfer.execution.run({request})", **workspace.code_version(),
         packages=workspace.packages(), device=workspace.describe_device(conditions.device, conditions.gpus),

@@ -5,6 +5,8 @@ from transfer.classification import layouts
 from transfer.classification.layouts import Samples
 from transfer.classification.small_sets import SMALL_SETS, read_small_set
 
+LOSSLESS = ("cifar10", "cifar100", "stl10")  # sets whose official pixels never were JPEG
+
 
 def halves(data: Path, dataset: str) -> dict[str, Samples]:
     """{"train": ..., "val" or "test": ...} of a set below the data root: one of SMALL_SETS, where an official
@@ -18,7 +20,22 @@ def halves(data: Path, dataset: str) -> dict[str, Samples]:
     return {"train": train, SMALL_SETS[dataset].scored: scored}
 
 
+def copies(name: str, *parts: Samples) -> dict[str, str]:
+    """{"pixels": "JPEG copies"} where a set's official pixels are no JPEG and these are; a run on them is
+    scaled. Else {}."""
+    return {"pixels": "JPEG copies"} if name in LOSSLESS and any(map(is_jpeg, parts)) else {}
+
+
+def is_jpeg(part: Samples) -> bool:
+    """Whether the first picture is a JPEG file."""
+    try:
+        first = part.read(0)
+    except (OSError, ValueError):
+        return False  # the run says so
+    return isinstance(first, bytes) and first.startswith(b"\xff\xd8")
+
+
 def stated(name: str, parts: dict[str, Samples], also: str = "") -> dict:
     """What a record says of it: name, counts and fingerprint."""
     return {"name": name, "counts": {half: len(part) for half, part in parts.items()},
-            "fingerprint": layouts.fingerprint(*parts.values(), also=also)}
+            "fingerprint": layouts.fingerprint(*parts.values(), also=also), **copies(name, *parts.values())}

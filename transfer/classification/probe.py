@@ -18,6 +18,7 @@ import torch
 from parallel.collectives import all_reduce_sum, local_device
 from transfer.classification import knn, layouts, logistic
 from transfer.classification.cache import collect_all
+from transfer.classification.datasets import copies
 from transfer.classification.features import Pipeline
 from transfer.classification.health import keep_rank
 from transfer.classification.images import part
@@ -61,7 +62,8 @@ def data(config: Config, conditions: Conditions) -> dict:
     sets = [one for one in (train, val, test) if one is not None]
     counts = {"train": sum(len(one) for one in sets[:-1]), "test": len(test)}
     return {"name": config.dataset, "counts": counts,
-            "fingerprint": layouts.fingerprint(*sets, also=",".join(train.classes))}
+            "fingerprint": layouts.fingerprint(*sets, also=",".join(train.classes)),
+            **copies(config.dataset, *sets)}
 
 
 def check(config: Config) -> None:
