@@ -22,7 +22,7 @@ def plain_rank(samples, chosen, side=32):
     pictures = images.Images(samples, side, augment=False)
     pixels = torch.stack([pictures[0, index][0] for index in chosen])
     with torch.no_grad():
-        features = toys.plain_network().eval()(images.normalised(pixels, torch.device("cpu"), torch.float64))
+        features = toys.plain_network(arch="resnet18").eval()(images.normalised(pixels, torch.device("cpu"), torch.float64))
     sigma = np.linalg.svd(features.numpy(), compute_uv=False)
     p = sigma / sigma.sum() + 1e-7
     return np.exp(-(p * np.log(p)).sum())
@@ -42,10 +42,10 @@ def test_a_record_has_the_rank_of_its_training_pictures(tmp_path, monkeypatch, n
     task, context = TASKS[name], toys.context(tmp_path, tmp_path / "out")
     monkeypatch.setattr(health, "MOST", 5)
     monkeypatch.setattr(health, "FEW", 5)
-    task.protocol.run(toys.backbone(), dataclasses.replace(task.config, **CONFIGS[name]), context)
+    task.protocol.run(toys.backbone("resnet18"), dataclasses.replace(task.config, **CONFIGS[name]), context)
     train, _ = layouts.split_pair(tmp_path / "imagenet")
     chosen = [0, 2, 5, 8, 11]  # of 14
-    assert kept(context) == {"features": 2048, "pictures": 5,
+    assert kept(context) == {"features": 512, "pictures": 5,
                              "effective_rank": pytest.approx(plain_rank(train, chosen), abs=1e-4)}
     assert '{"effective_rank": ' in (context.out / "log.txt").read_text()
 
@@ -56,20 +56,19 @@ def test_so_has_a_record_of_svms(tmp_path, name):
     task, context = TASKS[name], toys.context(tmp_path, tmp_path / "out")
     shots = {"shots": (1,)} if name == "voc07_lowshot" else {}
     config = dataclasses.replace(task.config, **TINY, costs=(1.0,), **shots)
-    task.protocol.run(toys.backbone(), config, context)
+    task.protocol.run(toys.backbone("resnet18"), config, context)
     train = layouts.voc(tmp_path / "VOC2007", "trainval")
-    assert kept(context) == {"features": 2048, "pictures": 18,
+    assert kept(context) == {"features": 512, "pictures": 18,
                              "effective_rank": pytest.approx(plain_rank(train, range(18)), abs=1e-4)}
 
 
 def test_a_collapsed_network_is_told_from_one_that_is_not(tmp_path):
-    """Every feature a multiple of one: what is left of layer4 when its last batch norm only adds."""
+    """Each picture has the same features: the last batch norms only add."""
     samples = layouts.image_folder(toys.image_tree(tmp_path) / "train")
-    sound = toys.backbone()
-    dead = {name: torch.zeros_like(value) if name.startswith(("layer4.2.bn3.w", "layer4.0.downsample.1.w"))
-            else value for name, value in sound.state.items()}
-    for block in (0, 1):
-        dead[f"layer4.{block}.bn3.weight"] = torch.zeros(2048)
+    sound = toys.backbone("resnet18")
+    dead = dict(sound.state)
+    for norm in ("0.bn2", "0.downsample.1", "1.bn2"):
+        dead[f"layer4.{norm}.weight"] = torch.zeros(512)
     ranks = []
     for backbone in (sound, dataclasses.replace(sound, state=dead)):
         context = toys.context(tmp_path, tmp_path / "out")
