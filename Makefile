@@ -57,9 +57,10 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 demo: setup
 	@$(PY) -m tools.demo
 
-# In CI this includes the tests on a SLURM, if its packages can be installed.
+# Two processes share the files of tests. In CI this includes the tests on a SLURM, if its packages can be
+# installed.
 test: setup $(if $(filter true,$(CI)),cluster-packages)
-	@$(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 faults: setup
 	@$(PY) -m pytest tests/faults --long --faults-table build/faults.md $(ARGS)
