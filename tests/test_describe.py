@@ -14,6 +14,7 @@ from weights_toys import distinct_backbone, prefixed, small_state
 
 from pretrain.backbones import build_projector
 from transfer.describe import main
+from transfer.request import Request
 from transfer.weights import inspection
 from transfer.weights.architectures import ARCHITECTURES
 from transfer.weights.backbone import Backbone
@@ -248,7 +249,8 @@ def test_the_effective_rank_beside_that_of_random_weights(describe, tmp_path):
     assert f" {other} of 512" in lines[-2]
 
 
-def test_pictures_that_cannot_be_read_are_an_error(describe, tmp_path):
+def test_pictures_that_cannot_be_read_are_an_error(describe, tmp_path, monkeypatch):
+    monkeypatch.setattr(Request, "workers", 0)  # a test's end waits for those of a loader that failed
     state = random_backbone(arch=ARCHITECTURES["resnet18"]).state
     (tmp_path / "a.jpg").write_text("no picture")
     status, _, lines, error = describe(state, "--data", ".", "--image-size", "32")
