@@ -22,7 +22,8 @@ def plain_rank(samples, chosen, side=32):
     pictures = images.Images(samples, side, augment=False)
     pixels = torch.stack([pictures[0, index][0] for index in chosen])
     with torch.no_grad():
-        features = toys.plain_network(arch="resnet18").eval()(images.normalised(pixels, torch.device("cpu"), torch.float64))
+        network = toys.plain_network(arch="resnet18").eval()
+        features = network(images.normalised(pixels, torch.device("cpu"), torch.float64))
     sigma = np.linalg.svd(features.numpy(), compute_uv=False)
     p = sigma / sigma.sum() + 1e-7
     return np.exp(-(p * np.log(p)).sum())
