@@ -257,6 +257,8 @@ def test_pictures_that_cannot_be_read_are_an_error(describe, tmp_path, monkeypat
     assert status == 2 and "a.jpg: unreadable image" in error and error.count("\n") == 1
     assert not any("effective" in line for line in lines)
     assert describe(state, "--data", "none")[0] == 2
+    error = describe(state, "--image-size", "5")[3]
+    assert error == "error: --image-size: expected 16 to 1024 pixels, found 5\n"
 
 
 VERDICTS = {

@@ -53,11 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stem", choices=STEMS, help="of the network, where the file does not say it")
     parser.add_argument("--data", type=Path, metavar="FOLDER",
                         help="pictures, with or without labels: print the effective rank of their features")
-    parser.add_argument("--image-size", type=int, choices=range(16, 1025), metavar="S",
+    parser.add_argument("--image-size", type=int, metavar="S",
                         help="side of these pictures in pixels (default: 224; with the stems cifar and "
                              "solo 32, with small 64)")
     options = parser.parse_args(arguments)
     try:
+        if options.image_size is not None and not 16 <= options.image_size <= 1024:
+            raise ValueError(f"--image-size: expected 16 to 1024 pixels, found {options.image_size}")
         raw, sha256 = load(options.weights)
         pictures = options.data and health.pictures(options.data)
     except (ValueError, OSError) as error:
