@@ -11,8 +11,8 @@ GOLDEN = {
     "paper": (1000, 2048, 0.2, 0.0048, 1.5e-6, 5e-3, "8192-8192-8192", "resnet50", "imagenet", 224),
     "ablation300": (300, 2048, 0.2, 0.0048, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
     "imagenet100": (400, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "imagenet", 224),
-    "cifar10": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "cifar", 32),
-    "cifar100": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "cifar", 32),
+    "cifar10": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "solo", 32),
+    "cifar100": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "solo", 32),
     "stl10": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "small", 64),
     "tiny-imagenet": (1000, 256, 0.3, 0.3, 1e-4, 0.0051, "2048-2048-2048", "resnet18", "small", 64),
     "batch128": (300, 128, 0.7, 0.0168, 1e-6, 0.0051, "8192-8192-8192", "resnet50", "imagenet", 224),
@@ -51,7 +51,7 @@ def test_presets_of_solo_learn(method, epochs, rate, decay, projector, blur, own
     r = recipe("imagenet100" if epochs == 400 else "cifar100", method=method)
     assert (r.epochs, r.batch_size, r.learning_rate_weights, r.learning_rate_biases, r.weight_decay,
             r.projector, r.blur, r.arch) == (epochs, 256, rate, rate, decay, projector, blur, "resnet18")
-    assert (r.stem, r.image_size) == (("imagenet", 224) if epochs == 400 else ("cifar", 32))
+    assert (r.stem, r.image_size) == (("imagenet", 224) if epochs == 400 else ("solo", 32))
     assert r.warmup_epochs == 10 and {name: getattr(r, name) for name in own} == own
 
 

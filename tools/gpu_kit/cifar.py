@@ -192,7 +192,7 @@ def linear(job, epochs):
         shutil.rmtree(job.work / folder, ignore_errors=True)
     record = run_task(Request(
         task="cifar10_probe", weights=job.work / "barlow_twins" / "resnet18.pth", name="bt_cifar10_gpu",
-        stem="small" if job.small else "cifar", data=job.work, output=job.work / "linear",
+        stem=recipe_of(job).stem, data=job.work, output=job.work / "linear",
         results=job.work / "records", cache=None, workers=job.workers, device=job.device, rerun=True,
         pairs=("image_size", "32", "strengths", strengths, "max_iterations", iterations)))
     job.note(f"{epochs} epochs: linear accuracy", record.metrics["top1"], "%")
