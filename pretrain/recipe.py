@@ -77,8 +77,8 @@ class Recipe:
     projector: str = setting("8192-8192-8192", "widths of the projector's layers (paper 2.2)")
     arch: str = setting("resnet50", "a ResNet of torchvision (paper 2.2: resnet50)")
     stem: str = setting("imagenet", "imagenet, or cifar: 3 x 3 first convolution, stride 1, no pooling, as "
-                        "is usual at 32 pixels; solo: padded by 2, as solo-learn's; small: cifar with pooling, "
-                        "for 64 to 96 pixels")
+                        "is usual at 32 pixels; solo: padded by 2, as solo-learn's; small: cifar with "
+                        "pooling, for 64 to 96 pixels")
     image_size: int = setting(224, "side of a view in pixels (paper 2.1)")
     optimizer: str = setting("lars", "lars; or adam, or sgd with momentum 0.9, each with weight decay on all "
                              "parameters (paper 2.2: lars)")
