@@ -98,7 +98,7 @@ def test_a_checkpoint_has_all_that_the_trainer_had(tmp_path):
     (changed("identity", "seed", to=4), "it is of seed 4, now 0"),
     (changed("identity", "weights", to="cd"), "it is of weights cd, now abab"),
     (changed("identity", to=4), "identity: expected dict, found int"),
-], ids=str)
+], ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""))
 def test_what_is_not_this_run_s_is_refused_in_one_line(tmp_path, damage, message):
     path = save(tmp_path)
     damage(path)
