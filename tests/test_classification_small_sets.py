@@ -227,5 +227,6 @@ def test_jpeg_copies_of_lossless_pixels_are_said(tmp_path, ending, copies):
             Image.new("RGB", (32, 32)).save(tmp_path / "cifar10" / half / name / f"1.{ending}")
     (tmp_path / "dtd").symlink_to(tmp_path / "cifar10")
     for name, wanted in (("cifar10", copies), ("dtd", {})):  # DTD's own pictures are JPEG
-        said = datasets.stated(name, datasets.halves(tmp_path, name))
-        assert {key: value for key, value in said.items() if key == "pixels"} == wanted
+        for split in ("", "draw:10%"):
+            said = datasets.stated(name, datasets.halves(tmp_path, name), split)
+            assert {key: value for key, value in said.items() if key == "pixels"} == wanted

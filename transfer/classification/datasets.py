@@ -35,7 +35,9 @@ def is_jpeg(part: Samples) -> bool:
     return isinstance(first, bytes) and first.startswith(b"\xff\xd8")
 
 
-def stated(name: str, parts: dict[str, Samples], also: str = "") -> dict:
-    """What a record says of it: name, counts and fingerprint."""
-    return {"name": name, "counts": {half: len(part) for half, part in parts.items()},
-            "fingerprint": layouts.fingerprint(*parts.values(), also=also), **copies(name, *parts.values())}
+def stated(dataset: str, parts: dict[str, Samples], split: str = "") -> dict:
+    """What a record says of it: name, counts and fingerprint. split: which part of train is used, if not
+    all."""
+    return {"name": f"{dataset} {split}".rstrip(), "counts": {half: len(part) for half, part in parts.items()},
+            "fingerprint": layouts.fingerprint(*parts.values(), also=split),
+            **copies(dataset, *parts.values())}

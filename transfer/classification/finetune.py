@@ -117,7 +117,7 @@ def data(config: Config, conditions: Conditions) -> dict:
     check(config, conditions.gpus)
     if lists.is_draw(config.split):
         parts = halves(conditions.data, config.dataset)
-        found = stated(f"{config.dataset} {config.split}", parts, also=config.split)
+        found = stated(config.dataset, parts, config.split)
         found["counts"]["train"] = int(lists.draw(parts["train"], config.split, conditions.seed).sum())
         return found
     root = conditions.data / config.dataset
