@@ -38,6 +38,7 @@ def is_jpeg(part: Samples) -> bool:
 def stated(dataset: str, parts: dict[str, Samples], split: str = "") -> dict:
     """What a record says of it: name, counts and fingerprint. split: which part of train is used, if not
     all."""
-    return {"name": f"{dataset} {split}".rstrip(), "counts": {half: len(part) for half, part in parts.items()},
+    counts = {half: len(part) for half, part in parts.items()}
+    return {"name": f"{dataset} {split}".rstrip(), "counts": counts,
             "fingerprint": layouts.fingerprint(*parts.values(), also=split),
             **copies(dataset, *parts.values())}
