@@ -57,10 +57,9 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 demo: setup
 	@$(PY) -m tools.demo
 
-# Two processes share the files of tests. In CI this includes the tests on a SLURM, if its packages can be
-# installed.
+# In CI this includes the tests on a SLURM, if its packages can be installed.
 test: setup $(if $(filter true,$(CI)),cluster-packages)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest $(ARGS)
 
 faults: setup
 	@$(PY) -m pytest tests/faults --long --faults-table build/faults.md $(ARGS)

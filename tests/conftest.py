@@ -35,15 +35,6 @@ def pytest_ignore_collect(collection_path, config):
         return collection_path.parent.name != "gpu" or None
 
 
-def pytest_collection_modifyitems(config, items):
-    """A file's tests stay in one of several processes, since they share what its fixtures made; those on a
-    SLURM share one on this machine."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            folder = item.path.parent.name
-            item.add_marker(pytest.mark.xdist_group(folder if folder == "slurm" else item.path.name))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def no_scheduler(tmp_path_factory):
     """Take the job's variables out of the environment, and let the scheduler's commands fail."""
