@@ -139,11 +139,12 @@ def prepare(arguments: list[str]) -> tuple[Recipe, Run, int, bool]:
     if processes < 1:
         raise ValueError(f"--processes expected at least 1, found {processes}; without a GPU: --device cpu")
     run = Run(**args, command=" ".join(["pretrain/main.py", *arguments]))
-    epoch_batches(open_source(run.data), recipe, processes)
+    source = open_source(run.data)
+    epoch_batches(source, recipe, processes)
     if run.knn_data:
         Labelled(run.knn_data, recipe.image_size)
     if run.online_probe:
-        judging_pictures(open_source(run.data), run.online_probe, recipe.image_size)
+        judging_pictures(source, run.online_probe, recipe.image_size)
     if not dry:
         try:
             run.checkpoint_dir.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ class OnlineProbe:
                   for part, features in zip(parts, self.seen, strict=True)]
         features, truth = torch.cat(self.seen).to(self.classifier.weight), torch.cat(wanted)
         self.seen = []
-        count = all_reduce_sum(torch.tensor(len(truth), device=truth.device))
+        count = recipe.batch_size * len(truth) // len(labels)  # of all processes
         self.optimizer.zero_grad()
         with torch.autocast(features.device.type, enabled=False):
             loss = functional.cross_entropy(self.classifier(features), truth, reduction="sum") / count

@@ -120,15 +120,15 @@ def recognised(raw: object, sha256: str, format: str | None = None) -> Contents:
     for encoder, entries in encoders.items():
         encoders[encoder] = {part: tensor for part, tensor in entries.items()
                              if part in ALL_NAMES or is_trunk(part)}
-    stem = _stem(raw)
-    if name == "sololearn" and any(tuple(entries["conv1.weight"].shape[2:]) == (3, 3)
-                                   for entries in encoders.values() if "conv1.weight" in entries):
-        stem = "solo"  # it has no other one of 3 x 3
-    return Contents(name, encoders, sha256, stem, _classifier(name, state))
+    return Contents(name, encoders, sha256, _stem(raw, name, encoders), _classifier(name, state))
 
 
-def _stem(raw: Mapping) -> str | None:
-    """That a checkpoint of this suite's pretraining says it has."""
+def _stem(raw: Mapping, format: str, encoders: dict[str, dict]) -> str | None:
+    """That a checkpoint of this suite's pretraining says it has; of solo-learn, which has no other one of
+    3 x 3, "solo"."""
+    if format == "sololearn" and any(tuple(entries["conv1.weight"].shape[2:]) == (3, 3)
+                                     for entries in encoders.values() if "conv1.weight" in entries):
+        return "solo"
     config = raw.get("config")
     stem = config.get("stem") if isinstance(config, Mapping) else None
     return stem if isinstance(stem, str) and stem in STEMS else None
