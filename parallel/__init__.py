@@ -15,6 +15,7 @@ resnets.py      torchvision's ResNets without their classifier, with their stems
 pixels.py       picture files as RGB; ImageNet's mean and standard deviation
 packed.py       .npz and other pictures in memory; many strings in little memory
 parquet.py      pictures in parquet files
+spectrum.py     the effective rank of features
 checkpoints.py  the file that a run resumes from
 watch.py        which processes are still there
 signals.py      being asked to stop

@@ -36,18 +36,14 @@ class Row:
     cell: Cell | None
     published: Cell | None
 
-    def by_epoch(self, name: str) -> tuple[list[int], list[float | None]]:
-        """See Pretraining.by_epoch."""
-        return self.run.by_epoch(name)
-
     def first(self, name: str) -> Cell | None:
         """Return a figure before the first step."""
-        epochs, values = self.by_epoch(name)
+        epochs, values = self.run.by_epoch(name)
         return self._cell(values[0] if epochs[:1] == [0] else None)
 
     def last(self, name: str) -> Cell | None:
         """Return a figure at the end of the run."""
-        return self._cell((self.by_epoch(name)[1] or [None])[-1])
+        return self._cell((self.run.by_epoch(name)[1] or [None])[-1])
 
     def _cell(self, value: float | None) -> Cell | None:
         return None if value is None else Cell(value, None, 1, "scaled", f"{self.run.name}/stats.txt")

@@ -227,7 +227,7 @@ def ablation(one: Ablation, draw: Drawing) -> str:
             lines, declared["varied"], "top-1 accuracy (%)", declared["log"]), declared["title"], what))
     curves: dict[str, dict] = {}
     for name, axis in (("knn", "kNN accuracy (%)"), ("effective_rank", "effective rank")):
-        lines_of = {row.label: row.by_epoch(name) for row in one.rows if row.by_epoch(name)[0]}
+        lines_of = {row.label: row.run.by_epoch(name) for row in one.rows if row.run.by_epoch(name)[0]}
         start = one.at_start()
         if name == "knn" and start is not None:
             last = max(max(epochs) for epochs, _ in lines_of.values())
