@@ -118,9 +118,13 @@ class Cluster:
         subprocess.Popen(self.enter(*command), stdin=subprocess.DEVNULL, start_new_session=True)
 
     def wait_until_idle(self):
-        """Wait until all hosts are there and idle; a job that is cancelled has half a minute to end."""
+        """Wait until all hosts are there and idle.
+
+        A host whose word that a job has ended was lost is asked again after KillWait and twice MessageTimeout,
+        50 seconds by default, at the next of the controller's rounds, which come once a minute.
+        """
         self._wait_for("idle hosts", ["sinfo", "--noheader", "--format=%P %T %D"],
-                       f"main* idle {len(HOSTS)}", seconds=60)
+                       f"main* idle {len(HOSTS)}", seconds=180)
 
     def signal_host(self, name, signal):
         """Send a signal, such as "KILL", to every process of a host."""
