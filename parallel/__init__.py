@@ -6,6 +6,7 @@ batchnorm.py    batch normalisation over the rows of all processes, or over grou
 groups.py       the group of processes, also those of torchrun and SLURM: meeting and leaving together
 launch.py       starting processes on this machine
 files.py        writing a file whole
+places.py       where the suite is, and where what it writes belongs
 attachments.py  the small files beside a record
 listing.py      the pictures of a folder or a text list, and their order
 manifests.py    the lists with which data sets come: iNaturalist's, Places', plain ones

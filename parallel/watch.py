@@ -23,14 +23,15 @@ import torch.distributed as dist
 
 from parallel import signals
 from parallel.collectives import USER_ERRORS
+from parallel.places import ROOT
 from parallel.process import is_refusal
 
 BEAT = 1.0  # seconds between two signs of life
 GRACE = 5.0  # seconds for a main thread to end by itself, and for a story to arrive
 UNREACHABLE = 15.0  # seconds without a connection to the store: it has ended, and the process with it
 ASLEEP = 3.0  # seconds between two looks of a thread that looks twice a second: it was suspended
+OURS = ("pretrain", "transfer", "results", "benchmarks", "tools", "tests")  # not parallel: where all wait
 STOPPING = 15.0  # seconds from SIGTERM until the main thread is ended: SLURM kills after 30
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def silence() -> float:
@@ -67,7 +68,7 @@ def position() -> str:
     while frame:
         path = Path(frame.f_code.co_filename)
         place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(".")
-        if place.parts and place.parts[0] != "parallel" and not place.parts[0].startswith("."):
+        if place.parts and place.parts[0] in OURS:
             return f"{place}:{frame.f_lineno}"
         frame = frame.f_back
     return "no code of ours"

@@ -32,11 +32,11 @@ from tabulate import tabulate
 
 from parallel import launcher, process, signals
 from parallel.files import write_whole
+from parallel.places import HOME, ROOT
 from parallel.process import complain
 from pretrain import main as pretraining
 from pretrain.experiments import EXPERIMENTS, SCALES, Experiment, Row, Scale
 
-ROOT = Path(__file__).resolve().parent.parent
 DONE, BEGUN, OPEN = "done", "begun", "to do"
 
 
@@ -104,7 +104,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--data", type=Path, metavar="ROOT", help="data root (default: $DETECTRON2_DATASETS, "
                         "else datasets/)", default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")))
     parser.add_argument("--results", type=Path, metavar="DIR",
-                        default=Path(os.path.relpath(ROOT / "results" / "ablations")),
+                        default=Path(os.path.relpath(HOME / "results" / "ablations")),
                         help="what is kept for tables and plots (default: results/ablations)")
     parser.add_argument("--output", type=Path, default=Path("output/ablations"), metavar="DIR",
                         help="checkpoints and logs (default: output/ablations)")

@@ -5,13 +5,14 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from parallel.places import ROOT
 from pretrain import methods
 from pretrain.methods import METHODS
 from pretrain.recipe import Recipe
 from pretrain.upkeep.forecast import forward_flops
 
 # Read as data: nothing of results is imported. `presets` of an entry names the recipes that it belongs to.
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published.json"
+PUBLISHED = ROOT / "results" / "published.json"
 HEADERS = ("--method", "--preset", "network", "pixels", "projector", "batch", "epochs", "optimizer",
            "trained", "kept")
 LEGEND = ("trained, kept: millions of parameters that the gradient moves, and of numbers in a checkpoint's "

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parallel.places import HOME
 from parallel.reading import read_small_text
 from results import store
 from results.catalogue import Column
@@ -21,7 +22,7 @@ from results.pretraining import Pretraining, read_run
 from results.published import read_published
 from results.record import Result
 
-ROOT = Path(__file__).with_name("ablations")
+ROOT = HOME / "results" / "ablations"
 KEYS = {"experiment", "scale", "flags", "title", "table", "task", "varied", "log", "notes", "rows"}
 
 

@@ -15,6 +15,7 @@ if not __package__:
 
 import tabulate
 
+from parallel.places import RUNS
 from parallel.process import one_line
 from results import store, verdicts
 from results.catalogue import SPREADS
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("b", metavar="B", help="the other one")
     parser.add_argument("--difference", type=float, default=0.5, metavar="X",
                         help="points that 'seeds needed' should show (default: 0.5)")
-    parser.add_argument("--runs", type=Path, default=store.RUNS, help="records (default: results/runs)")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="records (default: results/runs)")
     arguments = parser.parse_args(argv)
     try:
         if not 0 < arguments.difference <= 100:

@@ -8,6 +8,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parallel.places import RUNS
 from results import store
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ COLUMNS = ("task", "version", "backbone", "arch", "sha256", "seed", "config_hash
            "metric", "value", "seconds", "device", "commit", "dirty", "started")
 
 
-def frame(root: Path = store.RUNS) -> "pandas.DataFrame":
+def frame(root: Path = RUNS) -> "pandas.DataFrame":
     """Return one row for each figure of each record under root; value is percent, started a UTC time.
 
     Raises ValueError naming the first record that cannot be trusted: an average over the others would not

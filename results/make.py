@@ -25,14 +25,14 @@ if not __package__:
 import tabulate
 
 from parallel.files import write_whole
+from parallel.places import HOME, RUNS
 from parallel.process import one_line
 from results import ablations, assembly, evidence, methods, pretraining, render, store
 from results.cells import Sheet
 from results.record import Result
 
-RUNS = ROOT / "results" / "runs"
-OUT = ROOT / "results" / "tables"
-README, EVIDENCE = ROOT / "README.md", ROOT / "docs" / "evidence.md"
+OUT = HOME / "results" / "tables"
+README, EVIDENCE = HOME / "README.md", HOME / "docs" / "evidence.md"
 MEASURED = ("speed.md", "gpu.md")  # in OUT, written by benchmarks and by tools/gpu.py
 
 

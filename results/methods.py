@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from parallel.places import HOME
 from parallel.reading import read_small_text
 from results.catalogue import Column
 from results.cells import Cell, Sheet
 from results.pretraining import STATS
 from results.published import read_published
 
-ROOT = Path(__file__).parent
+ROOT = HOME / "results"
 DEFAULT = "barlow_twins"  # of --method
 COLUMNS = (Column("Method", align="l"), Column("Paper", align="l"),
            Column("Objective tested against", align="p{40mm}"), Column("Runs here", align="p{30mm}"),

@@ -12,9 +12,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from parallel.places import HOME
 from parallel.reading import MEGABYTE, read_small, read_small_text
 
-ROOT = Path(__file__).with_name("pretraining")
+ROOT = HOME / "results" / "pretraining"
 STATS = 256 * MEGABYTE  # of a long run that logs each step
 ARRAYS = 64 * MEGABYTE  # unpacked
 

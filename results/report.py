@@ -21,6 +21,7 @@ if not __package__:
 
 from parallel.attachments import parse_attachments
 from parallel.files import write_whole
+from parallel.places import RUNS
 from parallel.process import one_line
 from results import ablations, assembly, evidence, methods, panels, pretraining, render, store, webpage
 from results.cells import Cell, Sheet, backbone_text, data_text
@@ -35,7 +36,7 @@ TITLE = "Barlow Twins transfer benchmarks: report"
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, write the report, print one line. Returns the exit status: 0, 1 for bad records, 2 an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--runs", type=Path, default=store.RUNS, help="records (default: results/runs)")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="records (default: results/runs)")
     parser.add_argument("--pretraining", type=Path, default=pretraining.ROOT,
                         help="folder of pretraining runs, NAME/stats.txt each "
                              "(default: results/pretraining)")
@@ -59,7 +60,7 @@ def report(arguments: argparse.Namespace) -> int:
     results, problems = store.load(arguments.runs)
     runs, damaged = pretraining.load(arguments.pretraining)
     problems += damaged
-    studies, damaged = ablations.load() if arguments.runs == store.RUNS else ([], [])
+    studies, damaged = ablations.load() if arguments.runs == RUNS else ([], [])
     problems += damaged
     files = {}
     for result in results:

@@ -15,6 +15,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from parallel.attachments import parse_attachments
+from parallel.places import RUNS
 from parallel.process import one_line
 from results import store
 from results.cells import backbone_text, changes, data_text, visible
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("records", nargs="+", metavar="RECORD", help="a record's file or place")
     parser.add_argument("--config", action="store_true", help="show the whole configuration, too")
-    parser.add_argument("--runs", type=Path, default=store.RUNS, help="records (default: results/runs)")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="records (default: results/runs)")
     arguments = parser.parse_args(argv)
     try:
         print("\n\n".join(describe(*find(record, arguments.runs), arguments.config)

@@ -17,7 +17,6 @@ from results.protocols import departures
 from results.record import Result, from_json, to_json
 
 Root = str | os.PathLike[str]
-RUNS = Path(__file__).with_name("runs")
 KEPT = ".files"  # ending of the folder beside a record that holds its curves, per-class figures, picture
 INDEX = "index.json"  # in that folder: whose files they are, and their sha256
 

@@ -10,7 +10,7 @@ OURS = ("parallel", "pretrain", "transfer", "results", "tools")
 
 # Of parallel, what results may import
 TORCH_FREE = ("parallel.attachments", "parallel.files", "parallel.listing", "parallel.mappings",
-              "parallel.pixels", "parallel.process", "parallel.reading")
+              "parallel.pixels", "parallel.places", "parallel.process", "parallel.reading")
 
 
 def imported(path, inside_functions=True):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from parallel.places import RUNS
 from results import ablations, panels, plots, store
 
 DECLARED = {
@@ -32,7 +33,7 @@ def study(tmp_path):
     stats(folder / "width-256", 25.0)
     stats(folder / "width-512", None)
     (folder / "experiment.json").write_text(json.dumps(DECLARED))
-    record = next(one for one in store.load(store.RUNS)[0] if one.task == "cifar10_probe")
+    record = next(one for one in store.load(RUNS)[0] if one.task == "cifar10_probe")
     backbone = {**record.backbone, "name": "width-256"}
     store.save(replace(record, backbone=backbone, metrics={"top1": 40.0}), folder / "records")
     return tmp_path

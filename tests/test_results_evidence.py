@@ -3,9 +3,10 @@ import dataclasses
 
 import pytest
 
+from parallel.places import RUNS
 from results import evidence, verdicts
 from results.pretraining import Pretraining
-from results.store import RUNS, load
+from results.store import load
 
 STUDY = evidence.STUDIES[0]
 DETECTION = evidence.STUDIES[1]

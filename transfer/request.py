@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from parallel.places import RUNS
 from parallel.resnets import STEMS
 
-RUNS = Path(__file__).resolve().parent.parent / "results" / "runs"  # the records that results/make.py reads
 LIMITS = {"seed": (0, 2**31 - 1), "num_gpus": (1, 4096), "workers": (0, 1024)}
 
 

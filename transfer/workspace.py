@@ -17,13 +17,14 @@ import torch
 from parallel.checkpoints import regular
 from parallel.files import write_whole
 from parallel.mappings import differences
+from parallel.places import CHECKOUT, ROOT
 from parallel.slurm import started_again, this_job
 
-ROOT = Path(__file__).resolve().parent.parent
 MARK = "run.json"
 TRAINING = "training data"  # key of an identity: hash of the part of its data that a trained model depends on
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pillow", "scikit-learn", "pycocotools",
             "faster-coco-eval")
+OWN = "barlow-transfer"  # its version is recorded beside theirs
 
 
 def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
@@ -129,7 +130,15 @@ def _read_mark(mark: Path) -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """Return {"commit", "dirty"} of the suite's checkout; empty and False outside a git checkout."""
+    """Return {"commit", "dirty"}: of the suite's checkout, or the commit that pip installed it from
+    (packaging.python.org, direct_url.json); empty and False where neither is known."""
+    if not CHECKOUT:  # site-packages may lie in somebody else's repository
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
+            origin = importlib.metadata.distribution(OWN).read_text("direct_url.json")
+            return {"commit": json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", ""),
+                    "dirty": False}
+        return {"commit": "", "dirty": False}
+
     def git(*words: str) -> str:
         answer = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
         return answer.stdout.strip() if answer.returncode == 0 else ""
@@ -144,7 +153,7 @@ def code_version() -> dict[str, Any]:
 def packages() -> dict[str, str]:
     """Return {package: version} of what can influence a number; what is not installed is left out."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, OWN):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

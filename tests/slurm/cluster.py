@@ -120,8 +120,9 @@ class Cluster:
     def wait_until_idle(self):
         """Wait until all hosts are there and idle.
 
-        A host whose word that a job has ended was lost is asked again after KillWait and twice MessageTimeout,
-        50 seconds by default, at the next of the controller's rounds, which come once a minute.
+        A host whose word that a job has ended was lost is asked again after KillWait and twice
+        MessageTimeout, 50 seconds by default, at the next of the controller's rounds, which come once a
+        minute.
         """
         self._wait_for("idle hosts", ["sinfo", "--noheader", "--format=%P %T %D"],
                        f"main* idle {len(HOSTS)}", seconds=180)

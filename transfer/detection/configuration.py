@@ -3,15 +3,15 @@
 import ast
 import difflib
 from collections.abc import Container, Sequence
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
+from parallel.places import ROOT
 from transfer.limits import require_possible
 from transfer.settings import nearest
 
-CONFIGS = Path(__file__).resolve().parent.parent.parent / "detection_configs"
+CONFIGS = ROOT / "detection_configs"  # beside transfer, also where it is installed
 
 # Keys that the command line owns, with the flag to use instead.
 FLAGS = {"MODEL.WEIGHTS": "--weights", "OUTPUT_DIR": "--output", "SEED": "--seed", "MODEL.DEVICE": "--device",
