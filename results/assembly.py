@@ -64,8 +64,9 @@ def group_runs(results: Iterable[Result]) -> list[list[Result]]:
     """Return lists of the runs that differ in nothing but the seed, in a fixed order, by ascending seed."""
     groups = defaultdict(list)
     for result in results:
-        weights = (result.backbone["name"], result.backbone["sha256"])
-        groups[(_rank(result.task), *weights, result.version, result.config_hash)].append(result)
+        key = (_rank(result.task), result.backbone["name"], result.backbone["sha256"], result.version,
+               result.config_hash)
+        groups[key].append(result)
     return [sorted(groups[key], key=lambda result: result.seed) for key in sorted(groups)]
 
 
