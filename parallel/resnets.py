@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 STEMS = {"imagenet": 32, "cifar": 8, "small": 16, "solo": 8}  # -> by how much it shrinks an image
+SIDES = {"imagenet": 224, "cifar": 32, "small": 64, "solo": 32}  # -> of the pictures it is made for, pixels
 
 
 def models() -> tuple[str, ...]:

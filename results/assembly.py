@@ -32,7 +32,8 @@ KNOWN = "known spreads: " + ", ".join(f"{task} {metric} {std}" for (task, metric
 OTHERS = ("voc07_lowshot", "food101_probe", "cifar10_probe", "cifar100_probe", "sun397_probe", "cars_probe",
           "aircraft_probe", "dtd_probe", "pets_probe", "caltech101_probe", "flowers102_probe",
           "voc2007_probe", "cifar10_semi1", "cifar10_semi10", "cifar100_semi1", "cifar100_semi10",
-          "voc07_det", "voc_det_fpn", "coco_det_2x")
+          "folder_linear", "folder_knn", "folder_probe", "folder_semi", "voc07_det", "voc_det_fpn",
+          "coco_det_2x")
 
 _ORDER = list(dict.fromkeys(column.task for table in TABLES for column in table.columns))
 TASKS = (*_ORDER, *OTHERS)

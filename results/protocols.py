@@ -29,14 +29,17 @@ def departures(result: Result) -> dict[str, list]:
     if protocol is None:
         return {"protocol": [None, f"{result.task} version {result.version}"]}
     fitted = known["architectures"].get(result.arch, {}) if protocol["detects"] else {}
+    if protocol["config"].get("image_size") == 0:  # what the weights' stem is made for
+        fitted = {"image_size": known["sides"][result.arch.partition("-")[2] or "imagenet"]}
     return departing(protocol["config"] | fitted, result.config, protocol["counts"], result.data)
 
 
 def departing(usual: dict, used: dict, counts: dict, data: dict) -> dict[str, list]:
     """Return {key: [paper's value, used value]} of two configs, and as "data.<key>" of the numbers of images
-    and of what a record's data says of pixels that are not the official ones."""
+    and of what a record's data says of pixels that are not the official ones. counts: {} of a task on data of
+    one's own, which has no official numbers."""
     used = used | {key: usual[key] for key in OF_WEIGHTS if key in usual and key in used}
-    found = data["counts"] | ({"pixels": data["pixels"]} if "pixels" in data else {})
+    found = (data["counts"] if counts else {}) | ({"pixels": data["pixels"]} if "pixels" in data else {})
     return differences(usual, used) | {
         f"data.{key}": pair for key, pair in differences(counts, found).items()}
 

@@ -10,6 +10,7 @@ import json
 import sys
 
 from parallel.files import write_whole
+from parallel.resnets import SIDES
 from results.protocols import PATH
 from transfer.tasks import TASKS, Task
 from transfer.weights.architectures import ARCHITECTURES, RESNET50
@@ -23,7 +24,7 @@ def current() -> dict:
     detectors = {name: {key: value for key, value in arch.detectron2.items()
                         if value != RESNET50.detectron2[key]}
                  for name, arch in ARCHITECTURES.items() if arch.stem == RESNET50.stem}
-    return {"architectures": detectors, "tasks": known}
+    return {"architectures": detectors, "sides": SIDES, "tasks": known}
 
 
 def stated(task: Task) -> dict:

@@ -16,6 +16,7 @@ from parallel.launch import launch
 from parallel.memory import within_memory
 from parallel.process import is_main
 from results import store
+from results.cells import data_text
 from results.protocols import departing
 from results.record import SCHEMA, Result
 from transfer import workspace
@@ -70,6 +71,8 @@ def run_one(request: Request, backbone: Backbone) -> Result:
         return stored
     of_main(workspace.require_writable, record.parent)
     context = claimed(task, conditions, identity, out, request.resume, request.rerun)
+    if task.own:
+        say(f"{task.name} seed {draft.seed}: {data_text(draft.data)}")
     if draft.scaled:
         departures = ", ".join(draft.scaled)
         say(f"{task.name} seed {draft.seed}: scaled run, not the default protocol's {departures}")

@@ -37,8 +37,9 @@ MOMENTUM = each(lambda number: 0 <= number < 1), "a number from 0 to below 1"
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": COUNT, "batch_size": COUNT, "max_iterations": COUNT, "strengths": COUNT, "draws": COUNT,
     "folds": (each(lambda number: 2 <= number <= MOST), f"from 2 to {MOST}"),
-    "image_size": (each(lambda number: 8 <= number <= 4096), "from 8 to 4096"),
-    "k": (some(counted), f"values from 1 to {MOST}"), "shots": (some(counted), f"values from 1 to {MOST}"),
+    "image_size": (each(lambda number: number == 0 or 8 <= number <= 4096), "from 8 to 4096, or 0"),
+    "k": (some(lambda number: 0 <= number <= MOST), f"values from 0 to {MOST}"),
+    "shots": (some(counted), f"values from 1 to {MOST}"),
     "temperature": (some(positive), "finite values above 0"),
     "costs": (some(positive), "finite values above 0"),
     "learning_rate": RATE, "backbone_learning_rate": RATE, "head_learning_rate": RATE, "weight_decay": RATE,

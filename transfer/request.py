@@ -37,7 +37,9 @@ class Request:
     stem: str | None = flag(None, "of the network, where the checkpoint does not say it (docs/weights.md)",
                             choices=STEMS)
     name: str | None = flag(None, "name of the backbone in tables (default: the file's stem)")
-    data: str | Path | None = flag(None, "data root (default: $DETECTRON2_DATASETS, else datasets/)")
+    data: str | Path | None = flag(
+        None, "data root (default: $DETECTRON2_DATASETS, else datasets/); of a task folder_...: the labelled "
+        "pictures themselves")
     output: str | Path | None = flag(None, "folder for logs, checkpoints, pictures (default: below output/)")
     results: str | Path = flag(RUNS, "folder of the records (default: results/runs)")
     pairs: tuple[str, ...] = ()

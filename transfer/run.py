@@ -3,6 +3,7 @@
     python transfer/run.py --task coco_det --weights bt.pth
     python transfer/run.py --task voc_det --weights bt.pth --num-gpus 8 --seeds 5
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data learning_rate 0.1
+    python transfer/run.py --task folder_knn,folder_probe --weights bt.pth --data my/pictures
     python transfer/run.py --task all --seeds 5 --weights bt.pth --launcher slurm --gpus-per-node 8 --wait
 
 This file has the flags; execution.py makes one run, suite.py several tasks, submit.py hands them to SLURM.
@@ -130,7 +131,8 @@ def show_config(arguments: argparse.Namespace, words: list[str],
 
 def requested(arguments: argparse.Namespace, words: list[str]) -> dict[str, list[Request]]:
     """Return {task: a Request for each seed}. Of several runs, each has a folder of its own in --output."""
-    names = list(tasks.TASKS) if arguments.task == "all" else arguments.task.split(",")
+    all_of_root = [task.name for task in tasks.TASKS.values() if not task.own]
+    names = all_of_root if arguments.task == "all" else arguments.task.split(",")
     chosen = [tasks.find(name) for name in names]
     suite = arguments.task not in names
     pairs = tuple(arguments.pairs)

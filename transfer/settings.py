@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from parallel.resnets import SIDES
 from transfer.limits import require_possible
 
 if TYPE_CHECKING:
@@ -58,8 +59,11 @@ class TaskConfig:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def fitted(self: Own, backbone: "Backbone") -> Own:
-        """Return this config as it is for a Backbone, whose architecture decides some settings of detection.
-        Raises ValueError where the two do not go together."""
+        """Return this config as it is for a Backbone, whose architecture decides some settings of detection,
+        and an image_size of 0: that which its stem is made for. Raises ValueError where the two do not go
+        together."""
+        if getattr(self, "image_size", None) == 0:
+            return dataclasses.replace(self, image_size=SIDES[backbone.arch.stem])
         return self
 
     def rescaled(self: Own, processes: int) -> Own:

@@ -20,7 +20,8 @@ class Task:
     "training" where that part of the data alone binds a trained model, which checks the data and costs no
     training; and run(backbone, config, context) -> {metric: percent}, called on every
     rank. default: takes the module and returns the default config in it, the paper's as far as it is known; a
-    run is scaled as soon as its config or `counts`, the sizes of the official splits, differ. metrics: the
+    run is scaled as soon as its config or `counts`, the sizes of the official splits, differ; {}: there are
+    none, for --data is a set of the user's own. metrics: the
     reported ones, the main one first. paper: where the figures stand. version: raised when the numbers change
     meaning. smoke: KEY VALUE pairs for seconds to minutes on a CPU.
     """
@@ -43,6 +44,11 @@ class Task:
     def config(self) -> TaskConfig:
         """The default protocol."""
         return self.default(self.protocol)
+
+    @property
+    def own(self) -> bool:
+        """Whether --data is the set itself, the user's own, instead of the root of all sets."""
+        return not self.counts
 
     @property
     def detects(self) -> bool:
@@ -110,6 +116,13 @@ def _detector(name: str, yaml: str, paper: str, metrics: tuple[str, ...], train:
                 metrics=metrics, paper=paper, counts={"train": train, "test": test}, version=1, smoke=BOXES)
 
 
+def _folder(how: str, module: str, metrics: tuple[str, ...], smoke: tuple[str, ...]) -> Task:
+    """A task on a labelled set of one's own, which has no official sizes."""
+    return Task(name=f"folder_{how}", module=module, default=lambda protocol: protocol.FOLDER,
+                metrics=metrics, paper="own data: --data FOLDER is the set", counts={}, version=1,
+                smoke=(*SMALL, *smoke))
+
+
 MIXED_BT = "mix-bt, its README"
 PER_CLASS = ("mean_per_class", "top1")
 VOC = ("AP50", "AP", "AP75")
@@ -162,6 +175,10 @@ TASKS = {task.name: task for task in (
     _online("cifar100", "test", 50_000, 10_000),
     _online("imagenet100", "val", 126_689, 5_000),
     *(_semi(dataset, percentage) for dataset in ("cifar10", "cifar100") for percentage in (1, 10)),
+    _folder("linear", LINEAR, ("top1", "top5"), ("epochs", "3")),
+    _folder("knn", KNN, ("top1",), ()),
+    _folder("probe", PROBE, ("top1",), ("strengths", "5", "max_iterations", "50")),
+    _folder("semi", FINETUNE, ("top1", "top5"), ("epochs", "2", "batch_size", "20")),
     _detector("voc_det", "pascal_voc_R_50_C4_24k_bt.yaml", "Table 4, appendix C.2", VOC, 16_551, 4_952),
     _detector("coco_det", "coco_R_50_C4_1x_bt.yaml", "Table 4, appendix C.2", COCO, 118_287, 5_000),
     _detector("voc07_det", "pascal_voc07_R_50_C4_12k5.yaml", "not in the paper; VISSL's voc07", VOC, 5_011,

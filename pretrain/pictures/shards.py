@@ -21,6 +21,7 @@ from parallel.files import replacing
 from parallel.listing import ENDINGS, hidden
 from parallel.packed import Index, Labels, Strings, first_line, pick, sha256
 from parallel.pixels import LARGEST_PICTURE
+from parallel.split_names import TRAIN, kind_of
 from pretrain.pictures import splits
 
 INDEX = ("shard", "offset", "size", "ends", "buffer", "labels")  # see shard_index
@@ -154,7 +155,7 @@ def place_of(name: str) -> list[str]:
 
 def require_training(path: Path, found: set[str]) -> None:
     """ValueError if these splits are not of train alone."""
-    if {splits.kind_of(name)[0] for name in found} - {splits.TRAIN, None}:
+    if {kind_of(name)[0] for name in found} - {TRAIN, None}:
         raise ValueError(f"{path}: expected pictures to train on, found the splits "
                          f"{', '.join(sorted(found))} in it; write it again with those of train alone")
 

@@ -11,6 +11,7 @@ from parallel import listing, manifests
 from parallel.packed import Index, Labels, Npz, Strings, pick, sha256
 from parallel.parquet import Parquet
 from parallel.pixels import read_picture
+from parallel.split_names import kind_of
 from pretrain.pictures import splits
 from pretrain.pictures.shards import Shards, expand, require_training
 
@@ -95,7 +96,7 @@ def open_folder(path: Path) -> Source:
         left += others
     else:
         splits.require_unmixed(root, tree)
-        if not left and splits.kind_of(root.name)[0] is None:
+        if not left and kind_of(root.name)[0] is None:
             splits.require_unlisted(root, tree, ending_in(everything, splits.LISTS))
         source = Files.of_folder(root, tree)
     if left:

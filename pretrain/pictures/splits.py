@@ -1,9 +1,6 @@
 """Which part of a folder is for training, so that no picture of validation or test enters it.
 
-The words of a name decide; they end at digits and signs, and before a capital. Train and training are of the
-training split; val, valid, validation, dev, test, testing, eval and evaluation are held out; unlabeled and
-unlabelled are a split, too. A name with words of both kinds (train_val2018), or trainval, is mixed. Numbers,
-letters, and words such as images and mini, say nothing.
+What a name says is in parallel/split_names.py.
 
 Folders beside each other are splits
 - if they say nothing else: val, test2017, val_256, train_images. But one called just train or training is a
@@ -14,45 +11,16 @@ The one folder to train on is taken, train before others such as train_mini; not
 several, or none. Shards and parquet files are of a split as soon as they say so. Picture files are not told
 apart by their names, but refused if these say both (COCO_train2014_1.jpg beside COCO_val2014_2.jpg).
 """
-import re
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 from parallel import manifests
+from parallel.split_names import HELD_OUT, MIXED, PLAIN, TRAIN, UNLABELLED, kind_of, splits_of
 
-TRAIN, HELD_OUT, UNLABELLED, MIXED = "train", "held out", "unlabelled", "mixed"
-PLAIN = ("train", "training")
-WORDS = {**dict.fromkeys(PLAIN, TRAIN), **dict.fromkeys(("unlabeled", "unlabelled"), UNLABELLED),
-         **dict.fromkeys("val valid validation dev test testing eval evaluation holdout".split(), HELD_OUT),
-         "trainval": MIXED}
-SILENT = set("image images img imgs picture pictures photos data set split mini full large small standard of "
-             "part shard shards".split())
 LISTS = (".txt", ".csv", ".json")  # which may say what is held out
 WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 
 Tree = dict[str, list[str]]  # {folder: its files} of listing.files_below
-
-
-def kind_of(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """Return the kind of split that a name without its ending says, or None, and its other words."""
-    name = re.sub(r"(?<![^\W_])[0-9a-f]{8,}(?![^\W_])", "", name)  # hashes, which the Hub's tools append
-    words = [re.sub(r"^mini(?=.)|(?<=.)(set|data|images|imgs)$", "", word.lower()) for word in
-             re.findall(r"[^\W\d_]{2,}", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))]
-    kinds = {WORDS[word] for word in words if word in WORDS}
-    return (MIXED if len(kinds) > 1 else min(kinds, default=None),
-            tuple(word for word in words if word not in WORDS and word not in SILENT))
-
-
-def splits_of(names: Iterable[str]) -> dict[str, str]:
-    """Return {name: kind} of those that are splits among names beside each other, see above, less what
-    depends on the depth of pictures."""
-    said = {name: kind_of(name) for name in names}
-    kinds = defaultdict(set)
-    for kind, rest in said.values():
-        kinds[rest].add(kind)
-    return {name: kind for name, (kind, rest) in said.items() if kind and (
-        len(kinds[rest] - {None}) > 1 or not rest and name.lower() not in PLAIN)}
 
 
 # Folders

@@ -1,7 +1,7 @@
 """A data set's two halves, whatever layout it has: to learn from, and to be scored on."""
 from pathlib import Path
 
-from transfer.classification import layouts
+from transfer.classification import layouts, own_sets
 from transfer.classification.layouts import Samples
 from transfer.classification.small_sets import SMALL_SETS, read_small_set
 
@@ -20,6 +20,11 @@ def halves(data: Path, dataset: str) -> dict[str, Samples]:
     return {"train": train, SMALL_SETS[dataset].scored: scored}
 
 
+def place(data: Path, dataset: str) -> Path:
+    """Where a set lies: below the data root, or what --data names itself."""
+    return data if dataset == own_sets.NAME else data / dataset
+
+
 def copies(name: str, *parts: Samples) -> dict[str, str]:
     """{"pixels": "JPEG copies"} where a set's official pixels are no JPEG and these are; a run on them is
     scaled. Else {}."""
@@ -35,10 +40,13 @@ def is_jpeg(part: Samples) -> bool:
     return isinstance(first, bytes) and first.startswith(b"\xff\xd8")
 
 
-def stated(dataset: str, parts: dict[str, Samples], split: str = "") -> dict:
+def stated(dataset: str, parts: dict[str, Samples], split: str = "", also: str = "") -> dict:
     """What a record says of it: name, counts and fingerprint. split: which part of train is used, if not
-    all."""
+    all; also: what says so in the fingerprint, if not that. Files that hold the pictures of a set of one's
+    own count, too: the pictures' places in them say nothing."""
     counts = {half: len(part) for half, part in parts.items()}
-    return {"name": f"{dataset} {split}".rstrip(), "counts": counts,
-            "fingerprint": layouts.fingerprint(*parts.values(), also=split),
+    title = parts["train"].title
+    packed = "".join(part.packed.fingerprint for part in parts.values() if title and part.packed)
+    return {"name": f"{title or dataset} {split}".rstrip(), "counts": counts,
+            "fingerprint": layouts.fingerprint(*parts.values(), also=(also or split) + packed),
             **copies(dataset, *parts.values())}

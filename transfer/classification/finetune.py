@@ -32,8 +32,8 @@ from torch.nn import functional
 from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, local_device, world_size
-from transfer.classification import images, layouts, lists, training
-from transfer.classification.datasets import halves, stated
+from transfer.classification import images, lists, own_sets, training
+from transfer.classification.datasets import halves, place, stated
 from transfer.classification.features import BATCH_SIZE, Pipeline
 from transfer.classification.health import keep_rank_of
 from transfer.classification.journal import Journal, bar, keep_predictions
@@ -106,6 +106,8 @@ class Small(Config):
 
 
 ONE_PERCENT, TEN_PERCENT = Config(), Config(split="10percent")
+# Small's batch and rates at the size of the weights, tested pictures as in SimCLR B.8 (bicubic, centre crop).
+FOLDER = Small(own_sets.NAME, split="draw:10%", image_size=0, resize="bicubic")
 
 
 def data(config: Config, conditions: Conditions) -> dict:
@@ -120,19 +122,18 @@ def data(config: Config, conditions: Conditions) -> dict:
         found = stated(config.dataset, parts, config.split)
         found["counts"]["train"] = int(lists.draw(parts["train"], config.split, conditions.seed).sum())
         return found
-    root = conditions.data / config.dataset
-    if not root.is_dir():  # before a list is looked for in it
+    root = place(conditions.data, config.dataset)
+    if not root.exists():  # before a list is looked for in it
         raise FileNotFoundError(f"{root}: no such folder; put the data set there or pass --data ROOT")
     content, source = lists.split_list(config.split, root, conditions.cache)
-    train, val = lists.labelled_pair(content, source, root)
+    parts = halves(conditions.data, config.dataset)
+    parts["train"] = lists.listed_part(content, source, parts["train"])
     sha256 = hashlib.sha256(content).hexdigest()
     official = lists.OFFICIAL.get(config.split) == sha256
-    counts = {"train": len(train), "val": len(val)}
+    found = stated(config.dataset, parts, config.split if official else f"list {sha256[:12]}", sha256)
     if config.split in lists.OFFICIAL and not official:
-        counts["unofficial list"] = len(train)
-    return {"name": f"{config.dataset} {config.split if official else f'list {sha256[:12]}'}",
-            "counts": counts,
-            "fingerprint": layouts.fingerprint(train, val, also=sha256)}
+        found["counts"]["unofficial list"] = len(parts["train"])
+    return found
 
 
 def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float]:

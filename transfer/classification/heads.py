@@ -9,12 +9,10 @@ result. A sweep's heads therefore learn from fewer images than the protocol's he
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from parallel.batchnorm import convert_sync_batchnorm
-from transfer.classification.layouts import Samples, stratified
 from transfer.classification.metrics import percent, topk_correct
 from transfer.classification.training import linear_head
 
@@ -40,20 +38,6 @@ def make_heads(config: "Config", width: int, classes: int, seed: int, device: to
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     heads = Heads(len(config.grid), width, classes, config.initial_std, config.batch_norm, seed)
     return convert_sync_batchnorm(heads.to(device, dtype))
-
-
-def hold_out(train: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
-    """(the rest, the held-out part) of train: of each class a share drawn by the seed, at least one image.
-
-    ValueError for a class of one image.
-    """
-    counts = np.bincount(train.labels)
-    if counts.min() < 2:
-        raise ValueError(f"{train.source}: a sweep holds out a part of each class and expected 2 images or "
-                         f"more, found {counts.min()} of {train.classes[counts.argmin()]}")
-    held = stratified(train.labels, lambda count: min(count - 1, max(1, round(share * count))), seed)
-    return (train.subset(np.flatnonzero(~held), f"{train.source} without the held-out part"),
-            train.subset(np.flatnonzero(held), f"{train.source}, held-out part"))
 
 
 @torch.inference_mode()

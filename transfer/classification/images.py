@@ -132,19 +132,22 @@ class TrainBatches:
 
     A batch of `batch_size` (over all ranks) is a slice of the epoch's permutation, cut into one run per rank,
     so all ranks together see what one process would see. The last batch may be smaller. With `pad` it is
-    padded from the permutation's start until it divides by the ranks (as DistributedSampler does).
+    padded from the permutation's start until it divides by the ranks (as DistributedSampler does). With
+    `joined` one of a single image, which has no variance, is joined to the batch before it.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, *, pad: bool = False):
+    def __init__(self, count: int, batch_size: int, seed: int, *, pad: bool = False, joined: bool = False):
         self.count, self.batch_size, self.seed, self.pad = count, batch_size, seed, pad
+        self.joined = joined and batch_size > 1 and count > batch_size and count % batch_size == 1
         self.epoch = self.start = 0
 
     def __len__(self):
-        return -(-self.count // self.batch_size)
+        return -(-self.count // self.batch_size) - self.joined
 
     def size(self, step: int) -> int:
         """Images of batch `step` over all ranks."""
-        size = min(self.batch_size, self.count - step * self.batch_size)
+        last = step == len(self) - 1
+        size = self.count - step * self.batch_size if last else self.batch_size
         return -(-size // world_size()) * world_size() if self.pad else size
 
     def __iter__(self):

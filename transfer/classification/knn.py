@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from parallel.collectives import all_gather_rows, local_device
+from transfer.classification import own_sets
 from transfer.classification.cache import collect
 from transfer.classification.datasets import halves, stated
 from transfer.classification.features import Pipeline
@@ -53,7 +55,7 @@ PRESETS: dict[str, dict] = {
 class Config(TaskConfig):
     """Defaults: mmselfsup's weights with VICReg's two k."""
     dataset: str = "imagenet"        # folder under the data root
-    k: tuple[int, ...] = (20, 200)   # each gives a metric top1_k<k>
+    k: tuple[int, ...] = (20, 200)   # each gives a metric top1_k<k>; 0: 20, but at most the smallest class
     temperature: tuple[float, ...] = (0.07,)  # of the vote's weight
     image_size: int = 224            # both sets: resize to this x 256 / 224, centre crop
     precision: str = "float32"       # of the backbone; bfloat16 moves features by 4e-3
@@ -97,6 +99,8 @@ CIFAR10, CIFAR100 = Small(), Small("cifar100")
 TINY_IMAGENET = Small("tiny_imagenet", image_size=64)
 STL10 = Small("stl10", image_size=64, resize="bicubic_crop")
 # imagenet100_benchmark.py of lightly-ai/lightly, docs/source/getting_started/benchmarks
+# DINO's and VICReg's 20 neighbours with DINO's temperature, pictures as in SimCLR B.8.
+FOLDER = Small(own_sets.NAME, k=(0,), temperature=(0.07,), image_size=0, resize="bicubic")
 IMAGENET100 = Small("imagenet100", k=(20,), temperature=(0.1,), image_size=224, resize="bilinear")
 
 
@@ -126,15 +130,17 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
                                                     device)
     queries, truth = all_gather_rows(queries), all_gather_rows(truth)
     classes = train.classes
+    fitting = {k: k or min(20, np.bincount(train.labels).min().item()) for k in config.k}
     with tf32(allowed=False):
-        votes = predict(bank, bank_labels, queries, len(classes), config.k, config.temperature, device,
-                        config.distance)
+        votes = predict(bank, bank_labels, queries, len(classes), list(fitting.values()), config.temperature,
+                        device, config.distance)
     metrics: dict[str, Any] = {
-        config.metric(k, temperature): 100 * (votes[k, temperature] == truth).sum().item() / len(truth)
+        config.metric(k, temperature):
+            100 * (votes[fitting[k], temperature] == truth).sum().item() / len(truth)
         for temperature in config.temperature for k in config.k}
-    journal.line(**metrics)
+    journal.line(k=list(fitting.values()), **metrics)
     keep_rank(bank, len(train), context, journal)
-    keep_predictions(context, classes, truth, votes[config.k[0], config.temperature[0]])
+    keep_predictions(context, classes, truth, votes[fitting[config.k[0]], config.temperature[0]])
     return metrics
 
 

@@ -31,6 +31,7 @@ class Samples:
     source   what was read, for messages
     packed   where the images are if they have no files of their own (CIFAR, npz, parquet), else None; then a
              name is an image's place in it, `b"00012"`
+    title    what a record calls it, if it is no set of the catalogue (own_sets.py)
     """
     root: Path
     names: np.ndarray
@@ -38,6 +39,7 @@ class Samples:
     classes: tuple[str, ...]
     source: str
     packed: Pixels | Parquet | None = None
+    title: str = ""
 
     def __len__(self):
         return len(self.names)
@@ -244,6 +246,21 @@ def stratified(labels: np.ndarray, share: Callable[[int], int], seed: int) -> np
         rows = np.flatnonzero(labels == label)
         chosen[draw.choice(rows, share(len(rows)), replace=False)] = True
     return chosen
+
+
+def hold_out(whole: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+    """(the rest, the held-out part): of each class a share drawn by the seed, at least one image.
+
+    ValueError for a class of one image.
+    """
+    counts = np.bincount(whole.labels, minlength=len(whole.classes))
+    if counts.min() < 2:
+        raise ValueError(f"{whole.source}: a part of each class is held out, which expects 2 images or more, "
+                         f"found {counts.min()} of {whole.classes[counts.argmin()]}; add some, or take the "
+                         "class out")
+    held = stratified(whole.labels, lambda count: min(count - 1, max(1, round(share * count))), seed)
+    return (whole.subset(np.flatnonzero(~held), f"{whole.source} without the held-out part"),
+            whole.subset(np.flatnonzero(held), f"{whole.source}, held-out part"))
 
 
 def require_classes(train: Samples, other: Samples) -> None:

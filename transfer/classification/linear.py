@@ -12,7 +12,7 @@ The small sets have their own protocols (Small): CIFAR-10, CIFAR-100, Tiny-Image
 Barlow Twins (linear.py of wgcban/mix-bt; arXiv 2312.02151): Adam, 200 epochs at batch 512, rate 0.01 falling
 to 1e-6 by a factor an epoch, training images cropped and coloured as in pretraining. There the backbone is
 in train mode meanwhile; here it is frozen. Expected with its own ResNet-18: 92.58, 69.31, 51.67 and 91.02.
-ImageNet-100: solo-learn's scripts/linear/imagenet-100.
+ImageNet-100: solo-learn's scripts/linear/imagenet-100. A set of one's own (folder_linear): FOLDER, below.
 
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data
     python transfer/run.py --task imagenet_linear --weights bt.pth --data /data preset moco
@@ -38,13 +38,14 @@ from torch.nn import functional
 
 from parallel import signals
 from parallel.collectives import all_gather_rows, local_device, world_size
-from transfer.classification import images, training
+from transfer.classification import images, own_sets, training
 from transfer.classification.cache import collect
 from transfer.classification.datasets import halves, stated
 from transfer.classification.features import Pipeline, assert_frozen, features_of, freeze
-from transfer.classification.heads import Heads, choose, hold_out, make_heads, score
+from transfer.classification.heads import Heads, choose, make_heads, score
 from transfer.classification.health import keep_rank_of
 from transfer.classification.journal import Journal, keep, keep_predictions
+from transfer.classification.layouts import hold_out
 from transfer.precision import tf32
 from transfer.settings import Conditions, Context, TaskConfig
 from transfer.weights.backbone import Backbone
@@ -185,6 +186,12 @@ STL10 = Small(dataset="stl10", image_size=64, augmentation="colour_bicubic", cro
 IMAGENET100 = Small(dataset="imagenet100", epochs=100, batch_size=256, learning_rate=0.1, weight_decay=0.0,
                     schedule="step", drop_factor=0.1, image_size=224, optimiser="sgd", augmentation="crop",
                     resize="crop")
+# Any number of pictures and any weights: batch norm, which does away with the scale of features, Nesterov,
+# weight decay and rate as for Places205 and iNat18, the rate by the linear rule at a batch that gives some
+# hundred pictures a few steps an epoch; epochs and cosine as for ImageNet; tested pictures as in SimCLR B.8.
+FOLDER = Small(own_sets.NAME, epochs=100, batch_size=64, learning_rate=0.0025, nesterov=True, weight_decay=5e-4,
+               schedule="cosine", batch_norm=True, image_size=0, optimiser="sgd", augmentation="crop",
+               resize="bicubic")
 
 
 def data(config: Config, conditions: Conditions) -> dict:
@@ -205,7 +212,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         sets.append(held_out)
     train_images = images.Images(train, config.image_size, augment=True, seed=context.seed,
                                  crop_scale=config.crop_scale, augmentation=config.augmentation)
-    batches = images.TrainBatches(len(train), config.batch_size, context.seed)
+    batches = images.TrainBatches(len(train), config.batch_size, context.seed, joined=config.batch_norm)
     if config.batch_norm and batches.size(len(batches) - 1) == 1:
         raise ValueError(f"batch_size {config.batch_size} leaves a last batch of one of {len(train)} images, "
                          "which has no variance for batch_norm; choose another batch_size")

@@ -13,7 +13,7 @@ import numpy as np
 
 from parallel.listing import bytes_of
 from transfer.classification import layouts
-from transfer.classification.datasets import halves
+from transfer.classification.datasets import halves, place
 from transfer.settings import Context
 
 LIST_URL = "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets/"
@@ -42,8 +42,9 @@ def chosen_pair(split: str, dataset: str, context: Context) -> tuple[layouts.Sam
         train, val = halves(context.data, dataset).values()
         rows = np.flatnonzero(draw(train, split, context.seed))
         return train.subset(rows, f"{train.source}, {split}"), val
-    root = context.data / dataset
-    return labelled_pair(*split_list(split, root, context.cache), root)
+    content, source = split_list(split, place(context.data, dataset), context.cache)
+    train, val = halves(context.data, dataset).values()
+    return listed_part(content, source, train), val
 
 
 def split_list(split: str, root: Path, fallback: Path | None) -> tuple[bytes, str]:
@@ -71,10 +72,9 @@ def _unpacked(path):
         raise ValueError(f"{path}: not a gzip file ({error}); fetch it again") from None
 
 
-def labelled_pair(content: bytes, source: str, root: Path) -> tuple[layouts.Samples, layouts.Samples]:
-    """(the listed part of train, val). ValueError for names that train lacks or has in several classes,
-    repeats and an empty list."""
-    train, val = layouts.split_pair(root)
+def listed_part(content: bytes, source: str, train: layouts.Samples) -> layouts.Samples:
+    """The listed part of train. ValueError for names that train lacks or has in several classes, repeats and
+    an empty list."""
     files = [bytes(name).rpartition(b"/")[2] for name in train.names]
     index_of = {name: index for index, name in enumerate(files)}
     listed = [line.strip() for line in content.removeprefix(BOM_UTF8).splitlines() if line.strip()]
@@ -89,4 +89,4 @@ def labelled_pair(content: bytes, source: str, root: Path) -> tuple[layouts.Samp
                          f"{train.source}, first {os.fsdecode(several[0])}; give each a name of its own")
     if len(set(listed)) < len(listed):
         raise ValueError(f"{source}: {len(listed) - len(set(listed))} names are repeated; list each once")
-    return train.subset(np.array(sorted(index_of[name] for name in listed)), source), val
+    return train.subset(np.array(sorted(index_of[name] for name in listed)), source)

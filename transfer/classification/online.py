@@ -39,7 +39,7 @@ class Config(TaskConfig):
 
     def fitted(self, backbone: Backbone) -> "Config":
         classifier_of(backbone)
-        return self
+        return super().fitted(backbone)
 
 
 CIFAR10, CIFAR100 = Config(), Config("cifar100")

@@ -47,6 +47,13 @@ def from_files(files: dict[str, list[Path]]) -> tuple[Samples, Samples | None, S
     return found["train"], found.get("val"), found["test"]
 
 
+def whole(files: dict[str, list[Path]]) -> Samples:
+    """The pictures of the one half that there is. ValueError as of from_files."""
+    (half, own), = files.items()
+    packed, labels = opened(half, own)
+    return samples(packed, labels, map(str, range(1 + int(labels.max()))), packed.place)
+
+
 def opened(half: str, files: list[Path]) -> tuple[Npz | Parquet, np.ndarray]:
     """The pictures of one half's files, and their labels (N,)."""
     if {file.suffix for file in files} == {".parquet"}:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from parallel.collectives import all_reduce_sum, local_device
-from transfer.classification import knn, layouts, logistic
+from transfer.classification import knn, layouts, logistic, own_sets
 from transfer.classification.cache import collect_all
 from transfer.classification.datasets import copies
 from transfer.classification.features import Pipeline
@@ -53,6 +53,9 @@ class Config(TaskConfig):
         return Pipeline(self.image_size, self.resize, precision=self.precision)
 
 
+FOLDER = Config(own_sets.NAME, image_size=0)
+
+
 def data(config: Config, conditions: Conditions) -> dict:
     """Name, counts and fingerprint; train counts the validation images, too. Errors as of read_small_set and
     held_out_rows."""
@@ -61,7 +64,7 @@ def data(config: Config, conditions: Conditions) -> dict:
     held_out_rows(train, val, config, conditions.seed)
     sets = [one for one in (train, val, test) if one is not None]
     counts = {"train": sum(len(one) for one in sets[:-1]), "test": len(test)}
-    return {"name": config.dataset, "counts": counts,
+    return {"name": train.title or config.dataset, "counts": counts,
             "fingerprint": layouts.fingerprint(*sets, also=",".join(train.classes)),
             **copies(config.dataset, *sets)}
 

@@ -16,7 +16,7 @@ import torchvision
 
 from parallel.listing import ENDINGS, lines_of, require_files
 from parallel.packed import Pixels
-from transfer.classification import layouts, packed_sets
+from transfer.classification import layouts, own_sets, packed_sets
 from transfer.classification.layouts import Samples
 
 
@@ -41,8 +41,10 @@ def read_small_set(name: str, root: Path) -> tuple[Samples, Samples | None, Samp
     if name not in SMALL_SETS:
         raise ValueError(f"dataset: expected one of {', '.join(SMALL_SETS)}, found {name!r}")
     small = SMALL_SETS[name]
-    if (root / name / "train").is_dir():
-        train, val, test = from_folders(root / name)
+    if name == own_sets.NAME:
+        train, val, test = own_sets.read(root)
+    elif (root / name / "train").is_dir():
+        train, val, test = own_sets.from_folders(root / name)
     elif files := packed_sets.files_of(root / name):
         train, val, test = packed_sets.from_files(files)
     elif (root / small.folder).is_dir():
@@ -68,17 +70,6 @@ def from_torchvision(small: SmallSet, root: Path) -> tuple[Samples, Samples | No
     except (RuntimeError, KeyError, IndexError) as error:  # torchvision's "not found or corrupted"
         raise ValueError(f"{root / small.folder}: torchvision cannot read it ({str(error).splitlines()[0]}); "
                          f"{small.fetch.format(root=root)}") from None
-
-
-def from_folders(root: Path) -> tuple[Samples, Samples | None, Samples]:
-    """train/ and test/; without test/, val/ is the test set, else an official val set."""
-    has_test = (root / "test").is_dir()
-    if not has_test:  # pictures of val may lie together in one folder
-        train, test = layouts.split_pair(root)
-        return train, None, test
-    train = layouts.image_folder(root / "train")
-    val = layouts.image_folder(root / "val") if (root / "val").is_dir() else None
-    return train, val, layouts.image_folder(root / "test")
 
 
 def samples(root: Path, paths: Iterable[str | Path], labels: Sequence[int], classes: Iterable[str],
@@ -242,4 +233,5 @@ SMALL_SETS = {
         "imagenet", imagenet100, "top1", "put ImageNet there, as docs/data.md says, or its 100 classes into "
         "{root}/imagenet100/train and val", "val"),
     "voc2007": SmallSet("VOC2007", voc2007, "mAP_11point", "put the data set there"),
+    own_sets.NAME: SmallSet("", own_sets.read, "top1", ""),
 }
