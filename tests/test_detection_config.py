@@ -130,7 +130,6 @@ def test_rescale_is_the_linear_rule_from_eight_gpus():
 @pytest.mark.parametrize("gpus, pairs, message", [
     (3, [], "SOLVER.IMS_PER_BATCH 16 is the total over all GPUs, found 3 of them and SOLVER.ACCUMULATE 1"),
     (4, ["SOLVER.ACCUMULATE", "8"], "found 4 of them and SOLVER.ACCUMULATE 8; use numbers whose product"),
-    (1, ["SOLVER.AMP.ENABLED", "True"], "half precision needs a GPU"),
     (1, ["INPUT.FORMAT", "BGR"], "INPUT.FORMAT: expected RGB"),
 ])
 def test_what_does_not_fit_machine_or_weights_is_refused_with_the_data(tmp_path, gpus, pairs, message):

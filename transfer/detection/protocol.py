@@ -168,8 +168,6 @@ def _check_scale(values, context):
     if batch % (context.gpus * parts):
         raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} is the total over all GPUs, found {context.gpus} of "
                          f"them and SOLVER.ACCUMULATE {parts}; use numbers whose product divides it")
-    if values["SOLVER.AMP.ENABLED"] and context.device == "cpu":
-        raise ValueError("SOLVER.AMP.ENABLED: half precision needs a GPU, found device cpu; leave it False")
     if values["INPUT.MASK_FORMAT"] not in ("polygon", "bitmask"):
         raise ValueError("expected INPUT.MASK_FORMAT polygon or bitmask, found "
                          f"{values['INPUT.MASK_FORMAT']!r}; pass one of them")
