@@ -1,10 +1,13 @@
 """A run's own folder: which run owns it, and what the run was made with."""
 
 import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +21,7 @@ from parallel.checkpoints import regular
 from parallel.files import write_whole
 from parallel.mappings import differences
 from parallel.places import CHECKOUT, ROOT
+from parallel.process import one_line
 from parallel.slurm import started_again, this_job
 
 MARK = "run.json"
@@ -130,24 +134,51 @@ def _read_mark(mark: Path) -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """Return {"commit", "dirty"}: of the suite's checkout, or the commit that pip installed it from
-    (packaging.python.org, direct_url.json); empty and False where neither is known."""
+    """Return {"commit", "dirty"}: of the suite's checkout, or the commit that pip installed it from; empty
+    and False where neither is known."""
     if not CHECKOUT:  # site-packages may lie in somebody else's repository
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
-            origin = importlib.metadata.distribution(OWN).read_text("direct_url.json")
-            return {"commit": json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", ""),
-                    "dirty": False}
-        return {"commit": "", "dirty": False}
+        found = importlib.metadata.distributions(name=OWN, path=[str(ROOT)])
+        return {"commit": next(map(_installed_from, found), ""), "dirty": False}
+    changes = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": _git(ROOT, "rev-parse", "HEAD"), "dirty": bool(changes)}
 
-    def git(*words: str) -> str:
-        answer = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return answer.stdout.strip() if answer.returncode == 0 else ""
 
+def _git(folder: Path, *words: str) -> str:
+    """Return what git says of a folder; "" where it is no checkout, or git is not there."""
     try:
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
-    except FileNotFoundError:  # no git on this machine
-        return {"commit": "", "dirty": False}
+        answer = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _installed_from(package: importlib.metadata.Distribution) -> str:
+    """Return the commit that pip installed a package from (PEP 610); "" where that is not known."""
+    return json.loads(package.read_text("direct_url.json") or "{}").get("vcs_info", {}).get("commit_id", "")
+
+
+def detectron2() -> str:
+    """Return which Detectron2 is there, as one line: version, commit if known, how it was built.
+
+    Its own version has been 0.6 since 2021, whatever the commit. To load what was compiled takes torch."""
+    found = importlib.util.find_spec("detectron2")
+    if found is None or not found.origin:
+        return "none"
+    folder = Path(found.origin).parent
+    beside = importlib.metadata.distributions(name="detectron2", path=[str(folder.parent)])
+    if installed := next(iter(beside), None):
+        version, commit = installed.version, _installed_from(installed)
+    else:  # a source tree on the path, or an editable installation of one
+        stated = re.search(r'^__version__ = "(.+)"', Path(found.origin).read_text(), re.M)
+        version = stated[1] if stated else "of unknown version"
+        commit = _git(folder.parent, "rev-parse", "HEAD") if (folder.parent / ".git").exists() else ""
+    built = "pure Python"
+    if any(folder.glob("_C.*.so")):
+        try:
+            built = f"compiled ({importlib.import_module('detectron2._C').get_cuda_version()})"
+        except ImportError as error:
+            built = f"compiled, does not load: {one_line(error)}; build it again for this torch"
+    return f"{version}{f' at {commit[:12]}' if commit else ''}, {built}"
 
 
 def packages() -> dict[str, str]:
