@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "import sys, setuptools.build_meta as backend; backend.build_{}(sys.argv[1])"
@@ -108,3 +109,12 @@ def test_installed_commands_keep_what_they_write_below_the_current_folder(instal
     done = python(installed, tmp_path, program)
     assert done.stdout == f"{installed}/transfer/request.py results/runs {{'commit': '', 'dirty': False}}\n"
     assert files(installed) == before
+
+
+def test_the_citation_and_the_hooks_are_of_this_version():
+    project = (ROOT / "pyproject.toml").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert f'version = "{citation["version"]}"' in project and f'license = "{citation["license"]}"' in project
+    assert citation["version"] in (ROOT / "CHANGELOG.md").read_text()
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["id"] for hook in hooks] == ["ruff", "mypy"]
