@@ -48,9 +48,10 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 	         "see $(LOG), then run the same command again" $(FAIL); }
 	@echo "set-up 3/3: Detectron2"
 	@$(PY) tools/detectron2_wheel.py --install
-	@# A test compares our losses with lightly's, which need none of the packages that it names.
+	@# Tests compare our losses with lightly's, and load weights by timm; both work without what they name.
 	@$(PY) -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps \
-	        -c constraints.txt lightly || echo "lightly cannot be installed here; one test will be skipped"
+	        -c constraints.txt lightly timm || \
+	        echo "lightly and timm cannot be installed here; two tests will be skipped"
 	@touch $@
 	@echo "set-up done"
 
