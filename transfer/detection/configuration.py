@@ -19,6 +19,12 @@ FLAGS = {"MODEL.WEIGHTS": "--weights", "OUTPUT_DIR": "--output", "SEED": "--seed
 # Keys that must not change the number; a record's config leaves them out.
 WITHOUT_EFFECT = {*FLAGS, "VERSION", "VIS_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
                   "TEST.EXPECTED_RESULTS"}
+# Keys that came to Detectron2 after 0.6 (facebookresearch/detectron2 at 02b5c4e), with the values at which it
+# does what 0.6 does. A record leaves them out there, so it is the same whichever of the two is installed.
+LATER = {"DATALOADER.REPEAT_SQRT": True, "FLOAT32_PRECISION": "", "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
+         "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False, "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
+         "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": 50, "SOLVER.BASE_LR_END": 0.0, "SOLVER.NUM_DECAYS": 3,
+         "SOLVER.RESCALE_INTERVAL": False}
 # Keys of Detectron2 that nothing here reads. A record must not claim another value for them.
 # LOAD_PROPOSALS would have Detectron2 unpickle files of proposals.
 UNREAD = ("DATALOADER.SAMPLER_TRAIN", "TEST.AUG.ENABLED", "CUDNN_BENCHMARK", "MODEL.LOAD_PROPOSALS")
@@ -109,6 +115,12 @@ def rescaled(config: CfgNode, gpus: int) -> list[str]:
     scaled.SOLVER.REFERENCE_WORLD_SIZE = 0  # done: it must not be scaled twice
     before = flat(config)
     return [word for key, value in flat(scaled).items() if value != before[key] for word in (key, str(value))]
+
+
+def recorded(config: CfgNode) -> dict[str, Any]:
+    """Return `flat` of what may change the number, as records have it."""
+    return {key: value for key, value in flat(config, WITHOUT_EFFECT).items()
+            if key not in LATER or value != LATER[key]}
 
 
 def flat(node: CfgNode, without: Container[str] = (), prefix: str = "") -> dict[str, Any]:

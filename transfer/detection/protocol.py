@@ -104,7 +104,7 @@ class Config(TaskConfig):
         values = {"preset": self.yaml, **sets.stated(self.own)}
         if "Sync" in cfg.MODEL.RESNETS.NORM:
             values["batch_norm_images"] = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
-        return {**values, **configuration.flat(cfg, configuration.WITHOUT_EFFECT)}
+        return {**values, **configuration.recorded(cfg)}
 
 
 def data(config: Config, conditions: Conditions) -> dict[str, Any]:
