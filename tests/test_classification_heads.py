@@ -33,7 +33,7 @@ def test_a_head_of_a_sweep_equals_the_one_trained_alone(swept, tmp_path):
     root, out, metrics = swept
     shutil.copytree(root / "imagenet", tmp_path / "imagenet")
     whole = layouts.split_pair(tmp_path / "imagenet")[0]
-    _, held = heads.hold_out(whole, 0.4, seed=0)
+    _, held = layouts.hold_out(whole, 0.4, seed=0)
     assert held.labels.tolist() == [0, 0, 1, 1, 2, 2]
     for index in range(len(held)):
         held.path(index).unlink()
@@ -89,15 +89,15 @@ def test_the_choice_is_by_held_out_figures():
 
 def test_the_held_out_part_is_of_each_class_and_follows_the_seed(swept):
     train, _ = layouts.split_pair(swept[0] / "imagenet")
-    parts = [heads.hold_out(train, 0.3, seed) for seed in (0, 0, 1)]
+    parts = [layouts.hold_out(train, 0.3, seed) for seed in (0, 0, 1)]
     for rest, held in parts:
         assert np.bincount(held.labels).tolist() == [2, 2, 1]
         assert {*rest.names} | {*held.names} == {*train.names} and len(rest) + len(held) == len(train)
     names = [held.names.tolist() for _, held in parts]
     assert names[0] == names[1] != names[2]
-    assert np.bincount(heads.hold_out(train, 0.99, 0)[0].labels).tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match="expected 2 images or more, found 1 of apple"):
-        heads.hold_out(train.subset(np.array([0, 5, 6, 10, 11]), "few"), 0.1, 0)
+    assert np.bincount(layouts.hold_out(train, 0.99, 0)[0].labels).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="expects 2 images or more, found 1 of apple"):
+        layouts.hold_out(train.subset(np.array([0, 5, 6, 10, 11]), "few"), 0.1, 0)
 
 
 def test_many_classes_have_accuracies_without_a_matrix(tmp_path):

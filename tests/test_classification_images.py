@@ -261,6 +261,18 @@ def test_unreadable_image_is_named(tmp_path, workers):
     assert "\n" not in str(caught.value)
 
 
+def sizes(count, batch_size, **settings):
+    batches = data.TrainBatches(count, batch_size, 0, **settings)
+    assert [len(batch) for batch in batches] == [batches.size(step) for step in range(len(batches))]
+    return [len(batch) for batch in batches]
+
+
+def test_a_last_batch_of_one_is_joined_to_the_one_before():
+    assert sizes(13, 6) == [6, 6, 1] and sizes(13, 6, joined=True) == [6, 7]
+    assert [sizes(count, 6, joined=True) for count in (1, 6, 7, 8)] == [[1], [6], [7], [6, 2]]
+    assert sizes(2, 1, joined=True) == [1, 1]
+
+
 @pytest.mark.parametrize("pad, sizes, last", [(False, (6, 6, 2), 14), (True, (6, 6, 3), 15)])
 def test_ranks_together_see_the_batches_of_one(monkeypatch, pad, sizes, last):
     def epoch(rank, ranks):

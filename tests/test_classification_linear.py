@@ -249,7 +249,7 @@ def test_other_names_of_a_default_make_its_row(config, names):
     ({"epochs": 0}, "epochs: expected from 1 to"),
     ({"precision": "half"}, "precision: expected one of float32"),
     ({"batch_size": 0}, "batch_size: expected from 1 to"),
-    ({"batch_size": 13, "batch_norm": True}, "last batch of one of 14 images"),
+    ({"batch_size": 1, "batch_norm": True}, "last batch of one of 14 images"),
     ({"learning_rate": 1e300, "epochs": 2}, "lower the learning rate"),
     ({"optimiser": "lars"}, "optimiser: expected sgd or adam, found 'lars'"),
     ({"optimiser": "adam", "nesterov": True}, "nesterov: expected sgd and a momentum above 0 with it"),

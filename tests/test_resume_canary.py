@@ -208,7 +208,7 @@ def test_label_lists(tmp_path, canary, form):
     form(tmp_path / "1percent.txt", canary)
     content, source = lists.split_list("1percent", tmp_path, None)
     with pytest.raises(ValueError, match="names are not in"):
-        lists.labelled_pair(content, source, tmp_path)
+        lists.listed_part(content, source, split_pair(tmp_path)[0])
 
 
 @pytest.mark.parametrize("name, folder, files", [

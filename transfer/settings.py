@@ -121,7 +121,8 @@ def paired(words: Sequence[str]) -> list[tuple[str, str]]:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return "did you mean ...?" with the known names nearest to word, or the whole list if none is near."""
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(matches)}?" if matches else f"known are {', '.join(sorted(known))}"
+    known = ", ".join(sorted(known)) or "none"
+    return f"did you mean {' or '.join(matches)}?" if matches else f"known are {known}"
 
 
 def _parse(key: str, text: str, default: Any) -> Any:

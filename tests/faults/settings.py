@@ -13,7 +13,7 @@ OF_TASKS = {
         "learning_rate", "weight_decay", "initial_std", "sweep_learning_rates", "sweep_weight_decays")},
     "imagenet_semi1": {"count": ("epochs", "batch_size"), "rate": (
         "backbone_learning_rate", "head_learning_rate", "weight_decay", "drop_factor")},
-    "imagenet_knn": {"count": ("k",), "positive": ("temperature",)},
+    "imagenet_knn": {"positive": ("temperature",)},
     "voc07_svm": {"count": ("max_iterations",), "positive": ("costs", "positive_weight", "tolerance"),
                   "rate": ("norm_epsilon",)},
     "voc07_lowshot": {"count": ("shots", "draws")},
@@ -28,7 +28,7 @@ OF_PRETRAINING = {
     "probability": ("--flip", "--grey", "--warmup-start"),
 }
 OTHERS = (
-    ("task imagenet_linear", ("image_size", "1"), "image_size: expected from 8 to 4096, found 1"),
+    ("task imagenet_linear", ("image_size", "1"), "image_size: expected from 8 to 4096, or 0, found 1"),
     ("task imagenet_linear", ("image_size", "100000"), "image_size: expected from 8 to 4096"),
     ("task imagenet_linear", ("momentum", "1"), "momentum: expected a number from 0 to below 1"),
     ("task imagenet_linear", ("nesterov", "true", "momentum", "0"), "nesterov: expected sgd and a momentum"),
@@ -38,7 +38,7 @@ OTHERS = (
     ("task imagenet_linear", ("crop_scale", "0.5"), "crop_scale: expected two shares in rising order"),
     ("task imagenet_linear", ("crop_scale", "1,0.5"), "crop_scale: expected two shares in rising order"),
     ("task imagenet_semi1", ("drop_epochs", "-1"), "drop_epochs: expected values from 0"),
-    ("task imagenet_knn", ("k", ""), "k: expected values from 1"),
+    *(("task imagenet_knn", ("k", value), "k: expected values from 0") for value in ("", "-1", "3000000000")),
     ("task imagenet_knn", ("k", "1,100000"), "k: expected values from 1 to the"),
     ("task voc07_svm", ("folds", "1"), "folds: expected from 2"),
     ("task cifar10_probe", ("weakest", "10", "strongest", "1"), "expected weakest <= strongest"),

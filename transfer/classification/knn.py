@@ -67,7 +67,7 @@ class Config(TaskConfig):
     @property
     def PRESETS(self) -> dict:
         """Those of the task's data set."""
-        return PRESETS[self.dataset]
+        return PRESETS.get(self.dataset, {})
 
     @property
     def pipeline(self) -> Pipeline:
