@@ -39,6 +39,7 @@ from pretrain.overview import overview
 from pretrain.pictures.batches import epoch_batches
 from pretrain.pictures.sources import open_source
 from pretrain.recipe import Recipe, add_flags
+from pretrain.suggestion import too_few
 from pretrain.trainer import DATA_ON, Run, last_good, train
 from pretrain.upkeep import dryrun
 from pretrain.upkeep.knn import Labelled
@@ -140,6 +141,8 @@ def prepare(arguments: list[str]) -> tuple[Recipe, Run, int, bool]:
         raise ValueError(f"--processes expected at least 1, found {processes}; without a GPU: --device cpu")
     run = Run(**args, command=" ".join(["pretrain/main.py", *arguments]))
     source = open_source(run.data)
+    if len(source) < recipe.batch_size:
+        raise ValueError(too_few(arguments, recipe, given, source, processes))
     epoch_batches(source, recipe, processes)
     if run.knn_data:
         Labelled(run.knn_data, recipe.image_size)

@@ -3,12 +3,14 @@ import functools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -99,6 +101,44 @@ def test_a_method_has_its_own_flags_and_presets(pictures, call, capfd):
 def test_mistakes_are_one_line_and_status_2(call, pictures, arguments, message):
     status, out, err = call(pictures, *SMALL, *arguments)
     assert status == 2 and out == "" and err.startswith(f"error: {message}") and err.count("\n") == 1, err
+
+
+def suggested(err):
+    """The words of the command line in an error, without python and its script."""
+    (line,) = err.splitlines()
+    words = shlex.split(re.search(r"what fits: (.*) \(\d+ steps an epoch", line)[1])
+    assert words[:2] == ["python", "pretrain/main.py"]
+    return words[2:]
+
+
+def test_what_fits_a_small_set_is_a_command_that_runs(call, pictures):
+    flags = [word for word in SMALL if word not in ("--batch-size", "4")]
+    status, _, err = call(pictures, *flags, "--epochs", 1)
+    words = suggested(err)
+    assert status == 2 and words[-2:] == ["--batch-size", "2"] and "0.0015625 and 3.75e-05 after" in err
+    status, out, _ = call(*words)
+    assert status == 0 and out.splitlines()[-1].startswith("written: ")
+
+
+@pytest.mark.parametrize("count, size, flags, words", [
+    (1000, 100, "", "--batch-size 128 --epochs 4114 --warmup-epochs 41"),
+    (1000, 100, "--processes 6", "--batch-size 192 --epochs 5760 --warmup-epochs 58"),
+    (1000, 32, "", "--batch-size 128 --preset cifar10 --epochs 4114 --warmup-epochs 41"),
+    (1000, 32, "--preset paper --accumulate 8", "--batch-size 128 --accumulate 1 --epochs 4114 --warmup-epochs 41"),
+    (2000, 100, "--method simsiam --batch-size 2001 --epochs 9", "--batch-size 256"),
+    (3, 100, "--batch-size 4", "--batch-size 2 --epochs 28800 --warmup-epochs 288"),
+])
+def test_batch_and_epochs_fit_the_number_of_pictures(tmp_path, call, count, size, flags, words):
+    np.savez(tmp_path / "own.npz", images=np.zeros((count, size, size, 3), np.uint8))
+    start = [str(tmp_path / "own.npz"), *flags.split(), "--device", "cpu"]
+    status, _, err = call(*start)
+    assert status == 2 and suggested(err) == [*start, *words.split()]
+    assert main.prepare([*suggested(err), "--dry-run"])[3]
+
+
+def test_where_no_batch_fits_more_pictures_are_asked_for(tmp_path, call):
+    np.savez(tmp_path / "own.npz", images=np.zeros((1, 8, 8, 3), np.uint8))
+    assert "the 1 pictures of the data set; give more pictures" in call(tmp_path / "own.npz")[2]
 
 
 def test_a_missing_data_folder_is_one_line(call, tmp_path):
