@@ -15,7 +15,7 @@ from PIL import Image
 
 from parallel.mappings import differences
 from transfer import run as command
-from transfer.detection import sets, trainer
+from transfer.detection import configuration, sets, trainer
 from transfer.detection.protocol import Config, data
 from transfer.detection.sets.contract import Listing, misplaced, require_objects
 
@@ -100,6 +100,7 @@ def test_a_voc_style_set_says_names_and_classes_to_the_config_and_its_hash_to_th
     changed = differences(VOC.resolved(), config.resolved())
     assert {key: used for key, (_, used) in changed.items()} == {
         "DATASETS.TRAIN": ["mine_train"], "DATASETS.TEST": ["mine_test"], "MODEL.ROI_HEADS.NUM_CLASSES": 3,
+        "SOLVER.MAX_ITER": 420, "SOLVER.STEPS": [310, 380], "SOLVER.WARMUP_ITERS": 20,
         "mine_train.classes": list(toys.CLASSES), "mine_test.classes": list(toys.CLASSES)}
     context = toys.context(tmp_path / "no root", tmp_path)
     found = data(config, context)
@@ -120,6 +121,43 @@ def test_a_coco_style_set_has_its_classes_in_its_file_and_masks_or_none(place, t
     assert data(config, context)["counts"] == {"train": 6, "test": 3}
     with pytest.raises(ValueError, match="mine_train has boxes only.*MASK_ON False"):
         data(config.override(["MODEL.MASK_ON", "True"]), context)
+
+
+def test_a_schedule_fits_the_number_of_images_unless_pairs_say_another(place):
+    file = declare(place, VOC_STYLE)
+    for pairs in (["SOLVER.MAX_ITER", "9"], ["SOLVER.STEPS", "(5,)"]):
+        for order in (["dataset", file, *pairs], [*pairs, "dataset", file]):
+            changed = differences(VOC.resolved(), VOC.override(order).resolved())
+            assert [key for key in changed if key.startswith("SOLVER.")] == [pairs[0]]
+    kept = VOC.override(["dataset", file, "SOLVER.WARMUP_ITERS", "7"]).resolved()
+    assert (kept["SOLVER.MAX_ITER"], kept["SOLVER.WARMUP_ITERS"]) == (420, 7)
+    again = VOC.override(["dataset", file]).override(["SOLVER.BASE_LR", "1"]).resolved()
+    assert again["SOLVER.MAX_ITER"] == 420
+
+
+@pytest.mark.parametrize("yaml, pictures, iterations", [
+    ("pascal_voc_R_50_C4_24k_bt.yaml", 16_551, 24_000), ("pascal_voc_R_50_C4_24k_bt.yaml", 5_011, 13_210),
+    ("coco_R_50_C4_1x_bt.yaml", 118_287, 90_000), ("coco_R_50_C4_1x_bt.yaml", 300, 4_530)])
+def test_the_rule_of_schedules(yaml, pictures, iterations):
+    found = configuration.fitting(configuration.build(yaml), pictures)
+    assert found["SOLVER.MAX_ITER"] == str(iterations)
+
+
+def test_four_flags_stand_for_a_declaration(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    flags = ["--train-json", "coco/annotations/instances_train2017.json", "--train-images", "coco/train2017",
+             "--val-json", "coco/annotations/instances_val2017.json", "--val-images", "coco/val2017"]
+    words = ["--task", "coco_det", "--weights", "random", "--check", "--device", "cpu", "--cache", ""]
+    assert command.main([*words, *flags, "TEST.DETECTIONS_PER_IMAGE", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "data    coco_train, coco_test {'train': 6, 'test': 3}" in out, out
+    assert "MODEL.ROI_HEADS.NUM_CLASSES: default 80, here 3" in out
+    assert str(place) not in out
+    for wrong, found in ((flags[:6], "found 3 and --task coco_det"), (flags, "found 4 and --task imagenet_knn")):
+        task = found.rpartition(" ")[2]
+        assert command.main(["--task", task, *words[2:], *wrong]) == 2
+        err = capsys.readouterr().err
+        assert "expected all four and a task of detection" in err and found in err and err.count("\n") == 1
 
 
 def test_later_pairs_win_and_a_named_set_may_stand_beside_one_s_own(place, tmp_path):
@@ -221,7 +259,7 @@ class Table:
         return [line.split() for line in self.table.read_text().splitlines()]
 
     def contents(self):
-        return self.classes, False
+        return self.classes, False, len(self.rows())
 
     def check(self, use):
         boxes = [([float(side) for side in row[3:7]], (int(row[1]), int(row[2]))) for row in self.rows()]

@@ -124,7 +124,8 @@ def test_what_fits_a_small_set_is_a_command_that_runs(call, pictures):
     (1000, 100, "", "--batch-size 128 --epochs 4114 --warmup-epochs 41"),
     (1000, 100, "--processes 6", "--batch-size 192 --epochs 5760 --warmup-epochs 58"),
     (1000, 32, "", "--batch-size 128 --preset cifar10 --epochs 4114 --warmup-epochs 41"),
-    (1000, 32, "--preset paper --accumulate 8", "--batch-size 128 --accumulate 1 --epochs 4114 --warmup-epochs 41"),
+    (1000, 32, "--preset paper --accumulate 8",
+     "--batch-size 128 --accumulate 1 --epochs 4114 --warmup-epochs 41"),
     (2000, 100, "--method simsiam --batch-size 2001 --epochs 9", "--batch-size 256"),
     (3, 100, "--batch-size 4", "--batch-size 2 --epochs 28800 --warmup-epochs 288"),
 ])

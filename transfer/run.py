@@ -56,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
                              "and exit")
     parser.add_argument("--split-file", metavar="FILE",
                         help="semi-supervised: list of labelled images, as `split FILE`; needs no network")
+    for side in ("train", "val"):
+        parser.add_argument(f"--{side}-json", metavar="FILE", help="detection on a set of one's own: COCO's "
+                            f"annotation file to {'train' if side == 'train' else 'test'} on")
+        parser.add_argument(f"--{side}-images", metavar="FOLDER", help="the folder of its images")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
@@ -144,6 +148,14 @@ def requested(arguments: argparse.Namespace, words: list[str]) -> dict[str, list
             raise ValueError("--split-file is for the semi-supervised tasks (imagenet_semi...), found --task "
                              f"{arguments.task}")
         pairs += ("split", arguments.split_file)
+    own = [arguments.train_json, arguments.train_images, arguments.val_json, arguments.val_images]
+    if any(own):
+        if not all(own) or not all(task.detects for task in chosen):
+            raise ValueError("--train-json, --train-images, --val-json, --val-images: expected all four and a "
+                             f"task of detection, found {sum(map(bool, own))} and --task {arguments.task}")
+        from transfer.detection.sets import declaration
+
+        pairs = ("dataset", declaration(own[:2], own[2:]), *pairs)
     if arguments.seeds is not None:
         require_number("seeds", arguments.seeds, 1, 10_000)
     fields = {field.name for field in dataclasses.fields(Request)}

@@ -85,8 +85,8 @@ def open_folder(path: Path) -> Source:
     endings = listing.ENDINGS + tuple(ARCHIVES)
     everything = listing.files_below(path, endings + splits.LISTS)
     tree = ending_in(everything, endings)
-    if len(tree) > 1 and (loose := tree.pop("", [])):  # pictures beside folders are of no class
-        tree |= ending_in({"": loose}, tuple(ARCHIVES))
+    loose = {"": tree.pop("", []) if len(tree) > 1 else []}  # pictures beside folders are of no class
+    tree |= ending_in(loose, tuple(ARCHIVES))
     root, tree, left = splits.training_part(path, tree)
     if not tree and (path / "train").is_dir():
         root = path / "train"  # to say that it is empty
@@ -99,6 +99,8 @@ def open_folder(path: Path) -> Source:
         if not left and kind_of(root.name)[0] is None:
             splits.require_unlisted(root, tree, ending_in(everything, splits.LISTS))
         source = Files.of_folder(root, tree)
+    if pictures := ending_in(loose, listing.ENDINGS):
+        left.append(f"{len(pictures[''])} pictures beside its folders")
     if left:
         source.place += f" (without {', '.join(left[:3])}{' ...' if len(left) > 3 else ''})"
     return source

@@ -188,10 +188,10 @@ IMAGENET100 = Small(dataset="imagenet100", epochs=100, batch_size=256, learning_
                     resize="crop")
 # Any number of pictures and any weights: batch norm, which does away with the scale of features, Nesterov,
 # weight decay and rate as for Places205 and iNat18, the rate by the linear rule at a batch that gives some
-# hundred pictures a few steps an epoch; epochs and cosine as for ImageNet; tested pictures of SimCLR B.8.
-FOLDER = Small(own_sets.NAME, epochs=100, batch_size=64, learning_rate=0.0025, nesterov=True, weight_decay=5e-4,
-               schedule="cosine", batch_norm=True, image_size=0, optimiser="sgd", augmentation="crop",
-               resize="bicubic")
+# hundred pictures a few steps an epoch. Epochs and cosine as for ImageNet, tested pictures as in SimCLR B.8.
+FOLDER = Small(own_sets.NAME, epochs=100, batch_size=64, learning_rate=0.0025, nesterov=True,
+               weight_decay=5e-4, schedule="cosine", batch_norm=True, image_size=0, optimiser="sgd",
+               augmentation="crop", resize="bicubic")
 
 
 def data(config: Config, conditions: Conditions) -> dict:

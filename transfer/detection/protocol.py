@@ -43,7 +43,8 @@ class Config(TaskConfig):
 
     def override(self, pairs: Sequence[str]) -> "Config":
         """Return a Config with more pairs; a later value replaces an earlier one, `preset` the YAML below.
-        `dataset` stands for the pairs that follow from the set which a file declares (sets.settings).
+        `dataset` stands for the pairs that follow from the set which a file declares (sets.settings), and,
+        where no other pair says so, for a schedule that fits its size (configuration.fitting).
 
         ValueError: unknown key (naming the nearest), value of another type than the default's, a key that a
         flag of the command line owns, a YAML that is tested on other data, or a bad declaration.
@@ -60,6 +61,9 @@ class Config(TaskConfig):
         yaml = merged.pop("preset", self.yaml)
         if yaml != self.yaml:
             configuration.check_preset(yaml, self.yaml)
+        if own and not {"SOLVER.MAX_ITER", "SOLVER.STEPS"} & merged.keys():
+            pictures = next(iter(own.values())).contents()[2]
+            merged = configuration.fitting(configuration.build(yaml), pictures) | merged
         options = tuple(word for pair in merged.items() for word in pair)
         configuration.build(yaml, options)  # checks keys and values
         return dataclasses.replace(self, yaml=yaml, options=options, own=own)

@@ -7,6 +7,9 @@ Part (docs/detection.md); reading it executes nothing.
 """
 
 import dataclasses
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -29,24 +32,37 @@ def find(name: str, root: Path, own: dict[str, Part]) -> Part:
     return _located(known[name], root)
 
 
+def declaration(train: Sequence[str], test: Sequence[str]) -> str:
+    """Return the declaration of a set in COCO's form as a value of the pair `dataset`, which stands for a
+    file's: train and test are (annotation file, folder of images). It is called after the folder that all
+    lie in."""
+    paths = [os.path.abspath(path) for half in (train, test) for path in half]
+    keys = [dict(zip(("annotations", "images"), half)) for half in (paths[:2], paths[2:])]
+    name = Path(os.path.commonpath(paths)).name or "own"
+    return json.dumps({"name": name, "kind": "coco", "train": keys[0], "test": keys[1]})
+
+
 def declared(file: str) -> dict[str, Part]:
-    """Return {"<stem>_train": Part, "<stem>_test": Part} of the YAML file that declares a data set.
+    """Return {"<stem>_train": Part, "<stem>_test": Part} of the YAML file that declares a data set, or of a
+    `declaration`.
 
     Their paths are absolute. FileNotFoundError without the file; ValueError, one line, where a key is
     unknown, missing or of another type, or where the name is that of a known set.
     """
-    path = Path(file)
-    if not path.is_file():
+    path, inline = Path(file), file.startswith("{")
+    if not inline and not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a YAML that declares a data set, see "
                                 "docs/detection.md")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(file if inline else path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected YAML, found {' '.join(str(error).split())}; repair it") from None
     if not isinstance(values, dict) or values.get("kind") not in tuple(KINDS):
         found = values.get("kind") if isinstance(values, dict) else values
         raise ValueError(f"{path}: expected a kind of {', '.join(KINDS)}, found {found!r}; write e.g. "
                          f"`kind: {next(iter(KINDS))}`")
+    if inline:
+        path = Path(f"{values.pop('name', 'own')}.yaml")
     cls = KINDS[values.pop("kind")].Part
     root = (path.parent / Path(_typed(path, "root", values.pop("root", "."), str)).expanduser()).absolute()
     halves = {side: _typed(path, side, values.pop(side, None), dict) for side in ("train", "test")}
@@ -60,7 +76,7 @@ def declared(file: str) -> dict[str, Part]:
 def settings(own: dict[str, Part]) -> dict[str, str]:
     """Return {KEY: VALUE} of what follows from a declared set: its parts, how many classes, no masks."""
     train, test = own
-    classes, masks = own[train].contents()
+    classes, masks, _ = own[train].contents()
     found = {"DATASETS.TRAIN": repr((train,)), "DATASETS.TEST": repr((test,)),
              "MODEL.ROI_HEADS.NUM_CLASSES": str(len(classes))}
     return found if masks else {**found, "MODEL.MASK_ON": "False"}

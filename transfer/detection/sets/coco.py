@@ -44,10 +44,10 @@ class Part:
 
     prefixes: ClassVar[dict[str, str]] = {"bbox": "box_", "segm": "mask_"}
 
-    def contents(self) -> tuple[tuple[str, ...], bool]:
+    def contents(self) -> tuple[tuple[str, ...], bool, int]:
         """See contract.Part."""
         labels = coco_json.read(*self._state())
-        return labels.classes, labels.masks
+        return labels.classes, labels.masks, len(labels.names)
 
     def check(self, use: Use) -> Listing:
         """See contract.Part. What is found of a large part is noted, so that the next look takes seconds."""

@@ -58,8 +58,9 @@ class Part(Protocol):
 
     prefixes: ClassVar[dict[str, str]]
 
-    def contents(self) -> tuple[tuple[str, ...], bool]:
-        """Return the names of the classes in order and whether there are masks, without a look at images."""
+    def contents(self) -> tuple[tuple[str, ...], bool, int]:
+        """Return the names of the classes in order, whether there are masks, and how many images are listed,
+        without a look at images."""
 
     def check(self, use: Use) -> Listing:
         """Look at every listed label and at the size of every image, as the run is going to read them.

@@ -58,9 +58,9 @@ class Part:
 
     prefixes: ClassVar[dict[str, str]] = {"bbox": ""}
 
-    def contents(self) -> tuple[tuple[str, ...], bool]:
+    def contents(self) -> tuple[tuple[str, ...], bool, int]:
         """See contract.Part."""
-        return self.classes, False
+        return self.classes, False, len(self._names())
 
     def check(self, use: Use) -> Listing:
         """See contract.Part. Also refuses a class that is not one of `classes`."""
