@@ -73,7 +73,20 @@ class Pixels:
         return image.repeat(3, axis=2) if image.shape[2] == 1 else image
 
 
-class Npz(Pixels):
+class LabelledPixels(Pixels):
+    """Pictures in memory with their classes (N,), integers, or None. class_names: in the order of the labels,
+    where they are known."""
+
+    def __init__(self, images: np.ndarray, place: str, classes: np.ndarray | None,
+                 class_names: tuple[str, ...] = ()):
+        super().__init__(images, place)
+        self.classes, self.class_names = classes, class_names
+
+    def labels(self, index: Index) -> Labels:
+        return pick(self.classes, index)
+
+
+class Npz(LabelledPixels):
     """images (N, H, W, 3), or (N, H, W) and (N, H, W, 1) for grey ones, uint8; labels (N,) integers if there
     are any."""
 
@@ -97,14 +110,10 @@ class Npz(Pixels):
         if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
             raise ValueError(f"{path}: expected {len(images)} integers as labels, found {labels.dtype} "
                              f"{labels.shape}")
-        super().__init__(images, str(path))
-        self.classes, self.checksums = labels, checksums
-        self.class_names: tuple[str, ...] = ()
+        super().__init__(images, str(path), labels)
+        self.checksums = checksums
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the check sums in the file."""
         return sha256(self.checksums)
-
-    def labels(self, index: Index) -> Labels:
-        return pick(self.classes, index)

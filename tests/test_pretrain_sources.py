@@ -1,5 +1,7 @@
 """Kinds of data: the same pictures give the same views whatever they are kept in; what is wrong is named."""
 import io
+import os
+import pickle
 import sys
 import tarfile
 import time
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -372,3 +375,52 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").write_bytes(b"")
     with pytest.raises(ValueError, match="x.parquet: .*needs pyarrow.*pip install"):
         open_source(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("name, key, count", [("CIFAR10", "labels", 20), ("CIFAR100", "fine_labels", 4)])
+def test_cifar_as_it_is_downloaded(tmp_path, monkeypatch, name, key, count):
+    kind = getattr(torchvision.datasets, name)
+    folder = tmp_path / kind.base_folder
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32)).astype(np.uint8)
+    batch = pickle.dumps({"data": pixels.reshape(4, -1), key: [0, 1, 1, 0]})
+    for file, _ in [*kind.train_list, *kind.test_list]:
+        (folder / file).write_bytes(batch)
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: ["cat", "dog"]}))
+    with pytest.raises(ValueError, match="torchvision cannot read it .*; fetch it again"):  # another md5
+        open_source(folder)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: True)
+    source = open_source(folder)
+    assert len(source) == count and source.class_names == ("cat", "dog")
+    assert "without its test" in source.place
+    assert source.labels(slice(0, 4)).tolist() == [0, 1, 1, 0]
+    assert np.array_equal(source.read(3), pixels[3].transpose(1, 2, 0))
+    os.mkfifo(folder / "readme.html")
+    with pytest.raises(ValueError, match="readme.html: expected a file"):
+        open_source(folder)
+
+
+def test_stl10_as_it_is_downloaded(tmp_path):
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3)).astype(np.uint8)
+    for half, rows in (("train", pixels[:2]), ("unlabeled", pixels[2:])):
+        rows.transpose(0, 3, 2, 1).tofile(folder / f"{half}_X.bin")
+    source = open_source(folder)
+    assert len(source) == 5 and source.labels(0) is None
+    assert all(np.array_equal(source.read(index), pixels[index]) for index in range(5))
+    whole = source.fingerprint
+    pixels[:1].transpose(0, 3, 2, 1).tofile(folder / "train_X.bin")
+    assert open_source(folder).fingerprint != whole
+    for spoil, found in ((lambda path: path.write_bytes(b"1234"), "found 4"), (Path.unlink, "found 0")):
+        spoil(folder / "unlabeled_X.bin")
+        with pytest.raises(ValueError, match=f"unlabeled_X.bin: expected 27,648 bytes .*, {found}; unpack"):
+            open_source(folder)
+
+
+def test_pictures_beside_folders_are_left_out_and_said(tmp_path):
+    for name in ("a/1.jpg", "b/2.jpg", "3.jpg", "4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    source = open_source(tmp_path)
+    assert len(source) == 2 and source.place.endswith("(without 2 pictures beside its folders)")

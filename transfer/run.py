@@ -151,8 +151,8 @@ def requested(arguments: argparse.Namespace, words: list[str]) -> dict[str, list
     own = [arguments.train_json, arguments.train_images, arguments.val_json, arguments.val_images]
     if any(own):
         if not all(own) or not all(task.detects for task in chosen):
-            raise ValueError("--train-json, --train-images, --val-json, --val-images: expected all four and a "
-                             f"task of detection, found {sum(map(bool, own))} and --task {arguments.task}")
+            raise ValueError("--train-json, --train-images, --val-json, --val-images: expected all four and "
+                             f"a task of detection, found {sum(map(bool, own))} and --task {arguments.task}")
         from transfer.detection.sets import declaration
 
         pairs = ("dataset", declaration(own[:2], own[2:]), *pairs)

@@ -13,6 +13,7 @@ from parallel.parquet import Parquet
 from parallel.pixels import read_picture
 from parallel.split_names import kind_of
 from pretrain.pictures import splits
+from pretrain.pictures.downloads import DOWNLOADS
 from pretrain.pictures.shards import Shards, expand, require_training
 
 EXPECTED = ("expected a folder (train/<class>/<picture>, <class>/<picture>, tar shards or parquet files), a "
@@ -76,8 +77,10 @@ def open_source(path: str | Path) -> Source:
 
 
 def open_folder(path: Path) -> Source:
-    """Return the pictures of a folder to train on: those of its list (manifests.py), or of the part of it
-    that splits.py names."""
+    """Return the pictures of a folder to train on: of a known download, of its list (manifests.py), or of the
+    part of it that splits.py names."""
+    if path.resolve().name in DOWNLOADS:
+        return DOWNLOADS[path.resolve().name](path.resolve())
     if not (path / "train").is_dir() and (listed := manifests.training_manifest(path)):
         place = f"{listed.root}, by {listed.source.name}"
         return Files(listed.root, listed.names, listed.labels or None, place)
