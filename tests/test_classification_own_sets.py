@@ -52,18 +52,18 @@ def vehicles(root):
 
 
 @pytest.mark.parametrize("write, name, counts", [
-    (classes, "cells, a fifth held out", (12, 3)),
-    (lambda root: split(root, "train"), "cells, a fifth held out", (12, 3)),
-    (lambda root: (classes(root), classes(root / "apple" / "more", 1)), "cells, a fifth held out", (14, 4)),
+    (classes, "cells (a fifth held out)", (12, 3)),
+    (lambda root: split(root, "train"), "cells (a fifth held out)", (12, 3)),
+    (lambda root: (classes(root), classes(root / "apple" / "more", 1)), "cells (a fifth held out)", (14, 4)),
     (lambda root: split(root, "train", "val"), "cells", (15, 6)),
     (lambda root: split(root, "train", "valid"), "cells", (15, 6)),
     (lambda root: split(root, "train", "test"), "cells", (15, 6)),
     (lambda root: (split(root, "train", "test"), classes(root / "val", 1)), "cells", (15, 6)),
     (lambda root: listed(root, "train", "val"), "cells", (9, 9)),
-    (lambda root: listed(root, "train"), "cells, a fifth held out", (6, 3)),
+    (lambda root: listed(root, "train"), "cells (a fifth held out)", (6, 3)),
     (lambda root: packed(root, "train", "test"), "cells", (9, 9)),
-    (lambda root: packed(root, "train"), "cells, a fifth held out", (6, 3)),
-    (vehicles, "cells, a fifth held out", (12, 3)),
+    (lambda root: packed(root, "train"), "cells (a fifth held out)", (6, 3)),
+    (vehicles, "cells (a fifth held out)", (12, 3)),
 ], ids=["classes", "train alone", "folders in a class", "val", "valid", "test", "val and test", "lists",
         "one list", "npz", "one npz", "a class called train"])
 def test_each_form(tmp_path, write, name, counts):
@@ -82,7 +82,7 @@ def test_each_form(tmp_path, write, name, counts):
 def test_a_list_and_a_file_are_sets_too(tmp_path, file, write):
     write(tmp_path, file.partition(".")[0])
     found = stated("folder", halves(tmp_path / file, "folder"))
-    assert found["name"] == f"{file.partition('.')[0]}, a fifth held out"
+    assert found["name"] == f"{file.partition('.')[0]} (a fifth held out)"
     assert found["counts"] == {"train": 6, "test": 3}
 
 
@@ -99,8 +99,11 @@ def test_packed_pictures_are_known_by_their_file(tmp_path):
         packed(tmp_path / place, "train", "test")
     with np.load(tmp_path / "b" / "test.npz") as file:
         np.savez(tmp_path / "b" / "test.npz", images=255 - file["images"], labels=file["labels"])
-    prints = [stated("folder", halves(tmp_path / place, "folder"))["fingerprint"] for place in "ab"]
-    assert prints[0] != prints[1]
+    for name in ("folder_knn", "folder_probe", "folder_semi"):
+        task = TASKS[name]
+        prints = [task.protocol.data(task.config, toys.context(tmp_path / place, tmp_path))["fingerprint"]
+                  for place in "ab"]
+        assert prints[0] != prints[1]
 
 
 @pytest.mark.parametrize("write, message", [
@@ -149,11 +152,11 @@ def test_each_task_on_a_folder_of_classes(tmp_path, monkeypatch, capsys, name):
     pairs = ("batch_size", "53", "learning_rate", "0.1") if name == "folder_linear" else ()
     result = execution.run(request(name, root, tmp_path, *QUICK[name], *pairs))
     share = " draw:10%" if name == "folder_semi" else ""
-    assert result.data["name"] == f"cells, a fifth held out{share}"
+    assert result.data["name"] == f"cells (a fifth held out){share}"
     assert result.data["counts"] == {"train": 6 if share else 54, "test": 12}
     assert set(TASKS[name].metrics) <= result.metrics.keys()
     assert result.config["image_size"] == 32  # of the stem
-    assert f"cells, a fifth held out{share}: train" in capsys.readouterr().out
+    assert f"cells (a fifth held out){share}: train" in capsys.readouterr().out
     assert result.scaled.keys() == {*QUICK[name][::2], *pairs[::2]}
     assert result.scaled == protocols.departures(result)
     if name in ("folder_linear", "folder_knn"):
@@ -189,9 +192,15 @@ def test_a_list_of_ones_own_says_which_pictures_have_labels(tmp_path):
     few.write_text("".join(f"{name}.png\n" for name in chosen))
     draft = execution.run(request("folder_semi", root, tmp_path, "split", str(few), check=True))
     assert draft.data["counts"] == {"train": len(chosen), "test": 3} and len(chosen) > 0
-    assert draft.data["name"].startswith("cells, a fifth held out list ")
+    assert draft.data["name"].startswith("cells (a fifth held out) list ")
     with pytest.raises(FileNotFoundError, match="draw:P% or the path of a list"):
         execution.run(request("folder_semi", root, tmp_path, "split", str(tmp_path / "none.txt"), check=True))
+
+
+def test_the_usual_data_root_is_no_set_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(classes(tmp_path / "datasets")))
+    with pytest.raises(ValueError, match="folder_knn: expected --data FOLDER, .* found none"):
+        execution.run(request("folder_knn", None, tmp_path, check=True))
 
 
 def test_there_is_no_preset(tmp_path):

@@ -151,7 +151,11 @@ def processes(request: Request) -> int:
 
 
 def conditions_of(request: Request) -> Conditions:
-    """Return what a request's data is checked under. Raises ValueError where there are too few GPUs."""
+    """Return what a request's data is checked under. Raises ValueError where there are too few GPUs, or no
+    --data for a task on a set of one's own, which has no usual place."""
+    if find(request.task).own and request.data is None:
+        raise ValueError(f"{request.task}: expected --data FOLDER, the labelled pictures themselves, found "
+                         "none; name them")
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     spawned = int(os.environ.get("WORLD_SIZE", 1)) == 1
     found = torch.cuda.device_count()

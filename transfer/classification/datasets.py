@@ -42,11 +42,8 @@ def is_jpeg(part: Samples) -> bool:
 
 def stated(dataset: str, parts: dict[str, Samples], split: str = "", also: str = "") -> dict:
     """What a record says of it: name, counts and fingerprint. split: which part of train is used, if not
-    all; also: what says so in the fingerprint, if not that. Files that hold the pictures of a set of one's
-    own count, too: the pictures' places in them say nothing."""
+    all; also: what says so in the fingerprint, if not that."""
     counts = {half: len(part) for half, part in parts.items()}
-    title = parts["train"].title
-    packed = "".join(part.packed.fingerprint for part in parts.values() if title and part.packed)
-    return {"name": f"{title or dataset} {split}".rstrip(), "counts": counts,
-            "fingerprint": layouts.fingerprint(*parts.values(), also=(also or split) + packed),
+    return {"name": f"{parts['train'].title or dataset} {split}".rstrip(), "counts": counts,
+            "fingerprint": layouts.fingerprint(*parts.values(), also=also or split),
             **copies(dataset, *parts.values())}

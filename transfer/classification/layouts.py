@@ -64,10 +64,13 @@ class Samples:
 
 
 def fingerprint(*sets: Samples, also: str = "") -> str:
-    """sha256, 64 hex digits, over each set's sorted relative names with their labels. Pixels are not read."""
+    """sha256, 64 hex digits, over each set's sorted relative names with their labels. Pixels are not read.
+    Files that hold the pictures of a set of one's own count: the places in them say nothing."""
     digest = hashlib.sha256(also.encode())
     for samples in sets:
         digest.update(f"\n{len(samples)}\n".encode())
+        if samples.packed and samples.title:
+            digest.update(samples.packed.fingerprint.encode())
         for index in np.argsort(samples.names, kind="stable"):
             label = str(samples.labels[index].tolist()).encode()
             digest.update(bytes(samples.names[index]) + b"\t" + label + b"\n")

@@ -30,12 +30,13 @@ def read(place: Path) -> Halves:
     title = place.resolve().stem if place.is_file() else place.resolve().name
     if isinstance(found, Samples):
         train, test = layouts.hold_out(found, HELD_OUT, seed=0)
-        found, title = (train, None, test), f"{title}, a fifth held out"
+        found, title = (train, None, test), f"{title} (a fifth held out)"
     train, val, test = found
     if len(train.classes) < 2:
         raise ValueError(f"{place}: expected two classes or more, found {' '.join(train.classes)} alone; put "
                          "each class into a folder of its own")
-    return dataclasses.replace(train, title=title), val, test
+    train, test = (dataclasses.replace(half, title=title) for half in (train, test))
+    return train, val and dataclasses.replace(val, title=title), test
 
 
 def from_file(path: Path) -> Samples:
