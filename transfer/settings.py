@@ -63,7 +63,8 @@ class TaskConfig:
         and an image_size of 0: that which its stem is made for. Raises ValueError where the two do not go
         together."""
         if getattr(self, "image_size", None) == 0:
-            return dataclasses.replace(self, image_size=SIDES[backbone.arch.stem])
+            side: dict[str, Any] = {"image_size": SIDES[backbone.arch.stem]}  # which not every Own has
+            return dataclasses.replace(self, **side)
         return self
 
     def rescaled(self: Own, processes: int) -> Own:

@@ -131,7 +131,7 @@ def fitting(config: CfgNode, pictures: int) -> dict[str, str]:
 
     Ours, and what the published schedules have in common: at 16 images VOC 07+12 trains for 24,000 iterations
     and VOC 07 for 12,500 (the rule: 13,200), COCO for 90,000 and Cityscapes' 2,975 images for 12,000 (the
-    rule: 14,300; Detectron2's configs/Cityscapes has 24,000 at 8 images).
+    rule: 14,300; Detectron2's configs/Cityscapes has 24,000 at 8 images, from COCO's weights).
     """
     factor = math.sqrt(pictures / sum(OFFICIAL[name] for name in config.DATASETS.TRAIN))
 
