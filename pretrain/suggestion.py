@@ -3,6 +3,8 @@ small pictures, preset."""
 import dataclasses
 import io
 import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pretrain.recipe import Recipe
 STEPS = 36 * 800
 LARGEST = 256  # the batch of that run and of solo-learn's for CIFAR
 FEWEST = 4     # steps an epoch: the pictures of a last, incomplete batch are left out of it
+COMMAND = "barlow-pretrain"  # of pyproject.toml
 SMALL = 64     # pixels of a picture's shorter side, up to which CIFAR's preset fits
 
 
@@ -34,16 +37,23 @@ def too_few(arguments: list[str], config: Recipe, given: dict[str, Any], source:
             "cifar10" in METHODS[config.method].PRESETS:
         words += ["--preset", "cifar10"]
         config = recipe("cifar10", **given)
+    fitting: dict[str, Any] = {"batch_size": batch, "accumulate": 1}
     if config.accumulate > 1:
         words += ["--accumulate", "1"]
+    if getattr(config, "group", batch) > batch:  # MoCo's, which share batch-norm statistics
+        fitting["group"] = batch
+        words += ["--group", str(batch)]
     if "epochs" not in given:
         epochs = max(1, round(STEPS / steps))
         words += ["--epochs", str(epochs)]
         if "warmup_epochs" not in given:  # the same share
             words += ["--warmup-epochs", str(round(config.warmup_epochs / config.epochs * epochs))]
-    weights, biases = dataclasses.replace(config, batch_size=batch, accumulate=1).peak_rates()
-    return (f"{text}; what fits: {shlex.join(['python', 'pretrain/main.py', *arguments, *words])} ({steps} "
-            f"steps an epoch; the rates follow the batch: {weights:g} and {biases:g} after the warm-up)")
+    weights, biases = dataclasses.replace(config, **fitting).peak_rates()
+    called = Path(sys.argv[0])  # a console command, or a script
+    start = [called.name] if called.name == COMMAND else ["python", called if called.name == "main.py" else
+                                                          "pretrain/main.py"]
+    return (f"{text}; what fits: {shlex.join(map(str, [*start, *arguments, *words]))} ({steps} steps an "
+            f"epoch; the rates follow the batch: {weights:g} and {biases:g} after the warm-up)")
 
 
 def batch_for(pictures: int, processes: int) -> int | None:

@@ -127,6 +127,7 @@ def test_what_fits_a_small_set_is_a_command_that_runs(call, pictures):
     (1000, 32, "--preset paper --accumulate 8",
      "--batch-size 128 --accumulate 1 --epochs 4114 --warmup-epochs 41"),
     (2000, 100, "--method simsiam --batch-size 2001 --epochs 9", "--batch-size 256"),
+    (100, 100, "--method moco", "--batch-size 16 --group 16 --epochs 4800 --warmup-epochs 0"),
     (3, 100, "--batch-size 4", "--batch-size 2 --epochs 28800 --warmup-epochs 288"),
 ])
 def test_batch_and_epochs_fit_the_number_of_pictures(tmp_path, call, count, size, flags, words):
@@ -135,6 +136,14 @@ def test_batch_and_epochs_fit_the_number_of_pictures(tmp_path, call, count, size
     status, _, err = call(*start)
     assert status == 2 and suggested(err) == [*start, *words.split()]
     assert main.prepare([*suggested(err), "--dry-run"])[3]
+
+
+@pytest.mark.parametrize("name, start", [
+    ("/usr/bin/barlow-pretrain", "barlow-pretrain "), ("/usr/bin/pytest", "python pretrain/main.py "),
+    ("../suite/pretrain/main.py", "python ../suite/pretrain/main.py ")])
+def test_what_fits_is_called_as_the_program_was(pictures, call, monkeypatch, name, start):
+    monkeypatch.setattr(sys, "argv", [name])
+    assert f"what fits: {start}{pictures}" in call(pictures, "--device", "cpu")[2]
 
 
 def test_where_no_batch_fits_more_pictures_are_asked_for(tmp_path, call):
