@@ -110,6 +110,7 @@ def test_a_source_tree_of_detectron2_says_its_commit(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     assert workspace.detectron2() == f"0.6 at {commit[:12]}, pure Python"
+    assert workspace.packages()["detectron2"] == f"0.6 at {commit[:12]}"  # not the version that pip installed
 
 
 def test_an_installed_suite_says_the_commit_it_was_installed_from_and_no_other(tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def write(backbone: Backbone, output: Path, records: str | Path, license: str | 
     training = training_of(run)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as draft:
-        folder = Path(draft, output.name)
+        folder = Path(draft, "whole")
         folder.mkdir()
         report = convert(backbone, folder / MODEL, "timm")
         config = configuration(backbone, training, license)

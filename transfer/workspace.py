@@ -158,12 +158,26 @@ def _installed_from(package: importlib.metadata.Distribution) -> str:
 
 
 def detectron2() -> str:
-    """Return which Detectron2 is there, as one line: version, commit if known, how it was built.
+    """Return which Detectron2 is there, as one line: version, commit if known, how it was built. To load
+    what was compiled takes torch."""
+    found = _detectron2()
+    if found is None:
+        return "none"
+    folder, version = found
+    if not any(folder.glob("_C.*.so")):
+        return f"{version}, pure Python"
+    try:
+        return f"{version}, compiled ({importlib.import_module('detectron2._C').get_cuda_version()})"
+    except ImportError as error:
+        return f"{version}, compiled, does not load: {one_line(error)}; build it again for this torch"
 
-    Its own version has been 0.6 since 2021, whatever the commit. To load what was compiled takes torch."""
+
+def _detectron2() -> tuple[Path, str] | None:
+    """Return folder and version of the Detectron2 that an import would find, None without one. Upstream has
+    called itself 0.6 since 2021, whatever the commit, so that stands beside it where it is known."""
     found = importlib.util.find_spec("detectron2")
     if found is None or not found.origin:
-        return "none"
+        return None
     folder = Path(found.origin).parent
     beside = importlib.metadata.distributions(name="detectron2", path=[str(folder.parent)])
     if installed := next(iter(beside), None):
@@ -172,13 +186,7 @@ def detectron2() -> str:
         stated = re.search(r'^__version__ = "(.+)"', Path(found.origin).read_text(), re.M)
         version = stated[1] if stated else "of unknown version"
         commit = _git(folder.parent, "rev-parse", "HEAD") if (folder.parent / ".git").exists() else ""
-    built = "pure Python"
-    if any(folder.glob("_C.*.so")):
-        try:
-            built = f"compiled ({importlib.import_module('detectron2._C').get_cuda_version()})"
-        except ImportError as error:
-            built = f"compiled, does not load: {one_line(error)}; build it again for this torch"
-    return f"{version}{f' at {commit[:12]}' if commit else ''}, {built}"
+    return folder, f"{version} at {commit[:12]}" if commit else version
 
 
 def packages() -> dict[str, str]:
@@ -189,6 +197,8 @@ def packages() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if there := _detectron2():
+        found["detectron2"] = there[1]
     return found
 
 
