@@ -104,7 +104,7 @@ def require_same(backbone: Backbone, run: Backbone) -> None:
 
 def training_of(run: Backbone) -> Training:
     """What the file of a backbone says of its training."""
-    raw = load(run.path)[0] if run.format != "random" else None
+    raw: Any = load(run.path)[0] if run.format != "random" else None
     method = inspection.METHODS.get(run.format.partition(":")[0], UNKNOWN)
     config = raw.get("config") if isinstance(raw, Mapping) else None
     if not isinstance(config, Mapping) or "method" not in config:  # not of this suite's pretraining
