@@ -160,8 +160,8 @@ def card(backbone: Backbone, training: Training, sheet: Sheet, license: str | No
 
 
 def _training_lines(training: Training, datasets: Sequence[str]) -> Iterator[str]:
-    total = training.settings.get("epochs")
-    epochs = UNKNOWN if training.epoch is None else f"{training.epoch}" + (f" of {total}" if total else "")
+    total = f" of {_text(training.settings['epochs'])}" if "epochs" in training.settings else ""
+    epochs = UNKNOWN if training.epoch is None else f"{training.epoch}{total}"
     pictures = ", ".join(map(_text, datasets)) or UNKNOWN
     yield (f"- method: {_text(training.method)}\n- finished epochs: {epochs}\n- training pictures: {pictures}"
            + (f" ({training.images:,} pictures)" if training.images else "")
