@@ -6,3 +6,4 @@ ROOT = Path(__file__).resolve().parent.parent  # the folder of our packages: a c
 CHECKOUT = (ROOT / "pyproject.toml").is_file()
 HOME = ROOT if CHECKOUT else Path()  # nothing is written beside installed packages
 RUNS = HOME / "results" / "runs"  # the records
+TABLES = "python results/make.py" if CHECKOUT else "barlow-tables"  # the command, for messages

@@ -32,7 +32,7 @@ from tabulate import tabulate
 
 from parallel import launcher, process, signals
 from parallel.files import write_whole
-from parallel.places import HOME, ROOT
+from parallel.places import HOME, ROOT, TABLES
 from parallel.process import complain
 from pretrain import main as pretraining
 from pretrain.experiments import EXPERIMENTS, SCALES, Experiment, Row, Scale
@@ -211,7 +211,7 @@ def run(study: Study) -> int:
             raise signals.Stopped(signal.SIGTERM if status == signals.STOPPED_STATUS else signal.SIGINT)
         if status:
             failed.append(row.slug)
-    print(f"written: {study.folder}; python results/make.py makes tables of it")
+    print(f"written: {study.folder}; {TABLES} makes tables of it")
     if failed:
         print(f"error: {len(failed)} of {len(study.rows)} rows failed, see above: {', '.join(failed)}",
               file=sys.stderr)

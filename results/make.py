@@ -25,7 +25,7 @@ if not __package__:
 import tabulate
 
 from parallel.files import write_whole
-from parallel.places import HOME, RUNS
+from parallel.places import HOME, RUNS, TABLES
 from parallel.process import one_line
 from results import ablations, assembly, evidence, methods, pretraining, render, store
 from results.cells import Sheet
@@ -94,7 +94,7 @@ def make(arguments: argparse.Namespace) -> int:
         print("\n\n".join(render.plain(sheet).rstrip() for sheet in sheets))
     for path in stale:
         if arguments.check:
-            print(f"stale: {path}; python results/make.py rewrites it", file=sys.stderr)
+            print(f"stale: {path}; {TABLES} rewrites it", file=sys.stderr)
         else:
             write_whole(path, texts[path])
     for path in orphans:

@@ -15,7 +15,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from parallel.attachments import parse_attachments
-from parallel.places import RUNS
+from parallel.places import RUNS, TABLES
 from parallel.process import one_line
 from results import store
 from results.cells import backbone_text, changes, data_text, visible
@@ -49,7 +49,7 @@ def find(record: str, runs: Path) -> tuple[Result, Path]:
         path = Path(record)
     if not path.is_file():
         raise FileNotFoundError(f"{record}: expected a record's file or its place under {runs}; "
-                                "python results/make.py --list shows them")
+                                f"{TABLES} --list shows them")
     root = path.parents[2] if len(path.parents) > 2 else path.parent
     return store.read_record(path, root), root
 

@@ -102,6 +102,8 @@ def test_installed_commands_keep_what_they_write_below_the_current_folder(instal
     assert done.returncode == 0 and "SOLVER.MAX_ITER = 24000" in done.stdout, done.stderr
     done = run(installed, tmp_path, "barlow-tables")
     assert done.returncode == 0 and done.stdout.startswith("0 records"), done.stdout + done.stderr
+    done = run(installed, tmp_path, "barlow-show", "none")
+    assert done.returncode == 2 and done.stderr.endswith("barlow-tables --list shows them\n"), done.stderr
     assert (tmp_path / "results" / "tables" / "linear.md").exists()
     assert os.listdir(tmp_path) == ["results"]
     program = ("from transfer import request, workspace; from results import report; "

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from parallel.places import RUNS
+from parallel.places import RUNS, TABLES
 from parallel.process import in_group, is_main, one_line
 from results import plan, store
 from transfer import execution
@@ -42,8 +42,7 @@ def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
 def show_tables(backbone: Backbone, results: str | Path) -> None:
     """Print the tables that hold a figure of this backbone, and the command that writes them."""
     own = Path(results).resolve() != RUNS.resolve()
-    command = shlex.join(["python", "results/make.py",
-                          *(["--runs", str(results), "--out", "TABLES"] if own else [])])
+    command = shlex.join([*TABLES.split(), *(["--runs", str(results), "--out", "TABLES"] if own else [])])
     say(plan.closing(store.load(results)[0], backbone.sha256, command))
 
 
