@@ -52,8 +52,8 @@ def root(tmp_path_factory):
     return toys.write_voc(tmp_path_factory.mktemp("voc"))
 
 
-def read(root, count, start=0, **changes):
-    config = Config("pascal_voc_R_50_C4_24k_bt.yaml").override(toys.SMALL)
+def read(root, count, start=0, pairs=(), **changes):
+    config = Config("pascal_voc_R_50_C4_24k_bt.yaml").override([*toys.SMALL, *pairs])
     found = loader.TrainLoader(prepare(config, toys.context(root, root, **changes)))
     found.start = start
     return [[(item["file_name"], item["image"], item["instances"].gt_boxes.tensor) for item in batch]
@@ -70,6 +70,8 @@ def test_workers_and_start_do_not_change_images_or_augmentation(root):
     whole = read(root, 8)
     assert same(read(root, 6, workers=2), whole[:6])
     assert same(read(root, 3, start=5), whole[5:])
+    ungrouped = "DATALOADER.ASPECT_RATIO_GROUPING", "False"
+    assert same(read(root, 4, pairs=ungrouped, workers=2), read(root, 4, pairs=ungrouped))
     assert not same(read(root, 8, seed=1), whole)
     sizes = {tuple(image.shape) for batch in whole for _, image, _ in batch}
     assert len(sizes) > 2  # wide and tall images at several scales: the augmentation does vary

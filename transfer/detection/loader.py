@@ -18,7 +18,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.utils import comm
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset
 
 from parallel import signals
 
@@ -54,7 +54,7 @@ class Stream(Dataset):
         return {**self.images[self.index(place)], "place": place}
 
 
-class Places(Sampler):
+class Places:
     """This rank's places of a Stream: rank, rank + ranks, ..., from the batch number `start` on."""
 
     def __init__(self, stream: Stream, batch: int, grouped: bool, start: int, rank: int, ranks: int):
@@ -79,6 +79,22 @@ class Places(Sampler):
             place += self.start * self.batch * self.ranks
         yield from waiting
         yield from itertools.count(place, self.ranks)
+
+
+class Shares(IterableDataset):
+    """The images at places, dealt out to the loader's workers so that batches are the same with any number of
+    them. The loader asks one worker after the other: for an image where batches are made by aspect ratio, for
+    a batch otherwise. Detectron2 would deal out single images in 0.6, and batches since."""
+
+    def __init__(self, places: Places):
+        self.places, self.turn = places, 1 if places.grouped else places.batch
+
+    def __iter__(self) -> Iterator[dict]:
+        worker = torch.utils.data.get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        for count, place in enumerate(self.places):
+            if count // self.turn % workers == number:
+                yield self.places.stream[place]
 
 
 class NamingMapper(DatasetMapper):
@@ -131,8 +147,8 @@ class TrainLoader:
         grouped = config.DATALOADER.ASPECT_RATIO_GROUPING
         places = Places(self.stream, total // ranks, grouped, self.start, comm.get_rank(), ranks)
         batches = iter(build_detection_train_loader(
-            self.stream, mapper=self.mapper, sampler=places, total_batch_size=total,
-            aspect_ratio_grouping=grouped, num_workers=config.DATALOADER.NUM_WORKERS))
+            Shares(places), mapper=self.mapper, total_batch_size=total, aspect_ratio_grouping=grouped,
+            num_workers=config.DATALOADER.NUM_WORKERS))
         with torch.random.fork_rng(devices=[]):  # torch's loader starts by drawing from the global generator
             first = next(batches)
         yield first
