@@ -4,7 +4,9 @@ import importlib
 import os
 import select
 import signal
+import socket
 import sys
+from collections.abc import Mapping
 
 
 def command(module: str) -> int:
@@ -29,6 +31,19 @@ def rank() -> int:
 def is_main() -> bool:
     """Return whether this is process 0, which speaks for all."""
     return rank() == 0
+
+
+def this_process() -> dict[str, str | int]:
+    """Return what names this process, for others to see whether it is still at work."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def lives(process: object) -> bool | None:
+    """Return whether the process that left this_process() is there; None if that cannot be told from here."""
+    if not isinstance(process, Mapping) or process.get("host") != socket.gethostname():
+        return None
+    pid = process.get("pid")
+    return os.path.exists(f"/proc/{pid}") if type(pid) is int and os.path.exists("/proc/self") else None
 
 
 def is_refusal(error: Exception) -> bool:

@@ -1,5 +1,6 @@
 """Files read whole that have a largest size: no pipe that hangs, no device or sparse file that never ends."""
 
+import io
 import os
 import stat
 
@@ -12,18 +13,33 @@ def read_small(path: str | os.PathLike[str], limit: int = 16 * MEGABYTE, what: s
 
     Raises ValueError, naming the file, for anything else that is there, and OSError where nothing is.
     """
+    with _regular(path, what, advice) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{path}: expected {what} of at most {limit:,} bytes, found {size:,}; {advice}")
+        return file.readall()
+
+
+def read_tail(path: str | os.PathLike[str], limit: int = 4 * MEGABYTE) -> list[str]:
+    """Return the whole lines in the last `limit` bytes of a regular file that others may be writing to.
+
+    Raises ValueError, naming the file, for anything else that is there, and OSError where nothing is.
+    """
+    with _regular(path, "a file", "restore it") as file:
+        start = max(0, os.fstat(file.fileno()).st_size - limit)
+        file.seek(start)
+        content = file.read(limit) or b""
+    lines = content.split(b"\n")[:-1]
+    return [line.decode(errors="replace") for line in lines[start > 0:]]
+
+
+def _regular(path, what, advice) -> io.FileIO:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without it, a pipe would wait for its writer
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path}: expected {what}, found {_kind(status.st_mode)}; {advice}")
-        if status.st_size > limit:
-            raise ValueError(f"{path}: expected {what} of at most {limit:,} bytes, found "
-                             f"{status.st_size:,}; {advice}")
-        with open(handle, "rb", buffering=0, closefd=False) as file:
-            return file.readall()
-    finally:
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
         os.close(handle)
+        raise ValueError(f"{path}: expected {what}, found {_kind(mode)}; {advice}")
+    return open(handle, "rb", buffering=0)
 
 
 def read_small_text(path: str | os.PathLike[str], limit: int = 16 * MEGABYTE) -> str:

@@ -24,7 +24,7 @@ from pretrain.upkeep import checkpoint, knn
 from pretrain.upkeep.checkpoint import Position
 from pretrain.upkeep.guard import GOOD, KIND, LOSS, Guard, Verdict, diagnosis, gradient_norms, not_finite
 from pretrain.upkeep.health import embedding_health, save_correlation
-from pretrain.upkeep.logbook import Logbook
+from pretrain.upkeep.logbook import Logbook, sign
 from pretrain.upkeep.online import OnlineProbe, judging_pictures
 
 ADVICE = "Lower the learning rates or choose another --precision"
@@ -162,6 +162,7 @@ def train(recipe: Recipe, run: Run) -> Outcome:
         if is_main():
             print(f"data: {training.feed.identity['images']} images from {training.feed.place}", flush=True)
             training.logbook = stack.enter_context(contextlib.closing(Logbook(run, position.step)))
+            sign(run.checkpoint_dir, steps=recipe.epochs * training.feed.steps, processes=world_size())
         if position.step == 0:  # of the untrained network, for comparison
             judge(training, labelled, epoch=0, step=0)
         for epoch in range(position.epoch, recipe.epochs):

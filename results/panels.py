@@ -62,7 +62,7 @@ def pretraining(run: Pretraining, draw: Drawing) -> str:
         series = {name: line for name, line in series.items() if any(y is not None for y in line[1])}
         if series:
             parts.append(draw(f"pretraining {run.name} {names[0]}", plots.curves(series, "step", label),
-                              title, _ends(series)))
+                              title, ends(series)))
     parts += _correlation(run, draw)
     commands = "".join(f"<pre>{escape(command)}</pre>" for command in run.commands)
     return f"<h3>{escape(run.name)}</h3>{commands}\n{webpage.figures(parts)}"
@@ -108,7 +108,7 @@ def curves(groups: Groups, files: Files, draw: Drawing) -> str:
             series = _series(runs, files, axis, choose)
             if series:
                 parts.append(draw(f"{task} {hash_} {title}", plots.curves(series, axis, label), title,
-                                  _ends(series)))
+                                  ends(series)))
         if parts:
             data = runs[0].data["name"]
             names = {backbone_text(run) for run in runs}
@@ -191,7 +191,7 @@ def _place(run):
     return run.place.removesuffix(".json")
 
 
-def _ends(series):
+def ends(series):
     """Return lines in words: the first and the last figure of each."""
     texts = []
     for name, (_, y) in series.items():

@@ -41,6 +41,7 @@ figure svg { display: block; width: 100%; height: auto }
 figure img { display: block; max-width: 100%; max-height: 90vh }
 svg * { stroke-linejoin: round; stroke-linecap: butt } svg text { font-family: system-ui, sans-serif }
 details { border-top: 1px solid var(--line); padding: .35rem 0 } summary { cursor: pointer }
+progress { width: 100%; accent-color: #0072b2 } .state { font-weight: 400; font-size: .875rem }
 sup, sub { line-height: 0 }
 h2 + details { border-top: 0; padding-top: 0 }
 details:has(:target) > summary { font-weight: 600 }
@@ -62,13 +63,15 @@ def escape(text: str) -> str:
     return as_entities(visible(text))
 
 
-def page(title: str, sections: Iterable[tuple[str, str, str]]) -> str:
-    """Return the document. sections: (id, heading, html) each; those without content are left out."""
+def page(title: str, sections: Iterable[tuple[str, str, str]], refresh: int = 0) -> str:
+    """Return the document. sections: (id, heading, html) each; those without content are left out. refresh:
+    seconds after which a browser asks for it again, 0 for never."""
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in sections)
     body = "\n".join(f'<section id="{name}"><h2>{escape(heading)}</h2>\n{html}</section>'
                      for name, heading, html in sections)
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
+    again = f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh else ""
+    return (f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n{again}'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(title)}</title>\n<style>\n{STYLE}\n</style></head>\n<body>\n"
             f"<h1>{escape(title)}</h1>\n<nav>{links}</nav>\n{body}\n</body>\n</html>\n")

@@ -70,7 +70,8 @@ def run_one(request: Request, backbone: Backbone) -> Result:
             f"replaces it)\n  record {record}")
         return stored
     of_main(workspace.require_writable, record.parent)
-    context = claimed(task, conditions, identity, out, request.resume, request.rerun)
+    context = claimed(task, conditions, identity, out, request.resume, request.rerun,
+                      about={"record": str(record.resolve()), "processes": conditions.gpus})
     if task.own:
         say(f"{task.name} seed {draft.seed}: {data_text(draft.data)}")
     if draft.scaled:
@@ -99,9 +100,9 @@ def drafted(request: Request, backbone: Backbone) -> tuple[TaskConfig, Condition
 
 
 def claimed(task: Task, conditions: Conditions, identity: dict, out: Path, resume: bool, rerun: bool,
-            eval_only: bool = False) -> Context:
-    """Make the output folder this run's, and return its context."""
-    continues = of_main(workspace.claim, out, identity, resume, rerun, task.config.resolved())
+            eval_only: bool = False, about: dict | None = None) -> Context:
+    """Make the output folder this run's, and return its context. about: see workspace.claim."""
+    continues = of_main(workspace.claim, out, identity, resume, rerun, task.config.resolved(), about)
     if continues and not resume:
         say(f"{task.name} seed {conditions.seed}: the job was started again, its run in {out} continues")
     return Context(**vars(conditions), out=out, resume=continues, eval_only=eval_only)

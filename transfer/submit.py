@@ -8,7 +8,7 @@ from parallel import jobs
 from parallel.process import one_line
 from transfer.execution import opened
 from transfer.request import Request
-from transfer.suite import missing, show_plan, show_tables
+from transfer.suite import missing, note, show_plan, show_tables
 from transfer.weights.backbone import Backbone
 
 SCRIPT = Path(__file__).resolve().parent / "run.py"
@@ -31,7 +31,9 @@ def submit(requests: dict[str, list[Request]], backbone: Backbone | None, cluste
     requests = {task: [replace(request, device="cpu", num_gpus=cluster.tasks) for request in of_seeds]
                 for task, of_seeds in requests.items()}
     if backbone:
-        show_plan(requests, backbone)
+        rows = show_plan(requests, backbone)
+        if not plan:
+            note(requests[next(iter(requests))][0], backbone, rows, host="")  # jobs on any host
     cells, status = [], 0
     for task, of_seeds in requests.items():
         try:

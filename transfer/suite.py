@@ -4,13 +4,17 @@
 """
 
 import dataclasses
+import json
 import shlex
 import sys
 from pathlib import Path
 
+from parallel.collectives import of_main
+from parallel.files import write_whole
 from parallel.places import RUNS, TABLES
-from parallel.process import in_group, is_main, one_line
+from parallel.process import in_group, is_main, one_line, this_process
 from results import plan, store
+from results.webpage import slug
 from transfer import execution
 from transfer.execution import say
 from transfer.request import Request
@@ -21,8 +25,8 @@ from transfer.weights.backbone import Backbone
 def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
     """Print the plan, run what can run, end with the tables. Returns the exit status: 1 if a task failed."""
     first = next(iter(requests.values()))[0]
-    if not first.check:
-        show_plan(requests, backbone)
+    rows = {} if first.check else show_plan(requests, backbone)
+    of_main(note, first, backbone, rows)
     status = 0
     for task, of_seeds in requests.items():
         try:
@@ -34,6 +38,9 @@ def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
             status = 1
             if is_main():
                 print(f"{task}: not run: {one_line(error)}", file=sys.stderr, flush=True)
+            if rows:
+                rows[task]["problem"] = one_line(error)
+                of_main(note, first, backbone, rows)
     if not first.check:
         show_tables(backbone, first.results)
     return status
@@ -59,18 +66,32 @@ def missing(of_seeds: list[Request], backbone: Backbone | None) -> list[Request]
             or not store.find(dataclasses.replace(draft, seed=request.seed), request.results)]
 
 
-def show_plan(requests: dict[str, list[Request]], backbone: Backbone) -> None:
-    """Say what is stored of each task and what is to be run, a line each."""
+def note(first: Request, backbone: Backbone, rows: dict[str, dict], **process: str | int) -> None:
+    """Leave the plan of a suite beside its runs' folders, for results/watch.py. rows: of show_plan, none for
+    nothing. process: the one that works through it, if it is not this one."""
+    if rows:
+        folder = Path(first.output).parent if first.output else Path("output")
+        write_whole(folder / f"suite-{slug(backbone.name)}-{backbone.sha256[:8]}.json", json.dumps({
+            "backbone": backbone.name, "source": first.source, "results": str(Path(first.results).resolve()),
+            "process": process or this_process(), "tasks": rows}, indent=1) + "\n")
+
+
+def show_plan(requests: dict[str, list[Request]], backbone: Backbone) -> dict[str, dict]:
+    """Say what is stored of each task and what is to be run, a line each. Returns {task: {"places" of the
+    records, "seconds" to go or None}}, or {"problem"} of a task that cannot run."""
     first = next(iter(requests.values()))[0]
     records = store.load(first.results)[0]
-    to_go = []
+    to_go, rows = [], {}
     for task, of_seeds in requests.items():
         try:
             draft = execution.drafted(of_seeds[0], backbone)[2]
             drafts = [dataclasses.replace(draft, seed=request.seed) for request in of_seeds]
             text, seconds = plan.line(drafts, records, first.rerun)
             to_go.append(seconds)
+            rows[task] = {"places": [one.place for one in drafts], "seconds": seconds}
         except (ValueError, OSError, RuntimeError) as error:
             text = f"cannot run: {one_line(error)}"
-        say(f"{task:16} {text}")
+            rows[task] = {"problem": one_line(error)}
+        say(f"{task:20} {text}")
     say(plan.total(to_go))
+    return rows

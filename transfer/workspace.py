@@ -21,7 +21,7 @@ from parallel.checkpoints import regular
 from parallel.files import write_whole
 from parallel.mappings import differences
 from parallel.places import CHECKOUT, ROOT
-from parallel.process import one_line
+from parallel.process import one_line, this_process
 from parallel.slurm import started_again, this_job
 
 MARK = "run.json"
@@ -32,11 +32,12 @@ OWN = "barlow-transfer"  # its version is recorded beside theirs
 
 
 def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
-          usual: Mapping[str, Any] | None = None) -> bool:
+          usual: Mapping[str, Any] | None = None, about: Mapping[str, Any] | None = None) -> bool:
     """Make `out` this run's folder: new, continued (resume) or emptied (rerun); never somebody else's.
 
-    identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job
-    that runs it. usual: values of settings that an older file does not know. Returns whether the run
+    identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job and
+    the process that run it, and `about` it what else results/watch.py shows. usual: values of settings that
+    an older file does not know. Returns whether the run
     continues what the folder holds: with resume, and where SLURM or torchrun started the same job again.
     Raises ValueError where the folder holds something else, or an earlier run and neither resume nor rerun
     is set. A folder with nothing but run.json is that of a run which was refused before it began: it counts
@@ -59,7 +60,8 @@ def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
         elif not continues:
             raise ValueError(f"{out} holds an earlier run; --resume continues it, --rerun starts over")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(mark, json.dumps({**identity, "job": this_job()}, indent=1) + "\n")
+    write_whole(mark, json.dumps({**identity, "job": this_job(), "process": this_process(), **(about or {})},
+                                 indent=1) + "\n")
     return continues
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from parallel.files import write_whole
+from parallel.process import this_process
 
 if TYPE_CHECKING:
     import wandb
@@ -83,6 +84,12 @@ def alone_in(folder: Path) -> TextIO:
     except OSError:
         pass
     return file
+
+
+def sign(folder: Path, **work: int) -> None:
+    """Leave run.json for results/watch.py: which process is at work in a folder, and how much it has to
+    do."""
+    write_whole(folder / "run.json", json.dumps({**work, "process": this_process()}) + "\n")
 
 
 def take_back(path: Path, first: int) -> None:
