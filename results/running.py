@@ -113,9 +113,9 @@ def _pretraining(folder, mark, now):
     times = [when for _, when in points if when is not None]
     seconds = sum(a for a, b in zip(times, [*times[1:], -1]) if b < a) + (age if state == RUNNING else 0)
     done = points[-1][0] if points else None
-    return Job(str(folder), "pretraining", state, "", "step", 1.0 if exported else done,
-               _left(_eta(points) if whole else None, age, state), seconds, _cost(mark, seconds), age, changed,
-               rows)
+    eta = _left(_eta(points) if whole else None, age, state)
+    return Job(str(folder), "pretraining", state, "", "step", 1.0 if exported else done, eta, seconds,
+               _cost(mark, seconds), age, changed, rows)
 
 
 def plan(path: Path, jobs: Sequence[Job], now: float) -> tuple[str, list[Place]]:
@@ -230,5 +230,5 @@ def state(roots: Iterable[Path]) -> tuple[list[Job], list[tuple[str, list[Place]
             jobs.append(read(folder, now))
         except OSError:  # it went meanwhile
             continue
-    jobs.sort(key=lambda job: (job.state not in (RUNNING, QUIET), -job.changed))
+    jobs.sort(key=lambda job: (0, 0, job.folder) if job.state in (RUNNING, QUIET) else (1, -job.changed, ""))
     return jobs, [suite for suite in (plan(path, jobs, now) for path in plans) if suite[1]]

@@ -82,15 +82,15 @@ class Board:
             ("rest", "Ended", table + more)), refresh=REFRESH)
 
     def card(self, job: Job) -> str:
-        """Return the html of a run at work: a bar, a line of facts, its curves."""
+        """Return the html of a run at work: a bar, some facts, its curves."""
         bar = f'<progress max="1" value="{job.done:.4f}"></progress>' if job.done is not None else ""
-        at = f", {job.axis} {job.rows[-1][job.axis]}" if job.rows else ""
-        facts = [("done", ("unknown" if job.done is None else f"{100 * job.done:.1f} %") + at),
-                 ("to go", to_go(job)), ("figures", figures(job) or "none yet"),
-                 ("so far", f"{duration(job.seconds)}, {job.cost:.2f} device hours"),
-                 ("last line", f"{duration(job.age)} ago" if job.rows else "none yet")]
+        done = [] if job.done is None else [f"{100 * job.done:.1f} %"]
+        if job.rows:
+            done += [f"{job.axis} {job.rows[-1][job.axis]}", f"last line {duration(job.age)} ago"]
+        facts = [("done", ", ".join(done)), ("figures", figures(job)),
+                 ("so far", f"{duration(job.seconds)}, {job.cost:.2f} device hours"), ("to go", to_go(job))]
         return (f'<h3>{escape(job.folder)} <span class="state">{escape(job.task)}, {job.state}</span></h3>'
-                f"{bar}{webpage.facts(facts)}{self.curves(job)}")
+                f"{bar}{webpage.facts(fact for fact in facts if fact[1])}{self.curves(job)}")
 
     def curves(self, job: Job) -> str:
         """Return the html of a run's curves."""
@@ -100,7 +100,7 @@ class Board:
             for title, label, names in CURVES:
                 found = {name: [row for row in job.rows if row.get(name) is not None] for name in names}
                 series = {name: ([row[job.axis] for row in rows], [row[name] for row in rows])
-                          for name, rows in found.items() if rows}
+                          for name, rows in found.items() if len(rows) > 1}
                 if series:
                     parts.append(draw(f"{job.folder} {title}", plots.curves(series, job.axis, label), title,
                                       panels.ends(series)))
@@ -110,9 +110,10 @@ class Board:
 
 def figures(job: Job) -> str:
     """Return a run's figures in words: those of its record, or the newest of its log."""
-    found = dict(job.result.metrics) if job.result else {
-        text: job.last(*names) for text, names in FIGURES}
-    return ", ".join(f"{name} {value:.4g}" for name, value in list(found.items())[:6] if value is not None)
+    found = job.result.metrics.items() if job.result else [
+        (text, job.last(*names)) for text, names in FIGURES]
+    known = [f"{name} {value:.4g}" for name, value in found if value is not None]
+    return ", ".join(known[:6] + ["..."] * (len(known) > 6))
 
 
 def to_go(job: Job) -> str:
@@ -225,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                   f"{', '.join(map(str, arguments.folders or USUAL))}; Ctrl-C ends it\nfrom another machine: "
                   f"ssh -L {port}:127.0.0.1:{port} HOST", flush=True)
             server.serve_forever()
+        return 0
     except OSError as error:
         taken = "; choose another --port" if not error.filename and error.strerror else ""
         print(f"error: {one_line(error)}{taken}", file=sys.stderr)

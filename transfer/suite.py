@@ -81,7 +81,7 @@ def show_plan(requests: dict[str, list[Request]], backbone: Backbone) -> dict[st
     records, "seconds" to go or None}}, or {"problem"} of a task that cannot run."""
     first = next(iter(requests.values()))[0]
     records = store.load(first.results)[0]
-    to_go, rows = [], {}
+    to_go, rows = [], dict[str, dict]()
     for task, of_seeds in requests.items():
         try:
             draft = execution.drafted(of_seeds[0], backbone)[2]

@@ -35,13 +35,12 @@ def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
           usual: Mapping[str, Any] | None = None, about: Mapping[str, Any] | None = None) -> bool:
     """Make `out` this run's folder: new, continued (resume) or emptied (rerun); never somebody else's.
 
-    identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job and
-    the process that run it, and `about` it what else results/watch.py shows. usual: values of settings that
-    an older file does not know. Returns whether the run
-    continues what the folder holds: with resume, and where SLURM or torchrun started the same job again.
-    Raises ValueError where the folder holds something else, or an earlier run and neither resume nor rerun
-    is set. A folder with nothing but run.json is that of a run which was refused before it began: it counts
-    as new.
+    identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job
+    and the process that run it, and with `about`, which results/watch.py shows, too. usual: values of
+    settings that an older file does not know. Returns whether the run continues what the
+    folder holds: with resume, and where SLURM or torchrun started the same job again. Raises ValueError where
+    the folder holds something else, or an earlier run and neither resume nor rerun is set. A folder with
+    nothing but run.json is that of a run which was refused before it began: it counts as new.
     """
     mark = out / MARK
     if out.exists() and not out.is_dir():
