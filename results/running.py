@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,17 @@ RUNNING, QUIET, STOPPED, FINISHED, WAITING = "running", "quiet", "stopped", "fin
 
 @dataclass(frozen=True)
 class Job:
-    """A run. state: one of the above but `waiting`; stopped: its process is gone and left no result. record:
-    of a task, where its record belongs. axis: what its rows are counted in. done: share. eta, seconds (so
-    far), age (of the last line): seconds. cost: hours of all its devices. rows: {name: number or None}."""
+    """A run. state: one of the above but `waiting`; stopped: its process is gone, or at another run, and left
+    no result. record: of a task, where its record belongs. process, started: as run.json has them. axis: what
+    its rows are counted in. done: share. eta, seconds (so far), age (of the last line): seconds. cost: hours
+    of all its devices. rows: {name: number or None}."""
 
     folder: str
     task: str
     state: str
     record: str
+    process: str
+    started: float
     axis: str
     done: float | None
     eta: float | None
@@ -95,8 +98,9 @@ def read(folder: Path, now: float) -> Job:
     age = now - max(changed or 0, started)
     state = FINISHED if result else _state(mark, age, [row.get("seconds") for row in rows], bool(rows))
     seconds = result.seconds if result else (now if state == RUNNING else now - age) - started
-    return Job(str(folder), str(mark.get("task", "?")), state, record, axis, 1.0 if result else done,
-               _left(eta, age, state), seconds, _cost(mark, seconds), age, now - age, rows, result)
+    return Job(str(folder), str(mark.get("task", "?")), state, record, _process(mark), started, axis,
+               1.0 if result else done, _left(eta, age, state), seconds, _cost(mark, seconds), age, now - age,
+               rows, result)
 
 
 def _pretraining(folder, mark, now):
@@ -114,8 +118,9 @@ def _pretraining(folder, mark, now):
     seconds = sum(a for a, b in zip(times, [*times[1:], -1]) if b < a) + (age if state == RUNNING else 0)
     done = points[-1][0] if points else None
     eta = _left(_eta(points) if whole else None, age, state)
-    return Job(str(folder), "pretraining", state, "", "step", 1.0 if exported else done, eta, seconds,
-               _cost(mark, seconds), age, changed, rows)
+    started = os.stat(folder / "run.json").st_mtime if mark else 0.0
+    return Job(str(folder), "pretraining", state, "", _process(mark), started, "step",
+               1.0 if exported else done, eta, seconds, _cost(mark, seconds), age, changed, rows)
 
 
 def plan(path: Path, jobs: Sequence[Job], now: float) -> tuple[str, list[Place]]:
@@ -135,7 +140,7 @@ def plan(path: Path, jobs: Sequence[Job], now: float) -> tuple[str, list[Place]]
             job, seed = by_record.get(record), Path(record).stem.rpartition("-s")[2]
             if result:
                 places.append(Place(task, seed, FINISHED, result.seconds, result=result))
-            elif job and job.state in (RUNNING, QUIET):
+            elif job and job.state in (RUNNING, QUIET) and not problem:
                 places.append(Place(task, seed, job.state, job.seconds, job=job))
             else:
                 state = STOPPED if problem or alive is False else WAITING
@@ -172,6 +177,10 @@ def _eta(points):
 
 def _left(eta, age, state):
     return max(0.0, eta - age) if eta is not None and state == RUNNING else None
+
+
+def _process(mark):
+    return json.dumps(mark.get("process"), sort_keys=True)
 
 
 def _cost(mark, seconds):
@@ -230,5 +239,9 @@ def state(roots: Iterable[Path]) -> tuple[list[Job], list[tuple[str, list[Place]
             jobs.append(read(folder, now))
         except OSError:  # it went meanwhile
             continue
+    # A process that went on to its next run has failed in this one.
+    newest = {job.process: job.started for job in sorted(jobs, key=lambda job: job.started)}
+    jobs = [replace(job, state=STOPPED, eta=None) if job.process != "null" and job.state in (RUNNING, QUIET)
+            and job.started < newest[job.process] else job for job in jobs]
     jobs.sort(key=lambda job: (0, 0, job.folder) if job.state in (RUNNING, QUIET) else (1, -job.changed, ""))
     return jobs, [suite for suite in (plan(path, jobs, now) for path in plans) if suite[1]]

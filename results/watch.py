@@ -102,6 +102,7 @@ class Board:
                 series = {name: ([row[job.axis] for row in rows], [row[name] for row in rows])
                           for name, rows in found.items() if len(rows) > 1}
                 if series:
+                    label = label if len(series) > 1 else next(iter(series))
                     parts.append(draw(f"{job.folder} {title}", plots.curves(series, job.axis, label), title,
                                       panels.ends(series)))
             self.plots[job.folder] = stamp, webpage.figures(parts)
@@ -129,11 +130,13 @@ def suite_part(name: str, places: list[Place]) -> str:
     left = [place for place in places if place.state in (WAITING, RUNNING, QUIET)]
     known = [place.job.eta if place.job else place.seconds for place in left]
     seconds = sum(place.seconds or 0 for place in places if place.state == FINISHED)
-    text = (f"{sum(place.state == FINISHED for place in places)} of {len(places)} done in "
-            f"{duration(seconds)}; to go: about {duration(sum(filter(None, known)))}"
-            + (f", and {known.count(None)} of unknown time" if None in known else ""))
+    text = f"{sum(place.state == FINISHED for place in places)} of {len(places)} done in {duration(seconds)}"
+    if left:
+        text += f"; to go: about {duration(sum(filter(None, known)))}"
+    if None in known:
+        text += f", {known.count(None)} of unknown time"
     return webpage.table(f"{name}: {text}", ("Task", "Seed", "State", "Figure", "Time"), [
-        (place.task, place.seed, f"{place.state}: {place.problem}" if place.problem else place.state,
+        (place.task, place.seed, ": ".join(filter(None, (place.state, place.problem.split(";")[0]))),
          main_figure(place), time_of(place)) for place in places])
 
 

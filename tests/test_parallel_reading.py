@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from parallel.reading import read_small, read_small_text
+from parallel.reading import read_small, read_small_text, read_tail
 from results import pretraining, store
 from tests.test_results_record import toy
 
@@ -85,3 +85,15 @@ def test_a_pretraining_run_of_such_files_is_named(tmp_path, kind):
     SPECIAL[kind][0](tmp_path / "run" / "correlation.npz")
     runs, problems = pretraining.load(tmp_path)
     assert not runs and len(problems) == 1 and "correlation.npz" in problems[0]
+
+
+def test_the_end_of_a_file_that_is_being_written(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(b"first\nsec\xffond\nthird\nhal")
+    assert read_tail(path) == ["first", "sec\ufffdond", "third"]
+    assert read_tail(path, 14) == ["third"]  # of the line before, a part is there
+    os.truncate(path, 0)
+    assert read_tail(path) == []
+    pipe(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="found a pipe"):
+        read_tail(tmp_path / "pipe")

@@ -317,6 +317,10 @@ def test_it_imports_no_torch(folder):
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
 def test_it_fits_the_screen_of_a_real_browser(tmp_path, text, width):
+    require_fits(tmp_path, text, width)
+
+
+def require_fits(tmp_path, text, width):
     """In a frame of that width nothing stands out, and every picture is there and has a height."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not browser:
