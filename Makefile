@@ -6,6 +6,17 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 FAIL := >&2; exit 2
+# pip's warnings are in the log; its errors come here, and a few lines of them to the terminal.
+PIP = $(PY) -m pip install -qq --progress-bar off --disable-pip-version-check --log $(LOG) -c constraints.txt
+ERRORS := $(VENV)/setup.errors
+
+# A line with the seconds that a command takes: $(call phase,what,command,what was expected).
+define phase
+@printf '%s' "set-up $(1) ... "; begin=$$(date +%s); \
+{ $(2); } 2> $(ERRORS) && echo "$$(($$(date +%s) - begin)) s" || { echo failed; \
+    { grep -i error $(ERRORS) || cat $(ERRORS); } | tail -n 5 | cut -c1-300 >&2; \
+    echo "error: expected $(strip $(3)); see $(LOG), then run the same command again" $(FAIL); }
+endef
 
 .PHONY: help setup demo test cluster-test cluster-packages pretrain transfer tables report bench gpu doctor \
 	faults
@@ -37,23 +48,19 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 	    echo "error: expected Python 3.10 or newer, found $$($(PYTHON) --version 2>&1);" \
 	         "name another: make PYTHON=/path/to/python3" $(FAIL); }
 	@$(PY) -m pip --version > /dev/null 2>&1 || { \
-	    echo "set-up 1/3: $(VENV) with $$($(PYTHON) --version)"; \
-	    $(PYTHON) -m venv --clear $(VENV); } || { \
+	    printf '%s' "set-up 1/3: $(VENV) with $$($(PYTHON) --version) ... "; begin=$$(date +%s); \
+	    $(PYTHON) -m venv --clear $(VENV) && echo "$$(($$(date +%s) - begin)) s"; } || { \
 	    echo "error: expected Python's modules venv and ensurepip to make $(VENV), they failed;" \
 	         "on Debian and Ubuntu install python3-venv" $(FAIL); }
-	@echo "set-up 2/3: the tested versions (about 3 minutes and 5.5 GB the first time; log: $(LOG))"
-	@$(PY) -m pip install --quiet --progress-bar off --disable-pip-version-check --log $(LOG) \
-	        -c constraints.txt setuptools wheel -e '.[test]' || { \
-	    echo "error: expected pip to install the packages above, it failed (network, index, disk space?);" \
-	         "see $(LOG), then run the same command again" $(FAIL); }
-	@echo "set-up 3/3: Detectron2"
-	@$(PY) tools/detectron2_wheel.py --install
+	$(call phase,2/3: the tested versions (about 3 minutes and 5.5 GB the first time),\
+	    $(PIP) setuptools wheel -e '.[test]',pip to install them; it failed (network? index? disk space?))
+	$(call phase,3/3: Detectron2,$(PY) tools/detectron2_wheel.py --install > /dev/null,\
+	    tools/detectron2_wheel.py to install it; it failed)
 	@# Tests compare our losses with lightly's, and load weights by timm; both work without what they name.
-	@$(PY) -m pip install --quiet --progress-bar off --disable-pip-version-check --no-deps \
-	        -c constraints.txt lightly timm || \
-	        echo "lightly and timm cannot be installed here; two tests will be skipped"
+	@$(PIP) --no-deps lightly timm 2> /dev/null || \
+	    echo "lightly and timm cannot be installed here; two tests will be skipped"
 	@touch $@
-	@echo "set-up done"
+	@echo "set-up done; log: $(LOG)"
 
 demo: setup
 	@$(PY) -m tools.demo

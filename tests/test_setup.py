@@ -28,8 +28,8 @@ case "$*" in
     *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python;;
     --version) echo Python 3.11.2;;
     *"pip --version"*) test "$0" = .venv/bin/python;;
-    *"pip install"*) echo "$*" >> installed; exit ${PIP:-0};;
-    *detectron2_wheel*) exit ${WHEEL:-0};;
+    *"pip install"*) echo "$*" >> installed; seq 99 >&2; echo "ERROR: no route" >&2; exit ${PIP:-0};;
+    *detectron2_wheel*) echo wheel; exit ${WHEEL:-0};;
 esac
 """
 
@@ -55,15 +55,26 @@ def machine(tmp_path):
 @pytest.mark.parametrize("script, environment, message", [
     (OLD, {}, "error: expected Python 3.10 or newer, found Python 3.8.1; name another: make PYTHON="),
     (WITHOUT_VENV, {}, "error: expected Python's modules venv and ensurepip"),
-    (TOY, {"PIP": "1"}, "error: expected pip to install the packages above, it failed (network, index, disk"),
-    (TOY, {"WHEEL": "2"}, "Error 2"),
+    (TOY, {"PIP": "1"}, "error: expected pip to install them; it failed (network? index? disk space?)"),
+    (TOY, {"WHEEL": "2"}, "error: expected tools/detectron2_wheel.py to install it; it failed; see .venv/"),
 ], ids=["old python", "no venv", "no network", "no detectron2"])
 def test_set_up_that_cannot_work_says_so_and_can_be_repeated(machine, tmp_path, script, environment, message):
     result = machine(script, "setup", **environment)
     assert result.returncode != 0 and message in result.stderr
     assert not (tmp_path / ".venv/.ready").exists()
     again = machine(TOY, "setup")
-    assert again.returncode == 0 and again.stdout.endswith("set-up done\n"), again.stderr
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.endswith("set-up done; log: .venv/setup.log\n")
+
+
+def test_each_phase_is_a_line_with_its_time_and_a_failure_a_few(machine):
+    result = machine(TOY, "setup", PIP="1")
+    assert re.fullmatch(r"set-up 1/3: .venv with Python 3.11.2 ... \d+ s\n"
+                        r"set-up 2/3: the tested versions \(.*\) ... failed\n", result.stdout)
+    assert result.stderr.startswith("ERROR: no route\nerror: expected pip") and result.stderr.count("\n") == 3
+    result = machine(TOY, "setup")
+    assert re.fullmatch(r"set-up 2/3: the tested versions \(.*\) ... \d+ s\n"
+                        r"set-up 3/3: Detectron2 ... \d+ s\nset-up done; log: .venv/setup.log\n", result.stdout) and not result.stderr
 
 
 def test_missing_python_is_named(machine):
