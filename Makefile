@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 FAIL := >&2; exit 2
 # pip's warnings are in the log; its errors come here, and a few lines of them to the terminal.
-PIP = $(PY) -m pip install -qq --progress-bar off --disable-pip-version-check --log $(LOG) -c constraints.txt
+PIP = $(PY) -m pip install -q --progress-bar off --disable-pip-version-check --log $(LOG) -c constraints.txt
 ERRORS := $(VENV)/setup.errors
 
 # A line with the seconds that a command takes: $(call phase,what,command,what was expected).

@@ -6,7 +6,10 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 def command(module: str) -> int:
@@ -44,6 +47,15 @@ def lives(process: object) -> bool | None:
         return None
     pid = process.get("pid")
     return os.path.exists(f"/proc/{pid}") if type(pid) is int and os.path.exists("/proc/self") else None
+
+
+def bar(iterable: Iterable[Item], text: str, total: int | None = None, done: int = 0) -> Iterable[Item]:
+    """The iterable, with a progress bar in the main process if that has a terminal. done: steps before its
+    first."""
+    from tqdm import tqdm  # not for every command that only lists something
+
+    shown = is_main() and sys.stderr.isatty()
+    return tqdm(iterable, desc=text, total=total, initial=done, leave=False, disable=not shown)
 
 
 def is_refusal(error: Exception) -> bool:

@@ -2,9 +2,11 @@
 
     python results/compare.py bt vicreg                      # names, or first digits of the weights' sha256
     python results/compare.py bt vicreg --difference 0.3     # how many seeds would show 0.3 points
+    python results/compare.py bt vicreg --json               # the rows as a JSON list
 """
 
 import argparse
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("b", metavar="B", help="the other one")
     parser.add_argument("--difference", type=float, default=0.5, metavar="X",
                         help="points that 'seeds needed' should show (default: 0.5)")
+    parser.add_argument("--json", action="store_true", help="print the rows as a JSON list")
     parser.add_argument("--runs", type=Path, default=RUNS, help="records (default: results/runs)")
     arguments = parser.parse_args(argv)
     try:
@@ -40,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         results, problems = store.load(arguments.runs)
         for problem in problems:
             print(f"left out: {problem}", file=sys.stderr)
-        text = report(choose(results, arguments.a), choose(results, arguments.b), arguments.difference)
+        a, b = (choose(results, text) for text in (arguments.a, arguments.b))
+        text = report(a, b, arguments.difference)
+        if arguments.json:
+            text = json.dumps(as_json(a, b), indent=1)
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -94,6 +100,20 @@ def report(a: list[Result], b: list[Result], difference: float) -> str:
     which = f"{len(tasks)} tasks, {'paper' if means[True] else 'scaled'} protocol"
     return text + (f"over {which}: A ahead in {ahead}, mean difference {mean:+.2f}, 95% interval "
                    f"{between(verdicts.interval(mean, std, len(tasks)))} (the tasks as the sample)")
+
+
+def as_json(a: list[Result], b: list[Result]) -> list[dict]:
+    """Return the rows of `report` as JSON values: both sides' figures by seed, and the interval of the mean
+    difference, null for a single pair."""
+    rows = []
+    for (task, config, metric), pairs in paired(a, b).items():
+        values = [[x.metrics[metric], y.metrics[metric]] for x, y in pairs]
+        mean, std = verdicts.mean_std([x - y for x, y in values])
+        rows.append({"task": task, "config": config, "metric": metric,
+                     "protocol": "paper" if pairs[0][0].paper_protocol else "scaled",
+                     "seeds": [x.seed for x, _ in pairs], "pairs": values, "difference": mean,
+                     "interval": verdicts.interval(mean, std, len(pairs))})
+    return rows
 
 
 def paired(a: list[Result], b: list[Result]) -> dict[tuple[str, str, str], list[tuple[Result, Result]]]:

@@ -3,7 +3,7 @@
     python results/make.py                      # rewrite what changed
     python results/make.py --check              # change nothing; exit status 1 where a file is stale
     python results/make.py --list               # the records, a line each; results/show.py shows one in full
-    python results/make.py --list task=voc_det protocol=paper     # also backbone=NAME and seed=N
+    python results/make.py --list task=voc_det protocol=paper     # also backbone=NAME and seed=N; --json
     python results/make.py --runs R --out T --print     # other records and folder; shows the tables too
 
 A block of the README and of docs/evidence.md stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`.
@@ -13,6 +13,7 @@ still written.
 
 import argparse
 import difflib
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is stale")
     parser.add_argument("--list", action="store_true", help="list the records and exit")
     parser.add_argument("filters", nargs="*", metavar="KEY=VALUE", help=f"with --list: {', '.join(FILTERS)}")
+    parser.add_argument("--json", action="store_true", help="with --list: as a JSON list, all metrics in it")
     parser.add_argument("--print", action="store_true", dest="show", help="print the tables as well")
     parser.add_argument("--runs", type=Path, help="folder of records (default: results/runs)")
     parser.add_argument("--out", type=Path, help="folder of the tables (default: results/tables)")
@@ -68,8 +70,9 @@ def make(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{arguments.runs}: expected a folder of records, found none; check --runs")
     if arguments.runs and not arguments.out and not arguments.list:
         raise ValueError("expected --out with --runs, found none; results/tables is for results/runs alone")
-    if arguments.filters and not arguments.list:
-        raise ValueError(f"{arguments.filters[0]}: expected --list with filters, found none; add it")
+    for given in [*arguments.filters, *(["--json"] if arguments.json else [])]:
+        if not arguments.list:
+            raise ValueError(f"{given}: expected --list with it, found none; add it")
     results, problems = store.load(arguments.runs or RUNS)
     standard = not (arguments.list or arguments.runs or arguments.out) and README.exists()
     studies, damaged = ablations.load() if standard else ([], [])
@@ -79,7 +82,9 @@ def make(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     if arguments.list:
-        print(listing(selected(results, arguments.filters)))
+        chosen = selected(results, arguments.filters)
+        print(json.dumps([as_json(result) for result in chosen], indent=1) if arguments.json
+              else listing(chosen))
         return 1 if problems else 0
     sheets = [*assembly.build(results), *ablations.sheets(studies)]
     documents = [arguments.readme] if arguments.readme else []
@@ -157,6 +162,12 @@ def listing(results: list[Result]) -> str:
             for result in results]
     headers = ["record", "protocol", "date", "metrics"]
     return tabulate.tabulate(rows, headers, disable_numparse=True) if rows else "no records"
+
+
+def as_json(result: Result) -> dict:
+    """Return what tells a record from others, and its metrics."""
+    return {"record": result.place, **{name: value(result) for name, value in FILTERS.items()},
+            "started": result.started, "seconds": result.seconds, "metrics": result.metrics}
 
 
 def _first_metrics(metrics, shown=4):

@@ -163,7 +163,7 @@ def _state(mark, age, times, speaks):
 
 def _eta(points):
     """Seconds that were left at the last of [(share that is done, seconds since this start or None)]."""
-    kept: list[tuple[float, float]] = []
+    kept = []
     for share, when in reversed(points):
         if when is not None:
             if len(kept) == SPAN or kept and (when >= kept[-1][1] or share >= kept[-1][0]):

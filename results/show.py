@@ -2,9 +2,11 @@
 
     python results/show.py RECORD ...    # files, or places as --list and the tables' CSV files give them
     python results/show.py --config RECORD    # with its whole configuration, not only what was scaled
+    python results/show.py --json RECORD ...   # as a list, each with its rerun
 """
 
 import argparse
+import json
 import shlex
 import sys
 import textwrap
@@ -20,7 +22,7 @@ from parallel.process import one_line
 from results import store
 from results.cells import backbone_text, changes, data_text, visible
 from results.plan import duration
-from results.record import Result
+from results.record import Result, to_json
 
 # Flags of transfer/run.py that do not belong to one run from its start; first those that take a value.
 VALUED, BARE = ("--task", "--seed", "--seeds", "--output"), ("--resume", "--rerun")
@@ -31,11 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("records", nargs="+", metavar="RECORD", help="a record's file or place")
     parser.add_argument("--config", action="store_true", help="show the whole configuration, too")
+    parser.add_argument("--json", action="store_true", help="print the records as a JSON list")
     parser.add_argument("--runs", type=Path, default=RUNS, help="records (default: results/runs)")
     arguments = parser.parse_args(argv)
     try:
-        print("\n\n".join(describe(*find(record, arguments.runs), arguments.config)
-                          for record in arguments.records))
+        found = [find(record, arguments.runs) for record in arguments.records]
+        print(json.dumps([{**json.loads(to_json(result)), "rerun": rerun(result)} for result, _ in found],
+                         indent=1) if arguments.json else
+              "\n\n".join(describe(*one, arguments.config) for one in found))
         return 0
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """What describe.py says of files that are good, damaged or unknown, and that its figures are right."""
 import hashlib
+import json
 import math
 import os
 import re
@@ -79,6 +80,10 @@ def test_a_full_checkpoint(describe):
         ["layer2", "78", "4", "512", "1,226,765"], ["layer3", "114", "6", "1024", "7,118,867"],
         ["layer4", "60", "3", "2048", "14,987,274"]]
     assert max(map(len, lines)) <= 110 and all(line == line.rstrip() for line in lines)
+    status, _, lines, _ = describe(None, "--json")
+    found = json.loads("\n".join(lines))
+    assert status == 0 and found.pop("file") == "file.pth" and found.pop("refused") is None
+    assert found == {label: text for label, text in rows.items() if label != "untrained?"}
 
 
 def test_the_encoder_that_is_asked_for(describe):

@@ -1,5 +1,7 @@
 """Two backbones pair by pair (results/compare.py)."""
 
+import json
+
 import pytest
 
 from results import compare, store
@@ -34,6 +36,12 @@ def test_pairs_differences_and_seeds(runs, capsys):
         "coco_det": ["box_AP", "paper", "1", "39.00", "39.50", "-0.50", "-", "-"]}
     assert ("over 2 tasks, paper protocol: A ahead in 1, mean difference +0.50, 95% interval -12.21 to +13.21"
             in text)
+    assert compare.main(["bt", "other", "--json", "--runs", str(runs)]) == 0
+    coco, voc = json.loads(capsys.readouterr().out)
+    assert (coco["task"], coco["pairs"], coco["interval"]) == ("coco_det", [[39.0, 39.5]], None)
+    assert (voc["metric"], voc["protocol"], voc["seeds"]) == ("AP", "paper", [0, 1, 2])
+    assert voc["difference"] == 1.5
+    assert voc["interval"] == pytest.approx([0.26, 2.74], abs=0.01)
 
 
 def test_a_task_counts_once_and_scaled_runs_only_where_there_are_no_others(runs, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The command that rewrites tables: files, README blocks, --check, --list, bad records (results/make.py)."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -114,6 +115,10 @@ def test_list(folder, capsys):
         [places[0], "paper", "2026-01-31", "top1", "73.50", "top5", "91.00"],
         [places[1], "scaled", "2026-01-31", "AP", "56.00", "AP50", "82.50", "AP75", "63.25"]]
     assert not (folder / "tables").exists()
+    assert run(folder, "--list", "--json", "task=voc_det") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["record"] == places[1] and found["metrics"] == {"AP": 56.0, "AP50": 82.5, "AP75": 63.25}
+    assert run(folder, "--json") == 2 and "--json: expected --list with it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("filters, tasks", [
@@ -177,7 +182,7 @@ def test_a_readme_without_markers_is_left_alone(folder):
     (["--out", "t", "--readme", "nowhere.md"], "nowhere.md"),
     (["--list", "taks=voc_det"], "expected KEY=VALUE with a key of task, backbone, seed, protocol"),
     (["--list", "voc_det"], "voc_det: expected KEY=VALUE"),
-    (["task=voc_det"], "expected --list with filters"),
+    (["task=voc_det"], "task=voc_det: expected --list with it"),
 ])
 def test_wrong_arguments(tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)

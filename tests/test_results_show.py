@@ -1,6 +1,7 @@
 """From a record to how it was made, and the plan of a suite (results/show.py, plan.py)."""
 
 import dataclasses
+import json
 import os
 
 import pytest
@@ -36,6 +37,10 @@ def test_everything_about_a_record_is_shown(tmp_path, capsys):
     assert "image_size = 64" not in text
     assert show.main([result.place, "--config", "--runs", str(tmp_path / "runs")]) == 0
     assert "  image_size = 64" in capsys.readouterr().out
+    assert show.main([result.place, "--json", "--runs", str(tmp_path / "runs")]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["rerun"] == show.rerun(result) and found["metrics"] == {"mAP": 56.0}
+    assert found["config"] == result.config and found["scaled"]["data.train"] == [5011, 5]
 
 
 def test_many_metrics_are_wrapped_between_figures():

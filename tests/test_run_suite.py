@@ -1,5 +1,6 @@
 """transfer/run.py on a whole suite: the plan, what is skipped, kept files, the tables at the end."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,12 @@ def test_the_plan_runs_nothing(toy, capsys, tmp_path):  # noqa: F811
     assert capsys.readouterr().out.splitlines() == [
         "toy_linear           0 stored, 3 to run, time -", "toy_other            0 stored, 3 to run, time -",
         "no earlier run shows how long; tasks: 2"]
+    assert toy("--task", "toy_linear", "--seeds", "3", "--plan", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out).values()
+    assert len(row["places"]) == 3 and (row["stored"], row["seconds"]) == (0, None)
+    assert toy("--list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["toy_other"]["metrics"] == ["top1", "top5"]
+    assert toy("--task", "all", "--json") == 2 and "--json: expected --list or" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 

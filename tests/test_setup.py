@@ -73,8 +73,9 @@ def test_each_phase_is_a_line_with_its_time_and_a_failure_a_few(machine):
                         r"set-up 2/3: the tested versions \(.*\) ... failed\n", result.stdout)
     assert result.stderr.startswith("ERROR: no route\nerror: expected pip") and result.stderr.count("\n") == 3
     result = machine(TOY, "setup")
-    assert re.fullmatch(r"set-up 2/3: the tested versions \(.*\) ... \d+ s\n"
-                        r"set-up 3/3: Detectron2 ... \d+ s\nset-up done; log: .venv/setup.log\n", result.stdout) and not result.stderr
+    assert not result.stderr and re.fullmatch(
+        r"set-up 2/3: the tested versions \(.*\) ... \d+ s\nset-up 3/3: Detectron2 ... \d+ s\n"
+        r"set-up done; log: .venv/setup.log\n", result.stdout)
 
 
 def test_missing_python_is_named(machine):

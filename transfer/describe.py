@@ -3,6 +3,7 @@
     python transfer/describe.py bt.pth
     python transfer/describe.py moco_v2_800ep_pretrain.pth.tar --encoder key
     python transfer/describe.py bt.pth --data /data/imagenet     # and the effective rank of its features
+    python transfer/describe.py bt.pth --json                    # the facts, for a script
 
 A file that no reader takes is described as far as it goes, and so is one with NaN. Exit status 0 only if the
 other commands would take the file; else 2, with the reason as one line on stderr.
@@ -14,6 +15,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
@@ -56,8 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, metavar="S",
                         help="side of these pictures in pixels (default: 224; with the stems cifar and "
                              "solo 32, with small 64)")
+    parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
     options = parser.parse_args(arguments)
     try:
+        if options.json and options.data:
+            raise ValueError("--json: expected no --data with it; leave one of them out")
         if options.image_size is not None and not 16 <= options.image_size <= 1024:
             raise ValueError(f"--image-size: expected 16 to 1024 pixels, found {options.image_size}")
         raw, sha256 = load(options.weights)
@@ -67,7 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     contents, chosen, state, arch, reason = _found(raw, sha256, options)
     path = located(options.weights)
-    print("\n".join([str(path), *_lines(path, raw, sha256, contents, chosen, state, arch)]))
+    rows = _origin(path, raw, sha256, contents, chosen) + _health(raw, state, arch)
+    if options.json:
+        print(json.dumps({"file": str(path), **dict(rows), "refused": reason and one_line(reason)}, indent=1))
+    else:
+        print("\n".join([str(path), *_lines(rows, state)]))
     if reason is None and pictures:
         try:
             print("\n".join(_rank(pictures, options)))
@@ -98,9 +107,7 @@ def _found(raw: object, sha256: str, options: argparse.Namespace) -> tuple[
     return None, None, state, None, reason
 
 
-def _lines(path: str | Path, raw: object, sha256: str, contents: Contents | None, chosen: str | None,
-           state: dict, arch: Architecture | None) -> list[str]:
-    rows = _origin(path, raw, sha256, contents, chosen) + _health(raw, state, arch)
+def _lines(rows: list[tuple[str, str]], state: dict) -> list[str]:
     lines = [line for label, text in rows for line in textwrap.wrap(
         text, 110, initial_indent=label.ljust(INDENT), subsequent_indent=" " * INDENT)]
     return lines + _stages(state) + _signs(state)

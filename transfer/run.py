@@ -11,6 +11,7 @@ This file has the flags; execution.py makes one run, suite.py several tasks, sub
 
 import argparse
 import dataclasses
+import json
 import shlex
 import signal
 import sys
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     seeds.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 to N-1, one record each")
     parser.add_argument("--plan", action="store_true",
                         help="say what is stored, what would run and for how long; run nothing")
+    parser.add_argument("--json", action="store_true", help="--list and --plan as one JSON object")
     parser.add_argument("--show-config", action="store_true",
                         help="print the task's config and where it departs from the default protocol, "
                              "and exit")
@@ -71,7 +73,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(words)  # flags may stand between the pairs
     with signals.listening(farewell):
         try:
-            return list_tasks() if arguments.list else work(arguments, words)
+            if arguments.json and not (arguments.list or arguments.plan) or \
+                    arguments.json and getattr(arguments, "launcher", None):
+                raise ValueError("--json: expected --list or --plan with it, and no --launcher")
+            return list_tasks(arguments.json) if arguments.list else work(arguments, words)
         except (ValueError, OSError, RuntimeError) as error:
             return complain(error)
         except signals.Stopped as stop:
@@ -83,9 +88,12 @@ def farewell(number: int) -> int:
     return signals.part(number, "no record was written; --resume continues the run")
 
 
-def list_tasks() -> int:
+def list_tasks(as_json: bool) -> int:
     """Print each task with its place in the paper and its metrics, the main one first."""
-    for task in tasks.TASKS.values() if is_main() else ():
+    if as_json and is_main():
+        print(json.dumps({task.name: {"paper": task.paper, "metrics": task.metrics, "counts": task.counts,
+                                      "version": task.version} for task in tasks.TASKS.values()}, indent=1))
+    for task in tasks.TASKS.values() if is_main() and not as_json else ():
         print(f"{task.name:20} {task.paper:42} {' '.join(task.metrics)}")
     return 0
 
@@ -110,7 +118,9 @@ def work(arguments: argparse.Namespace, words: list[str]) -> int:
             return submit.submit(requests, backbone, cluster, rest, arguments.plan)
         backbone = agree(execution.opened, first)
         if arguments.plan:
-            suite.show_plan(requests, backbone)
+            rows = suite.show_plan(requests, backbone, quiet=arguments.json)
+            if arguments.json and is_main():
+                print(json.dumps(rows, indent=1))
         elif arguments.task not in requests:
             return suite.run_suite(requests, backbone)
         else:

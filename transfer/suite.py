@@ -76,9 +76,10 @@ def note(first: Request, backbone: Backbone, rows: dict[str, dict], **process: s
             "process": process or this_process(), "tasks": rows}, indent=1) + "\n")
 
 
-def show_plan(requests: dict[str, list[Request]], backbone: Backbone) -> dict[str, dict]:
-    """Say what is stored of each task and what is to be run, a line each. Returns {task: {"places" of the
-    records, "seconds" to go or None}}, or {"problem"} of a task that cannot run."""
+def show_plan(requests: dict[str, list[Request]], backbone: Backbone, quiet: bool = False) -> dict[str, dict]:
+    """Say what is stored of each task and what is to be run, a line each, unless `quiet`. Returns {task:
+    {"places" of the records, number "stored", "seconds" to go or None}}, or {"problem"} of a task that cannot
+    run."""
     first = next(iter(requests.values()))[0]
     records = store.load(first.results)[0]
     to_go, rows = [], dict[str, dict]()
@@ -88,10 +89,14 @@ def show_plan(requests: dict[str, list[Request]], backbone: Backbone) -> dict[st
             drafts = [dataclasses.replace(draft, seed=request.seed) for request in of_seeds]
             text, seconds = plan.line(drafts, records, first.rerun)
             to_go.append(seconds)
-            rows[task] = {"places": [one.place for one in drafts], "seconds": seconds}
+            places = [one.place for one in drafts]
+            rows[task] = {"places": places, "stored": len({one.place for one in records} & {*places}),
+                          "seconds": seconds}
         except (ValueError, OSError, RuntimeError) as error:
             text = f"cannot run: {one_line(error)}"
             rows[task] = {"problem": one_line(error)}
-        say(f"{task:20} {text}")
-    say(plan.total(to_go))
+        if not quiet:
+            say(f"{task:20} {text}")
+    if not quiet:
+        say(plan.total(to_go))
     return rows

@@ -86,7 +86,9 @@ class Feed:
 
     def from_loader(self, epoch: int, start: int) -> Iterator[list[torch.Tensor]]:
         """Yield the loader's batches, with a progress bar on a terminal."""
-        bar = tqdm(total=self.steps, initial=start, desc=f"epoch {epoch + 1}/{self.epochs}",
+        # Of the whole run, as its time to go.
+        bar = tqdm(total=self.epochs * self.steps, initial=epoch * self.steps + start,
+                   desc=f"epoch {epoch + 1}/{self.epochs}",
                    disable=not (is_main() and sys.stderr.isatty()))
         before = time.perf_counter()
         try:

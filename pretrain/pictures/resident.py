@@ -7,18 +7,17 @@ crop is Pillow's, bit for bit (but see `resized`).
 import functools
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from parallel import signals
-from parallel.collectives import all_reduce_max, is_main
+from parallel.collectives import all_reduce_max
 from parallel.packed import Index, Labels
+from parallel.process import bar
 from pretrain.pictures.augment import VIEWS, ViewRecipe, Views, draws, normalise
 from pretrain.pictures.batches import patiently, reason
 from pretrain.pictures.sources import Source
@@ -220,4 +219,4 @@ def decoded(source: Source, workers: int) -> Iterator[dict[int, np.ndarray | str
     """Yield what becomes of all pictures, in their order, with a progress bar on a terminal."""
     loader = DataLoader(Pictures(source), CHUNK, num_workers=workers, collate_fn=dict,
                         worker_init_fn=signals.loader_worker, generator=torch.Generator())
-    yield from tqdm(loader, desc="pictures to the device", disable=not (is_main() and sys.stderr.isatty()))
+    yield from bar(loader, "pictures to the device")

@@ -21,6 +21,7 @@ from parallel.files import replacing
 from parallel.listing import ENDINGS, hidden
 from parallel.packed import Index, Labels, Strings, first_line, pick, sha256
 from parallel.pixels import LARGEST_PICTURE
+from parallel.process import bar
 from parallel.split_names import TRAIN, kind_of
 from pretrain.pictures import splits
 
@@ -132,7 +133,7 @@ def index_of(paths: list[Path]) -> dict[str, np.ndarray]:
     a million samples take 0.5 GB. Raises ValueError where training and held-out pictures are mixed."""
     parts = []
     folders: splits.Tree = {}
-    for number, path in enumerate(paths):
+    for number, path in enumerate(bar(paths, "index of the shards")):
         names, offset, size, labels = zip(*samples_of(path))
         folders |= dict.fromkeys(("/".join(place_of(name)[:-1]) for name in names), [])
         require_training(path, set().union(*splits.places_of_splits(path, folders).values()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from parallel.process import bar
 from transfer.classification.images import (
     Images,
     OrderedBatches,
@@ -16,7 +17,6 @@ from transfer.classification.images import (
     normalised,
     require_known,
 )
-from transfer.classification.journal import bar
 from transfer.settings import Context
 from transfer.weights.architectures import Architecture
 from transfer.weights.backbone import Backbone, build

@@ -32,11 +32,12 @@ from torch.nn import functional
 from parallel import signals
 from parallel.batchnorm import convert_sync_batchnorm
 from parallel.collectives import all_gather_rows, local_device, world_size
+from parallel.process import bar
 from transfer.classification import images, lists, own_sets, training
 from transfer.classification.datasets import halves, place, stated
 from transfer.classification.features import BATCH_SIZE, Pipeline
 from transfer.classification.health import keep_rank_of
-from transfer.classification.journal import Journal, bar, keep_predictions
+from transfer.classification.journal import Journal, keep_predictions
 from transfer.classification.metrics import percent, topk_correct
 from transfer.precision import tf32
 from transfer.settings import Conditions, Context, TaskConfig

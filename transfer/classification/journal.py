@@ -3,8 +3,7 @@ keep."""
 import json
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -13,8 +12,6 @@ from parallel.attachments import attach
 from parallel.collectives import is_main
 from transfer.classification.metrics import confusion
 from transfer.settings import Context
-
-Item = TypeVar("Item")
 
 
 class Journal:
@@ -35,12 +32,6 @@ class Journal:
         if show:
             tqdm.write(text)
             sys.stdout.flush()  # a job's output is a file, in which lines would only show at the end
-
-
-def bar(iterable: Iterable[Item], text: str, total: int | None = None, done: int = 0) -> Iterable[Item]:
-    """The iterable, with a progress bar on rank 0 if that is a terminal. done: steps before its first."""
-    shown = is_main() and sys.stderr.isatty()
-    return tqdm(iterable, desc=text, total=total, initial=done, leave=False, disable=not shown)
 
 
 def keep(context: Context, name: str, content: Any) -> None:

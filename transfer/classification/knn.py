@@ -21,12 +21,13 @@ import torch
 from torch.nn import functional
 
 from parallel.collectives import all_gather_rows, local_device
+from parallel.process import bar
 from transfer.classification import own_sets
 from transfer.classification.cache import collect
 from transfer.classification.datasets import halves, stated
 from transfer.classification.features import Pipeline
 from transfer.classification.health import keep_rank
-from transfer.classification.journal import Journal, bar, keep_predictions
+from transfer.classification.journal import Journal, keep_predictions
 from transfer.precision import tf32
 from transfer.settings import Conditions, Context, TaskConfig
 from transfer.weights.backbone import Backbone

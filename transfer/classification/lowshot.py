@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from parallel.collectives import all_reduce_sum, local_device
+from parallel.process import bar
 from transfer.classification import images, layouts, svm
 from transfer.classification.cache import collect_all
 from transfer.classification.health import keep_rank
@@ -73,7 +74,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
         answers = parallel(joblib.delayed(precisions)(
             train, kernel, labels[:, column], held_out, truth[:, column],
             drawn(labels, column, config.shots[place], (context.seed, draw, column, place)), settings)
-            for column, place, draw in jobs)
+            for column, place, draw in bar(jobs, "fits"))
     # (what picks the cost, what is scored; shots; draws; classes; costs)
     table = np.zeros((2, len(config.shots), config.draws, len(trainval.classes), len(config.costs)))
     for (column, place, draw), answer in zip(jobs, answers, strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from parallel.collectives import all_reduce_sum, local_device
+from parallel.process import bar
 from transfer.classification import knn, layouts, logistic, own_sets
 from transfer.classification.cache import collect_all
 from transfer.classification.datasets import copies
@@ -133,13 +134,14 @@ def choose(features: torch.Tensor, labels: torch.Tensor, kept_out: torch.Tensor,
     inside, outside = features[~kept_out], features[kept_out]
     targets, truth = targets_of(labels[~kept_out], features), labels[kept_out].cpu()
     table = torch.zeros(len(grid), 2, dtype=torch.float64)
-    for run in part([range(len(grid))[first:first + RUN] for first in range(0, len(grid), RUN)]):
-        weights = zeros(classes, features)
-        for place in run:
-            weights, met = logistic.fit(inside, targets, grid[place], weights, config.tolerance,
-                                        config.max_iterations)
-            found = score(logistic.scores(outside, weights).cpu(), truth, metric)[metric]
-            table[place] = torch.tensor([found, met])
+    runs = part([range(len(grid))[first:first + RUN] for first in range(0, len(grid), RUN)])
+    for place in bar([place for run in runs for place in run], "penalties"):
+        if place % RUN == 0:
+            weights = zeros(classes, features)
+        weights, met = logistic.fit(inside, targets, grid[place], weights, config.tolerance,
+                                    config.max_iterations)
+        found = score(logistic.scores(outside, weights).cpu(), truth, metric)[metric]
+        table[place] = torch.tensor([found, met])
     all_reduce_sum(table)
     for strength, (found, met) in zip(grid, table.tolist()):
         journal.line(show=False, strength=strength, tolerance_met=bool(met), **{f"held_out_{metric}": found})

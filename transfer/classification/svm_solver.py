@@ -22,6 +22,8 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
+from parallel.process import bar
+
 SOLVERS = ("mixed", "liblinear")
 SERIAL_WORK = 1e9  # values passed through a solver below which starting processes costs more than it saves
 # With more samples than features, liblinear is the faster one up to this cost: nearly all samples are active.
@@ -81,12 +83,12 @@ def solve(train: np.ndarray, labels: np.ndarray, test: np.ndarray, settings: Set
     with pool(processes) as parallel:
         jobs = [(column, fold) for column in range(len(columns)) for fold in range(settings.folds)]
         answers = parallel(joblib.delayed(fold_scores)(train, kernel, columns[column], fold, settings)
-                           for column, fold in jobs)
+                           for column, fold in bar(jobs, "cross-validation"))
         scores = np.array([scores for scores, _ in answers])
         scores = scores.reshape(len(columns), settings.folds, len(settings.costs))
         chosen = [settings.costs[best] for best in scores.mean(1).argmax(1)]  # the first of equals, as VISSL
         refits = parallel(joblib.delayed(refit)(train, kernel, target, test, cost, settings)
-                          for target, cost in zip(columns, chosen))
+                          for target, cost in bar(list(zip(columns, chosen)), "fits"))
     early = np.array([count for _, count in answers], dtype=int).reshape(len(columns), settings.folds).sum(1)
     return [(cost, scores, int(count + late))
             for cost, (scores, late), count in zip(chosen, refits, early, strict=True)]

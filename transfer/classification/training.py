@@ -11,9 +11,9 @@ from torch import nn
 
 from parallel import checkpoints, signals
 from parallel.collectives import agree, all_gather_rows, all_reduce_sum, barrier, require_same, world_size
-from parallel.process import is_main, rank
+from parallel.process import bar, is_main, rank
 from transfer.classification import images
-from transfer.classification.journal import bar, keep
+from transfer.classification.journal import keep
 from transfer.settings import Context
 from transfer.weights.backbone import Backbone
 
@@ -134,8 +134,10 @@ class Checkpoint:
         elif is_main():
             loss_sum += sums.sum(0).to(loss_sum.device)
         self.progress = {"step": 0, "loss_sums": sums[:0]}
-        shown = bar(images.batches_of(loader), f"epoch {self.batches.epoch + 1}", len(self.batches),
-                    self.batches.start)
+        # Of the whole training, as its time to go.
+        epoch, epochs, steps = self.batches.epoch, self.config.epochs, len(self.batches)
+        shown = bar(images.batches_of(loader), f"epoch {epoch + 1}/{epochs}", epochs * steps,
+                    epoch * steps + self.batches.start)
         for step, batch in enumerate(shown, self.batches.start):
             yield step, batch
             number = signals.wish()
