@@ -35,7 +35,7 @@ def test_the_report_fits_a_terminal_and_json_has_the_whole(tmp_path, capsys):
     assert found["tasks"]["cifar10_probe"]["runs"] == "no"
     assert f"sets.CIFAR10('{root}', download=True)" in found["tasks"]["cifar10_probe"]["found"]
     assert found["machine"].keys() >= {"GPUs", "CPU cores", "memory", "shared memory", "disk", "open files",
-                                       "SLURM", "pictures", "optional"}
+                                       "Detectron2", "SLURM", "pictures", "optional"}
     assert not found["missing"] and found["packages"]["torch"]
 
 

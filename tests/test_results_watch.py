@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from parallel.process import lives, this_process
+from parallel.process import this_process
 from results import running, store, watch
 from tests.test_results_record import toy
 from tests.test_results_report import Page, require_fits
@@ -170,11 +170,6 @@ def test_a_process_is_at_work_on_its_newest_run_alone(tmp_path):
         task(tmp_path / str(number), ago=ago, process=process or this_process())
     assert {job.folder[-1]: job.state for job in running.state([tmp_path])[0]} == {
         "0": "stopped", "1": "running", "2": "running"}
-
-
-def test_whether_a_process_lives():
-    assert lives(this_process()) and lives(GONE) is False
-    assert lives({"host": "elsewhere", "pid": os.getpid()}) is None and lives("x") is None
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import resource
@@ -97,6 +98,7 @@ def machine() -> dict[str, str]:
     """Return what a run can count on, each with advice where that is too little."""
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     kinds = [f"{gpu.name} ({gpu.total_memory / GIB:.0f} GiB)" for gpu in gpus]
+    place = importlib.util.find_spec("detectron2")
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     return {
         "GPUs": ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
@@ -104,8 +106,10 @@ def machine() -> dict[str, str]:
         "CPU cores": cores(), "memory": memory(), "shared memory": shared(),
         "disk": ", ".join(f"{free(HOME / name if name == 'results' else Path(name)):.0f} GiB free for {name}/"
                           for name in ("output", "results")),
-        "open files": files(), "torch": f"{torch.__version__}, built for {cuda}", "SLURM": slurm(),
-        "pictures": pictures(),
+        "open files": files(), "torch": f"{torch.__version__}, built for {cuda}",
+        "Detectron2": workspace.detectron2() + (f", in {Path(place.origin).parent}" if place and place.origin
+                                                else "; make setup installs it"),
+        "SLURM": slurm(), "pictures": pictures(),
         "optional": ", ".join(f"{name} {version(name) or f'missing (for {use})'}"
                               for name, use in OPTIONAL.items())}
 

@@ -7,6 +7,7 @@ explicitly. One process can therefore run several tasks, roots and seeds, one af
 import contextlib
 import datetime
 import logging
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -73,12 +74,12 @@ def log_to(out: Path) -> Iterator[None]:
     rank = comm.get_rank()
     file = logging.FileHandler(out / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
     layout = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
-    file.setFormatter(logging.Formatter(layout, "%m/%d %H:%M:%S"))
+    file.setFormatter(Uncoloured(layout, "%m/%d %H:%M:%S"))
     handlers: list[logging.Handler] = [file]
     if rank == 0:
         console = logging.StreamHandler(sys.stdout)
         console.addFilter(_spoken)
-        console.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+        console.setFormatter(Uncoloured("[%(asctime)s] %(message)s", "%H:%M:%S"))
         handlers.append(console)
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "transfer.detection")]
     loop = logging.getLogger("detectron2.engine.train_loop")
@@ -102,6 +103,13 @@ def log_to(out: Path) -> Iterator[None]:
             for handler in handlers:
                 logger.removeHandler(handler)
         file.close()
+
+
+class Uncoloured(logging.Formatter):
+    """Lines without the colours that Detectron2 puts into some where the output is a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return re.sub(r"\x1b\[[0-9;]*m", "", super().format(record))
 
 
 def _spoken(record):
