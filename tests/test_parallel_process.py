@@ -15,7 +15,8 @@ def test_whether_a_process_lives():
     assert lives({"host": "elsewhere", "pid": os.getpid()}) is None and lives("x") is None
 
 
-@pytest.mark.parametrize("terminal, rank, shown", [(True, "0", True), (False, "0", False), (True, "1", False)])
+@pytest.mark.parametrize("terminal, rank, shown", [
+    (True, "0", True), (False, "0", False), (True, "1", False)])
 def test_a_bar_is_for_the_main_process_on_a_terminal(monkeypatch, capsys, terminal, rank, shown):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     monkeypatch.setenv("RANK", rank)
