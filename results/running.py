@@ -19,6 +19,7 @@ from parallel.reading import MEGABYTE, read_small_text, read_tail
 from results.record import Result, from_json
 
 PATIENCE = 600.0  # seconds without a line, or three times the longest pause so far, and a run counts as quiet
+LOST = 86_400.0  # seconds without a line, and a run whose process cannot be seen from here counts as stopped
 SPAN = 50  # lines from which the speed is taken
 RUNNING, QUIET, STOPPED, FINISHED, WAITING = "running", "quiet", "stopped", "finished", "waiting"
 
@@ -154,7 +155,7 @@ def _state(mark, age, times, speaks):
     """The state of a run that has no result. speaks: whether it has written a line; before that only its
     process tells."""
     alive = lives(mark.get("process"))
-    if alive is False:
+    if alive is False or alive is None and age > LOST:
         return STOPPED
     known = [when for when in times if when is not None]
     pause = max([b - a for a, b in zip(known, known[1:])], default=0.0)

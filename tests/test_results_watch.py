@@ -57,6 +57,7 @@ def test_a_run_at_work_with_its_time_to_go(tmp_path):
 @pytest.mark.parametrize("ago, process, exported, state", [
     (0, None, False, "running"), (3600, None, False, "quiet"), (0, GONE, False, "stopped"),
     (0, {"host": "elsewhere", "pid": 1}, False, "running"), (700, {"host": "elsewhere"}, False, "quiet"),
+    (90_000, {"host": "elsewhere"}, False, "stopped"), (90_000, None, False, "quiet"),
     (60, GONE, True, "finished"), (0, ["no"], False, "running"),
 ], ids=str)
 def test_how_a_run_stands(tmp_path, ago, process, exported, state):
