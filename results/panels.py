@@ -191,7 +191,7 @@ def _place(run):
     return run.place.removesuffix(".json")
 
 
-def ends(series):
+def ends(series: plots.Series) -> str:
     """Return lines in words: the first and the last figure of each."""
     texts = []
     for name, (_, y) in series.items():
