@@ -33,7 +33,7 @@ def submit(requests: dict[str, list[Request]], backbone: Backbone | None, cluste
     if backbone:
         rows = show_plan(requests, backbone)
         if not plan:
-            note(requests[next(iter(requests))][0], backbone, rows, host="")  # jobs on any host
+            note(first, backbone, rows, host="")  # jobs on any host
     cells, status = [], 0
     for task, of_seeds in requests.items():
         try:
