@@ -35,7 +35,7 @@ def test_every_task_and_seed_without_a_record_is_a_cell(toy, submitted, capsys):
     assert submitted["cells"][0].again == [*submitted["cells"][0].command[:7], "--resume",
                                           *submitted["cells"][0].command[7:]]
     assert (submitted["folder"], submitted["name"], submitted["plan"]) == (Path("output"), "transfer", False)
-    assert "toy_linear       2 stored, 1 to run" in capsys.readouterr().out
+    assert "toy_linear           2 stored, 1 to run" in capsys.readouterr().out
 
 
 def test_the_rest_of_the_command_line_reaches_the_job(toy, submitted):  # noqa: F811
