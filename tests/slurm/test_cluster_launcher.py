@@ -74,7 +74,7 @@ def test_pretraining_and_the_tasks_that_wait_for_it(cluster, pictures, data, tmp
 
     foreign.unlink()
     done = cluster.run("python", *transfer(tmp_path, data, "--wait")).stdout
-    assert "imagenet_knn     1 stored, 1 to run" in done and "imagenet_linear  2 stored" in done
+    assert "imagenet_knn         1 stored, 1 to run" in done and "imagenet_linear      2 stored" in done
     assert "imagenet_knn seed 1: COMPLETED" in done and done.count(": job ") == 1
     assert len(list((tmp_path / "records").rglob("*.json"))) >= 4
 
