@@ -30,7 +30,7 @@ help:
 	@echo "make pretrain DATA=... [ARGS=...]   Barlow Twins over all GPUs; ARGS goes to pretrain/main.py"
 	@echo "make transfer WEIGHTS=... [TASK=...] [DATA=...] [ARGS=...]"
 	@echo "                                    one benchmark, or all whose data is found"
-	@echo "make tables                         rewrite results/tables and the README's blocks"
+	@echo "make tables                         rewrite results/tables and the tables in the documents"
 	@echo "make report [ARGS=...]              report.html: tables, records, curves, pictures, in one file"
 	@echo "make bench [ARGS=...]               speed and memory, as ratios to plain formulations, into"
 	@echo "                                    results/tables/speed.md; ARGS: some benchmarks' names"

@@ -6,9 +6,9 @@
     python results/make.py --list task=voc_det protocol=paper     # also backbone=NAME and seed=N; --json
     python results/make.py --runs R --out T --print     # other records and folder; shows the tables too
 
-A block of the README and of docs/evidence.md stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`.
-Records that cannot be trusted are named, left out, and make the exit status 1; the tables of the others are
-still written.
+A block of README.md, docs/results.md and docs/evidence.md stands between `<!-- table:NAME -->` and
+`<!-- /table:NAME -->`. Records that cannot be trusted are named, left out, and make the exit status 1; the
+tables of the others are still written.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from results.cells import Sheet
 from results.record import Result
 
 OUT = HOME / "results" / "tables"
-README, EVIDENCE = HOME / "README.md", HOME / "docs" / "evidence.md"
+DOCUMENTS = HOME / "README.md", HOME / "docs" / "results.md", HOME / "docs" / "evidence.md"
 MEASURED = ("speed.md", "gpu.md")  # in OUT, written by benchmarks and by tools/gpu.py
 
 
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--print", action="store_true", dest="show", help="print the tables as well")
     parser.add_argument("--runs", type=Path, help="folder of records (default: results/runs)")
     parser.add_argument("--out", type=Path, help="folder of the tables (default: results/tables)")
-    parser.add_argument("--readme", type=Path, help="file with table blocks (default: README.md, unless "
-                                                    "--runs or --out is given)")
+    parser.add_argument("--readme", type=Path, help="file with table blocks (default: README.md and two of "
+                                                    "docs/, unless --runs or --out is given)")
     try:
         return make(parser.parse_args(argv))
     except (ValueError, OSError) as error:
@@ -74,7 +74,7 @@ def make(arguments: argparse.Namespace) -> int:
         if not arguments.list:
             raise ValueError(f"{given}: expected --list with it, found none; add it")
     results, problems = store.load(arguments.runs or RUNS)
-    standard = not (arguments.list or arguments.runs or arguments.out) and README.exists()
+    standard = not (arguments.list or arguments.runs or arguments.out) and DOCUMENTS[0].exists()
     studies, damaged = ablations.load() if standard else ([], [])
     pretrained, hurt = pretraining.load() if standard else ([], [])
     ranks, torn = evidence.ranks(results, RUNS) if standard else ({}, [])
@@ -90,7 +90,7 @@ def make(arguments: argparse.Namespace) -> int:
     documents = [arguments.readme] if arguments.readme else []
     if standard:
         sheets += [methods.sheet(), *evidence.sheets(results, pretrained, ranks)]
-        documents = documents or [one for one in (README, EVIDENCE) if one.exists()]
+        documents = documents or [one for one in DOCUMENTS if one.exists()]
     texts = wanted(sheets, arguments.out or OUT, documents)
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     orphans = sorted(path for path in OUT.glob("*.*") if path not in texts and path.name not in MEASURED) \

@@ -1,4 +1,4 @@
-"""Who may import whom (see the README's file map); the wings meet in files, not in imports."""
+"""Who may import whom (see docs/tour.md); the wings meet in files, not in imports."""
 
 import ast
 from pathlib import Path

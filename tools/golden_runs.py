@@ -196,9 +196,9 @@ class Golden:
         self.keep(f"{name}/features", sorted(content(path) for path in features.rglob("*.npy")))
 
     def tables(self, name, *runs):
-        """All tables of some folders of records, the README's blocks, and the list of the records."""
-        readme, folder, copy = (self.out / f"{kind}-{name}" for kind in ("README", "tables", "records"))
-        shutil.copyfile(self.repo / "README.md", readme)
+        """All tables of some folders of records, the blocks of docs/results.md, the list of the records."""
+        readme, folder, copy = (self.out / f"{kind}-{name}" for kind in ("results", "tables", "records"))
+        shutil.copyfile(self.repo / "docs" / "results.md", readme)
         for one in runs:
             shutil.copytree(one, copy, dirs_exist_ok=True)
         self.call(f"tables-{name}", "results/make.py", "--runs", copy, "--out", folder, "--readme", readme)
@@ -211,7 +211,7 @@ class Golden:
             {
                 **{path.name: content(path) for path in folder.iterdir()},
                 "list": listed.splitlines(),
-                "README": {block: sha(text.encode()) for block, text in blocks},
+                "results": {block: sha(text.encode()) for block, text in blocks},
             },
         )
 
