@@ -19,7 +19,7 @@ define phase
 endef
 
 .PHONY: help setup demo test cluster-test cluster-packages pretrain transfer tables report bench gpu doctor \
-	faults
+	faults docs docs-check
 
 help:
 	@echo "make setup                          .venv with everything in it (about 3 minutes, 5.5 GB, once)"
@@ -35,6 +35,8 @@ help:
 	@echo "make bench [ARGS=...]               speed and memory, as ratios to plain formulations, into"
 	@echo "                                    results/tables/speed.md; ARGS: some benchmarks' names"
 	@echo "make gpu [ARGS=...]                 everything proven and measured on one GPU, in 8 minutes"
+	@echo "make docs                           README and docs/ as a site with search, in build/site"
+	@echo "make docs-check [ARGS=...]          builds it, and runs the commands of all pages in miniature"
 	@echo "make doctor                         what is installed, which data is found, what can run"
 
 setup: $(READY)
@@ -61,6 +63,21 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 	    echo "lightly and timm cannot be installed here; two tests will be skipped"
 	@touch $@
 	@echo "set-up done; log: $(LOG)"
+
+# The site's packages are a few megabytes that only these two verbs need.
+DOCS := $(VENV)/.docs
+$(DOCS): $(READY)
+	@$(PY) -m pip install --quiet --progress-bar off --disable-pip-version-check --log $(LOG) \
+	        -c constraints.txt -e '.[docs]' || { \
+	    echo "error: expected pip to install Sphinx and its theme, it failed (network, index?);" \
+	         "see $(LOG), then run the same command again" $(FAIL); }
+	@touch $@
+
+docs: $(DOCS)
+	@$(PY) -m sphinx -q -W --keep-going -c docs . build/site && echo "build/site/index.html"
+
+docs-check: docs
+	@$(PY) -m tools.docs_check $(ARGS)
 
 demo: setup
 	@$(PY) -m tools.demo
