@@ -74,7 +74,7 @@ $(DOCS): $(READY)
 	@touch $@
 
 docs: $(DOCS)
-	@$(PY) -m sphinx -q -W --keep-going -c docs . build/site && echo "build/site/index.html"
+	@$(PY) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site && echo "build/site/index.html"
 
 docs-check: docs
 	@$(PY) -m tools.docs_check $(ARGS)

@@ -63,7 +63,8 @@ def complete(app, docname: str, source: list[str]) -> None:
 
 def navigation(text: str):
     """Yield a table of contents for each line `- **Caption**: [page](docs/page.md), ...` of the README."""
-    for caption, pages in re.findall(r"^- \*\*(\w+)\*\*: ((?:.+\n?)(?:  .+\n?)*)", text.partition("## Doc")[2], re.M):
+    listed = text.partition("## Documentation")[2]
+    for caption, pages in re.findall(r"^- \*\*(\w+)\*\*: (.+(?:\n  .+)*)", listed, re.M):
         names = re.findall(r"\]\((\S+)\.md\)", pages)
         yield f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(names) + "\n```\n"
 
@@ -84,8 +85,8 @@ def literal(app, what, name, thing, options, lines: list[str]) -> None:
 def front(app, error) -> None:
     """index.html leads to the front page."""
     if not error and app.builder.name == "html":
-        Path(app.outdir, "index.html").write_text(
-            '<!doctype html><meta http-equiv="refresh" content="0; url=README.html"><a href="README.html">README</a>\n')
+        Path(app.outdir, "index.html").write_text('<!doctype html><meta http-equiv="refresh" content="0; '
+                                                  'url=README.html"><a href="README.html">README</a>\n')
 
 
 def setup(app) -> None:

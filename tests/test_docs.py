@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tools import docs_check
+from tools.docs_check import Command, missing, refused
+
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = (".py", ".yaml", ".md", ".toml")
 
@@ -22,7 +25,8 @@ def anchors(text):
     return {*re.findall(r'<a id="([^"]+)">', text), *made}
 
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
+PAGES = docs_check.pages()
+COMMANDS = [command for page in PAGES for command in docs_check.commands(page)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -33,6 +37,41 @@ def test_links_lead_to_files_and_anchors(page):
         other = (page.parent / name).resolve() if name else page
         assert other.exists(), target
         assert not anchor or anchor in anchors(other.read_text()), target
+
+
+def test_every_page_stands_in_the_readme():
+    """The site takes its navigation from there."""
+    text = (ROOT / "README.md").read_text().partition("## Documentation")[2]
+    listed = re.findall(r"\]\((docs/\S+\.md)\)", text)
+    assert sorted(listed) == [page.relative_to(ROOT).as_posix() for page in PAGES[1:]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: f"{one.page}:{one.line} {one.text[:60]}")
+def test_what_a_page_says_to_type_can_be_read(command):
+    """Each command parses: programs, verbs, flags, their values, tasks and settings. docs_check runs them."""
+    assert refused(command) is None
+
+
+@pytest.mark.parametrize("text, why", [
+    ("python transfer/run.py --task voc_dett --weights bt.pth", "voc_dett"),
+    ("python transfer/run.py --task voc_det --wieghts bt.pth", "--wieghts"),
+    ("python transfer/run.py --task voc_det --weights bt.pth SOLVER.MAX_ITERS 4", "SOLVER.MAX_ITER"),
+    ("python transfer/run.py --task imagenet_linear --weights bt.pth --device gpu", "gpu"),
+    ("torchrun --nproc-per-node=8 pretrain/main.py /data --epoch 3", "--epoch"),
+    ('sbatch --time=1 --wrap "srun python pretrain/main.py /data --epochs many"', "many"),
+    ('make pretrain DATA=/data ARGS="--preset code --nonsense"', "--nonsense"),
+    ("make coffee", "coffee"), ("barlow transfer", "barlow"), ("python tools/no_such.py", "no_such")])
+def test_a_wrong_command_is_found(text, why):
+    assert why in refused(Command("page", 1, "bash", text))
+
+
+@pytest.mark.parametrize("shown, printed, first", [
+    (("top1  31.20", "..."), "x\ntop1      9.1\n", None), (("hash 195413e9aa",), "hash b01da837bb", None),
+    (("a", "b"), "b\na\n", "b"), (("----  ---",), "-------  -", None),
+    (("top1 3 %",), "top5 3 %", "top1 3 %"),
+    (("2 of 3 files",), "error: no file", "2 of 3 files")])
+def test_shown_output_is_compared_but_for_numbers(shown, printed, first):
+    assert missing(shown, printed) == first
 
 
 def test_sections_of_the_protocols_that_are_cited_exist():
