@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 project, copyright, author = "Barlow Twins transfer benchmarks", "", ""
 root_doc = "README"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-include_patterns = ["README.md", "docs/*.md", "results/tables/*.md"]
+include_patterns = ["*.md", "docs/*.md", "results/tables/*.md"]
 exclude_patterns = [".*", "build", "output", "datasets", "checkpoint"]
 myst_heading_anchors = 4
 highlight_language = "text"

@@ -68,10 +68,16 @@ def test_a_wrong_command_is_found(text, why):
 @pytest.mark.parametrize("shown, printed, first", [
     (("top1  31.20", "..."), "x\ntop1      9.1\n", None), (("hash 195413e9aa",), "hash b01da837bb", None),
     (("a", "b"), "b\na\n", "b"), (("----  ---",), "-------  -", None),
-    (("top1 3 %",), "top5 3 %", "top1 3 %"),
+    (("top1 3 %",), "top5 3 %", "top1 3 %"), (("19 s for all",), "1.5 min for all", None),
     (("2 of 3 files",), "error: no file", "2 of 3 files")])
 def test_shown_output_is_compared_but_for_numbers(shown, printed, first):
     assert missing(shown, printed) == first
+
+
+def test_costs_of_the_recipes_are_those_that_were_computed():
+    known = (ROOT / "docs" / "speed.md").read_text().partition("<!-- scale:tasks -->")[2].partition("<!-- /")[0]
+    costs = re.findall(r"\| ([\d.]+ (?:h|min|s)) \|$", (ROOT / "docs" / "recipes.md").read_text(), re.M)
+    assert len(costs) > 5 and [cost for cost in costs if f" {cost} |" not in known] == []
 
 
 def test_sections_of_the_protocols_that_are_cited_exist():

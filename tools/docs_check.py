@@ -42,6 +42,7 @@ MINIATURE = {
                      "--image-size 32 --stem imagenet --projector 32-32-32 --precision fp32",
     "transfer.run": "--smoke --device cpu --num-gpus 1 --seeds 1 --workers 0"}
 BEYOND = {r"\bsrun\b|\bsbatch\b|--launcher": "needs SLURM", r"--nnodes": "needs several hosts",
+          r"watch\.py(?!.*--json)": "serves a page until it is stopped",
           r"^make": "does what other commands here do, for longer",
           r"^pip|detectron2_wheel": "changes the environment",
           r"write_shards|imagenet-shards": "needs parquet files", 'device="cuda"': "needs a GPU"}
@@ -211,7 +212,8 @@ def prepared() -> None:
     PLACE.mkdir(parents=True)
     for name in COPIED:
         shutil.copytree(ROOT / name, PLACE / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "README.md", PLACE)
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, PLACE)
     subprocess.run([sys.executable, "tools/demo_data.py", "datasets"], cwd=PLACE, check=True)
     for split, source in (("train", "train"), ("test", "val")):
         for path in sorted((PLACE / "datasets" / "imagenet" / source).glob("*/*.*")):
@@ -261,9 +263,9 @@ def runnable(command: Command) -> list[str]:
 
 
 def plain(line: str) -> str:
-    """A line without what differs between two runs: numbers, hashes, the width of columns."""
+    """A line without what differs between two runs: numbers, times, hashes, the width of columns."""
     line = re.sub(r"\b(?=[a-z]*\d)[0-9a-f]{8,}\b", "#", line)
-    line = re.sub(r"(?<![A-Za-z_])[-+]?\d[\d.,:]*(e[-+]\d+)?", "#", line)
+    line = re.sub(r"(?<![A-Za-z_])[-+]?\d[\d.,:]*(e[-+]\d+)?( (ms|s|min|h)\b)?", "#", line)
     return re.sub(r"-{2,}", "-", re.sub(r"\s+", " ", line)).strip()
 
 
