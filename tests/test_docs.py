@@ -42,8 +42,8 @@ def test_links_lead_to_files_and_anchors(page):
 def test_every_page_stands_in_the_readme():
     """The site takes its navigation from there."""
     text = (ROOT / "README.md").read_text().partition("## Documentation")[2]
-    listed = re.findall(r"\]\((docs/\S+\.md)\)", text)
-    assert sorted(listed) == [page.relative_to(ROOT).as_posix() for page in PAGES[1:]]
+    listed = re.findall(r"\]\((\S+\.md)\)", text)
+    assert sorted(["README.md", *listed]) == sorted(page.relative_to(ROOT).as_posix() for page in PAGES)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda one: f"{one.page}:{one.line} {one.text[:60]}")

@@ -1,4 +1,4 @@
-"""Run what README.md and docs/ tell a reader to type, on small generated pictures, on a CPU.
+"""Run what README.md, docs/ and the like tell a reader to type, on small generated pictures, on a CPU.
 
     python -m tools.docs_check                    # all pages, some minutes; or name some
     python -m tools.docs_check docs/tutorial.md
@@ -83,7 +83,7 @@ class Command:
 
 
 def pages() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands(page: Path) -> Iterator[Command]:
@@ -212,8 +212,8 @@ def prepared() -> None:
     PLACE.mkdir(parents=True)
     for name in COPIED:
         shutil.copytree(ROOT / name, PLACE / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "pyproject.toml"):
-        shutil.copy(ROOT / name, PLACE)
+    for path in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
+        shutil.copy(path, PLACE)
     subprocess.run([sys.executable, "tools/demo_data.py", "datasets"], cwd=PLACE, check=True)
     for split, source in (("train", "train"), ("test", "val")):
         for path in sorted((PLACE / "datasets" / "imagenet" / source).glob("*/*.*")):
@@ -290,7 +290,7 @@ def failure(command: Command) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Check, run and report; the exit status is 1 if a command is not as its page says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pages", nargs="*", type=Path, help="default: README.md and docs/*.md")
+    parser.add_argument("pages", nargs="*", type=Path, help="default: *.md and docs/*.md")
     chosen = [page.resolve() for page in parser.parse_args(arguments).pages] or pages()
     found = [command for page in chosen for command in commands(page)]
     prepared()
