@@ -55,9 +55,9 @@ train: {names: ImageSets/Main/trainval.txt}
 test: {names: ImageSets/Main/test.txt}
 """
 FRUIT = """kind: coco
-root: datasets/coco
-train: {annotations: annotations/instances_train2017.json, images: train2017}
-test: {annotations: annotations/instances_val2017.json, images: val2017}
+root: fruit
+train: {annotations: train.json, images: train}
+test: {annotations: val.json, images: val}
 """
 
 
@@ -220,7 +220,14 @@ def prepared() -> None:
             place = PLACE / "datasets" / "cifar10" / split / path.parent.name / f"{path.stem}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.open(path).convert("RGB").resize((32, 32)).save(place)
-    shutil.copytree(PLACE / "datasets" / "imagenet", PLACE / "pictures")
+    for place in ("pictures", "my/pictures", "my/birds"):
+        shutil.copytree(PLACE / "datasets" / "imagenet", PLACE / place)
+    coco = PLACE / "datasets" / "coco"
+    for part in ("train", "val"):
+        shutil.copytree(coco / f"{part}2017", PLACE / "fruit" / part)
+        for place in (f"{part}.json", f"annotations/{part}.json"):
+            (PLACE / "fruit" / place).parent.mkdir(exist_ok=True)
+            shutil.copy(coco / "annotations" / f"instances_{part}2017.json", PLACE / "fruit" / place)
     shutil.copytree(PLACE / "datasets" / "cifar10", PLACE / "knn")
     (PLACE / "knn" / "test").rename(PLACE / "knn" / "val")
     (PLACE / "cells.yaml").write_text(CELLS)
