@@ -67,10 +67,7 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 # The site's packages are a few megabytes that only these two verbs need.
 DOCS := $(VENV)/.docs
 $(DOCS): $(READY)
-	@$(PY) -m pip install --quiet --progress-bar off --disable-pip-version-check --log $(LOG) \
-	        -c constraints.txt -e '.[docs]' || { \
-	    echo "error: expected pip to install Sphinx and its theme, it failed (network, index?);" \
-	         "see $(LOG), then run the same command again" $(FAIL); }
+	$(call phase,of the site,$(PIP) -e '.[docs]',pip to install Sphinx and its theme; it failed (network? index?))
 	@touch $@
 
 docs: $(DOCS)
