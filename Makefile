@@ -60,7 +60,7 @@ $(READY): pyproject.toml constraints.txt tools/detectron2_wheel.py
 	    tools/detectron2_wheel.py to install it; it failed)
 	@# Tests compare our losses with lightly's, and load weights by timm; both work without what they name.
 	@$(PIP) --no-deps lightly timm 2> /dev/null || \
-	    echo "lightly and timm cannot be installed here; two tests will be skipped"
+	    echo "lightly and timm cannot be installed here; the tests that need them are skipped"
 	@touch $@
 	@echo "set-up done; log: $(LOG)"
 

@@ -23,8 +23,8 @@ class AccumulatingTrainer(SimpleTrainer):
 
     def __init__(self, model: nn.Module, micro_batches: Iterable[list[dict]],
                  optimizer: torch.optim.Optimizer, parts: int, amp: bool):
-        """micro_batches: lists of Detectron2's dicts, `parts` of them an iteration. amp:
-        float16 on a GPU, bfloat16 on a CPU."""
+        """micro_batches: lists of Detectron2's dicts, `parts` of them an iteration.
+        amp: half precision, float16 on a GPU and bfloat16 on a CPU."""
         super().__init__(model, micro_batches, optimizer)
         self.parts, self.amp = parts, amp
         self.device = next(model.parameters()).device.type
