@@ -88,3 +88,11 @@ def test_gpus_are_counted_by_kind(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
     assert doctor.machine()["GPUs"] == "2 x H100 (80 GiB)"
+
+
+def test_without_detectron2_its_tasks_cannot_run_and_the_others_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(doctor.sys.modules, "detectron2", None)
+    assert doctor.main(["--data", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "none; make setup installs it" in text and "cifar-10-batches-py: no such folder" in text
+    assert text.count("no      expected the package detectron2, found none\n") == 6

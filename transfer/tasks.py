@@ -5,6 +5,7 @@ is imported when a task's config or protocol is asked for, so the catalogue itse
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -37,7 +38,9 @@ class Task:
 
     @property
     def protocol(self) -> ModuleType:
-        """The module of the protocol."""
+        """The module of the protocol. ValueError where it is one of detection and Detectron2 is missing."""
+        if self.detects and importlib.util.find_spec("detectron2") is None:
+            raise ValueError("expected the package detectron2, found none; make setup installs it")
         return importlib.import_module(self.module)
 
     @property
