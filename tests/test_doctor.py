@@ -39,12 +39,16 @@ def test_the_report_fits_a_terminal_and_json_has_the_whole(tmp_path, capsys):
     assert not found["missing"] and found["packages"]["torch"]
 
 
-@pytest.mark.parametrize("counts, answer, text", [
-    ({"train": 50_000, "test": 10_000}, "yes", "train 50,000, test 10,000"),
-    ({"train": 500, "test": 10_000, "more": 3}, "scaled", "train 500 of 50,000, test 10,000, more 3")])
-def test_counts_stand_against_the_official_ones(counts, answer, text):
+@pytest.mark.parametrize("counts, more, answer, text", [
+    ({"train": 50_000, "test": 10_000}, {}, "yes", "train 50,000, test 10,000"),
+    ({"train": 50_000, "test": 10_000}, {"pixels": "JPEG copies"}, "scaled",
+     "train 50,000, test 10,000, JPEG copies"),
+    ({"train": 500, "test": 10_000, "more": 3}, {}, "scaled",
+     "train 500 of 50,000, test 10,000, more 3")])
+def test_counts_and_pixels_stand_against_the_official_ones(counts, more, answer, text):
     task = SimpleNamespace(counts={"train": 50_000, "test": 10_000}, config=None,
-                           protocol=SimpleNamespace(data=lambda config, conditions: {"counts": counts}))
+                           protocol=SimpleNamespace(data=lambda config, conditions: {
+                               "counts": counts, **more}))
     assert doctor.inspect(task, None) == (answer, text)
 
 

@@ -26,6 +26,7 @@ from PIL import features
 from tabulate import tabulate
 
 from parallel.places import HOME
+from results.protocols import departing
 from transfer import workspace
 from transfer.settings import Conditions, data_root
 from transfer.tasks import TASKS, Task
@@ -60,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         print()
         print(tabulate([(name, runs, short(text, root)) for name, (runs, text) in tasks.items()],
                        headers=["task", "runs", "data, or what it lacks"]))
-        show({"": "scaled: with other sizes than the official ones, so no row of the paper's protocol. "
-                  "--json has each reason whole, with the command that fetches a set."})
+        show({"": "scaled: with other sizes or pixels than the official ones, so no row of the paper's "
+                  "protocol. --json has each reason whole, with the command that fetches a set."})
     return 0 if not missing and all(runs != "no" for runs, _ in tasks.values()) else 1
 
 
@@ -76,7 +77,8 @@ def inspect(task: Task, conditions: Conditions) -> tuple[str, str]:
     for split, count in data["counts"].items():
         official = task.counts.get(split, count)
         sizes.append(f"{split} {count:,}" + (f" of {official:,}" if count != official else ""))
-    return "yes" if data["counts"] == task.counts else "scaled", ", ".join(sizes)
+    scaled = departing({}, {}, task.counts, data)
+    return "scaled" if scaled else "yes", ", ".join([*sizes, *([data["pixels"]] if "pixels" in data else [])])
 
 
 def short(text: str, root: Path, width: int = WIDTH - 30) -> str:
