@@ -38,7 +38,8 @@ def is_main() -> bool:
 
 def this_process() -> dict[str, str | int]:
     """Return what names this process, for others to see whether it is still at work."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    start = _start(os.getpid())
+    return {"host": socket.gethostname(), "pid": os.getpid(), **({} if start is None else {"start": start})}
 
 
 def lives(process: object) -> bool | None:
@@ -46,7 +47,19 @@ def lives(process: object) -> bool | None:
     if not isinstance(process, Mapping) or process.get("host") != socket.gethostname():
         return None
     pid = process.get("pid")
-    return os.path.exists(f"/proc/{pid}") if type(pid) is int and os.path.exists("/proc/self") else None
+    if type(pid) is not int or not os.path.exists("/proc/self"):
+        return None
+    start = _start(pid)  # after a reboot the number is another's
+    return start is not None and process.get("start", start) == start
+
+
+def _start(pid):
+    """When a process began, in ticks since the machine did (proc(5)); None without such a process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])  # its name may hold spaces and brackets
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def bar(iterable: Iterable[Item], text: str, total: int | None = None, done: int = 0) -> Iterable[Item]:

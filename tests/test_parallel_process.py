@@ -12,6 +12,8 @@ from parallel.process import bar, lives, this_process
 def test_whether_a_process_lives():
     gone = {"host": socket.gethostname(), "pid": 2 ** 22 + 1}
     assert lives(this_process()) and lives(gone) is False
+    assert lives({**this_process(), "start": 1}) is False  # its number has gone to another
+    assert lives({"host": socket.gethostname(), "pid": os.getpid()})  # of a file without the start
     assert lives({"host": "elsewhere", "pid": os.getpid()}) is None and lives("x") is None
 
 
