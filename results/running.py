@@ -35,7 +35,7 @@ class Job:
     task: str
     state: str
     record: str
-    process: str
+    process: dict[str, str | int]
     started: float
     axis: str
     done: float | None
@@ -181,7 +181,10 @@ def _left(eta, age, state):
 
 
 def _process(mark):
-    return json.dumps(mark.get("process"), sort_keys=True)
+    """What a mark says of the process, as far as that is plain; {} for nothing."""
+    said = mark.get("process")
+    return {name: value for name, value in said.items() if type(value) in (str, int)} \
+        if isinstance(said, dict) else {}
 
 
 def _cost(mark, seconds):
@@ -241,8 +244,9 @@ def state(roots: Iterable[Path]) -> tuple[list[Job], list[tuple[str, list[Place]
         except OSError:  # it went meanwhile
             continue
     # A process that went on to its next run has failed in this one.
-    newest = {job.process: job.started for job in sorted(jobs, key=lambda job: job.started)}
-    jobs = [replace(job, state=STOPPED, eta=None) if job.process != "null" and job.state in (RUNNING, QUIET)
-            and job.started < newest[job.process] else job for job in jobs]
+    newest = {frozenset(job.process.items()): job.started
+              for job in sorted(jobs, key=lambda job: job.started)}
+    jobs = [replace(job, state=STOPPED, eta=None) if job.process and job.state in (RUNNING, QUIET)
+            and job.started < newest[frozenset(job.process.items())] else job for job in jobs]
     jobs.sort(key=lambda job: (0, 0, job.folder) if job.state in (RUNNING, QUIET) else (1, -job.changed, ""))
     return jobs, [suite for suite in (plan(path, jobs, now) for path in plans) if suite[1]]

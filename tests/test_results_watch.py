@@ -196,7 +196,8 @@ def test_the_page_is_served_on_this_machine_alone(ask):
     assert not page.errors and {"name": "viewport", "content": "width=device-width, initial-scale=1"} in \
         page.all("meta") and page.all("progress") == [{"max": "1", "value": "0.3100"}]
     assert "about 34 s, until" in page.words and len(page.all("svg")) == 2
-    assert json.loads(ask("/state.json").read())["runs"][0]["done"] == 0.31
+    (run,) = json.loads(ask("/state.json").read())["runs"]
+    assert run["done"] == 0.31 and run["process"] == this_process()
     assert ask("/../../etc/passwd").status == ask("/x").status == 404
     assert ask("/", host="evil.example:80").status == 403 and ask("/", host="[::1]:80").status == 200
     assert ask.address[0] == "127.0.0.1"
