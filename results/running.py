@@ -136,7 +136,9 @@ def plan(path: Path, jobs: Sequence[Job], now: float) -> tuple[str, list[Place]]
         problem = str(row.get("problem") or "")
         records = [os.path.join(str(content.get("results")), str(place)) for place in listed]
         results = [_record(record) for record in records]
-        to_go, missing = _number(row.get("seconds")), results.count(None)
+        # `seconds` are of what was to run when the plan was written.
+        to_go, planned = _number(row.get("seconds")), len(listed) - (_number(row.get("stored")) or 0)
+        each = to_go / planned if to_go and planned > 0 else None
         for record, result in zip(records, results):
             job, seed = by_record.get(record), Path(record).stem.rpartition("-s")[2]
             if result:
@@ -145,7 +147,7 @@ def plan(path: Path, jobs: Sequence[Job], now: float) -> tuple[str, list[Place]]
                 places.append(Place(task, seed, job.state, job.seconds, job=job))
             else:
                 state = STOPPED if problem or alive is False else WAITING
-                places.append(Place(task, seed, state, to_go / missing if to_go else None, problem))
+                places.append(Place(task, seed, state, each, problem))
         if not records:
             places.append(Place(task, "", STOPPED, None, problem))
     return str(content.get("backbone", "?")), places

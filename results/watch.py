@@ -129,12 +129,12 @@ def suite_part(name: str, places: list[Place]) -> str:
     """Return the html of a suite's plan."""
     left = [place for place in places if place.state in (WAITING, RUNNING, QUIET)]
     known = [place.job.eta if place.job else place.seconds for place in left]
-    seconds = sum(place.seconds or 0 for place in places if place.state == FINISHED)
-    text = f"{sum(place.state == FINISHED for place in places)} of {len(places)} done in {duration(seconds)}"
-    if left:
-        text += f"; to go: about {duration(sum(filter(None, known)))}"
-    if None in known:
-        text += f", {known.count(None)} of unknown time"
+    took = sum(place.seconds or 0 for place in places if place.state == FINISHED)
+    text = f"{sum(place.state == FINISHED for place in places)} of {len(places)} done in {duration(took)}"
+    seconds = [one for one in known if one is not None]
+    rest = [f"about {duration(sum(seconds))}"] if seconds else []
+    rest += [f"{known.count(None)} of unknown time"] if None in known else []
+    text += f"; to go: {', '.join(rest)}" if rest else ""
     return webpage.table(f"{name}: {text}", ("Task", "Seed", "State", "Figure", "Time"), [
         (place.task, place.seed, ": ".join(filter(None, (place.state, place.problem.split(";")[0]))),
          main_figure(place), time_of(place)) for place in places])

@@ -150,6 +150,21 @@ def test_a_plan_with_strange_entries_is_shown_as_far_as_it_goes(tmp_path):
     assert "stopped: <i>" in Page(board.html).words
 
 
+@pytest.mark.parametrize("seconds, done, text", [
+    (240.0, 1, "1 of 5 done in 12 s; to go: about 4 min"),
+    (240.0, 4, "4 of 5 done in 50 s; to go: about 60 s"),
+    (None, 2, "2 of 5 done in 25 s; to go: 3 of unknown time"), (240.0, 5, "5 of 5 done in 62 s")])
+def test_the_time_to_go_of_a_plan_falls_as_its_runs_end(tmp_path, seconds, done, text):
+    runs = [toy(seed=seed) for seed in range(5)]
+    (tmp_path / "suite-x.json").write_text(json.dumps({
+        "backbone": "bt", "results": str(tmp_path / "runs"), "process": this_process(),
+        "tasks": {"voc_det": {"places": [run.place for run in runs], "stored": 1, "seconds": seconds}}}))
+    for run in runs[:done]:
+        store.save(run, tmp_path / "runs")
+    (plan,) = running.state([tmp_path])[1]
+    assert f"bt: {text}<" in watch.suite_part(*plan)
+
+
 def test_only_the_end_of_a_huge_log_is_read(tmp_path):
     folder = pretraining(tmp_path / "bt")
     with open(folder / "stats.txt", "r+b") as file:
