@@ -128,14 +128,14 @@ def plan(path: Path, jobs: Sequence[Job], now: float) -> tuple[str, list[Place]]
     """Return (name of the backbone, the runs) of a suite's plan, in its order."""
     content = _object(path)
     by_record = {job.record: job for job in jobs if job.record}
-    alive, places = lives(content.get("process")), []
+    alive, since, places = lives(content.get("process")), _number(content.get("since")) or 0, []
     tasks = content["tasks"] if isinstance(content.get("tasks"), dict) else {}
     for task, row in tasks.items():
         row = row if isinstance(row, dict) else {}
         listed = row["places"] if isinstance(row.get("places"), list) else []
         problem = str(row.get("problem") or "")
         records = [os.path.join(str(content.get("results")), str(place)) for place in listed]
-        results = [_record(record) for record in records]
+        results = [_record(record, since) for record in records]
         # `seconds` are of what was to run when the plan was written.
         to_go, planned = _number(row.get("seconds")), len(listed) - (_number(row.get("stored")) or 0)
         each = to_go / planned if to_go and planned > 0 else None

@@ -60,6 +60,18 @@ def test_a_suite_leaves_its_plan_and_its_runs_for_the_live_page(toy, monkeypatch
         ("toy_linear", "finished"), ("toy_linear", "finished"), ("toy_other", "running")]  # as this process
 
 
+def test_what_is_run_again_counts_as_done_once_it_has_run_again(toy, monkeypatch):  # noqa: F811
+    def run(backbone, config, context):
+        ((_, places),) = running.state([Path("output")])[1]
+        seen.append([place.state for place in places])
+        return {"top1": 1.0, "top5": 2.0}
+
+    seen = []
+    catalogue(monkeypatch, toy_task(monkeypatch, run=run), toy_task(monkeypatch, "toy_other", run=run))
+    assert toy("--task", "all") == toy("--task", "all", "--rerun") == 0
+    assert seen == 2 * [["running", "waiting"], ["finished", "running"]]
+
+
 def test_a_plan_names_what_cannot_run(toy, monkeypatch, capsys):  # noqa: F811
     def no_data(config, context):
         raise FileNotFoundError("data/imagenet: no such folder")

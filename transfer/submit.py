@@ -1,6 +1,7 @@
 """--launcher slurm: every cell, a task with a seed, becomes one job; all of them are one array."""
 import argparse
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def submit(requests: dict[str, list[Request]], backbone: Backbone | None, cluste
     if backbone:
         rows = show_plan(requests, backbone)
         if not plan:
-            note(first, backbone, rows, host="")  # jobs on any host
+            note(first, backbone, rows, time.time(), host="")  # jobs on any host
     cells, status = [], 0
     for task, of_seeds in requests.items():
         try:

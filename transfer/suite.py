@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from parallel.collectives import of_main
@@ -26,7 +27,8 @@ def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
     """Print the plan, run what can run, end with the tables. Returns the exit status: 1 if a task failed."""
     first = next(iter(requests.values()))[0]
     rows = {} if first.check else show_plan(requests, backbone)
-    of_main(note, first, backbone, rows)
+    began = time.time()
+    of_main(note, first, backbone, rows, began)
     status = 0
     for task, of_seeds in requests.items():
         try:
@@ -40,7 +42,7 @@ def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
                 print(f"{task}: not run: {one_line(error)}", file=sys.stderr, flush=True)
             if rows:
                 rows[task]["problem"] = one_line(error)
-                of_main(note, first, backbone, rows)
+                of_main(note, first, backbone, rows, began)
     if not first.check:
         show_tables(backbone, first.results)
     return status
@@ -66,14 +68,17 @@ def missing(of_seeds: list[Request], backbone: Backbone | None) -> list[Request]
             or not store.find(dataclasses.replace(draft, seed=request.seed), request.results)]
 
 
-def note(first: Request, backbone: Backbone, rows: dict[str, dict], **process: str | int) -> None:
+def note(first: Request, backbone: Backbone, rows: dict[str, dict], began: float,
+         **process: str | int) -> None:
     """Leave the plan of a suite beside its runs' folders, for results/watch.py. rows: of show_plan, none for
-    nothing. process: the one that works through it, if it is not this one."""
+    nothing. began: when; with --rerun, older records are not its own. process: the one that works through it,
+    if it is not this one."""
     if rows:
         folder = Path(first.output).parent if first.output else Path("output")
         write_whole(folder / f"suite-{slug(backbone.name)}-{backbone.sha256[:8]}.json", json.dumps({
             "backbone": backbone.name, "source": first.source, "results": str(Path(first.results).resolve()),
-            "process": process or this_process(), "tasks": rows}, indent=1) + "\n")
+            "since": began if first.rerun else 0, "process": process or this_process(),
+            "tasks": rows}, indent=1) + "\n")
 
 
 def show_plan(requests: dict[str, list[Request]], backbone: Backbone, quiet: bool = False) -> dict[str, dict]:
@@ -90,8 +95,8 @@ def show_plan(requests: dict[str, list[Request]], backbone: Backbone, quiet: boo
             text, seconds = plan.line(drafts, records, first.rerun)
             to_go.append(seconds)
             places = [one.place for one in drafts]
-            rows[task] = {"places": places, "stored": len({one.place for one in records} & {*places}),
-                          "seconds": seconds}
+            rows[task] = {"places": places, "seconds": seconds,
+                          "stored": 0 if first.rerun else len({one.place for one in records} & {*places})}
         except (ValueError, OSError, RuntimeError) as error:
             text = f"cannot run: {one_line(error)}"
             rows[task] = {"problem": one_line(error)}
