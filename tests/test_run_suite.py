@@ -6,6 +6,7 @@ from pathlib import Path
 
 from results import running, store
 from tests.test_run import catalogue, records, toy, toy_task  # noqa: F401 (a fixture)
+from transfer import suite
 
 
 def test_the_plan_runs_nothing(toy, capsys, tmp_path):  # noqa: F811
@@ -58,6 +59,20 @@ def test_a_suite_leaves_its_plan_and_its_runs_for_the_live_page(toy, monkeypatch
     assert places[0].result == records()[0] and name == records()[0].backbone["name"]
     assert sorted((job.task, job.state) for job in jobs) == [
         ("toy_linear", "finished"), ("toy_linear", "finished"), ("toy_other", "running")]  # as this process
+
+
+def test_suites_of_the_same_weights_leave_a_plan_each(toy):  # noqa: F811
+    for words in (["all"], ["all"], ["all", "--seeds", "2"], ["toy_other,toy_linear"]):
+        assert toy("--task", *words) == 0
+    assert len(running.find([Path("output")])[1]) == 3
+
+
+def test_a_suite_goes_on_where_its_plan_cannot_be_written(toy, monkeypatch):  # noqa: F811
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(suite, "write_whole", full)
+    assert toy("--task", "all") == 0 and len(records()) == 2
 
 
 def test_what_is_run_again_counts_as_done_once_it_has_run_again(toy, monkeypatch):  # noqa: F811

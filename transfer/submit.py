@@ -34,7 +34,7 @@ def submit(requests: dict[str, list[Request]], backbone: Backbone | None, cluste
     if backbone:
         rows = show_plan(requests, backbone)
         if not plan:
-            note(first, backbone, rows, time.time(), host="")  # jobs on any host
+            note(requests, backbone, rows, time.time(), host="")  # jobs on any host
     cells, status = [], 0
     for task, of_seeds in requests.items():
         try:

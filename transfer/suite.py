@@ -3,7 +3,9 @@
 `requests` is always {task: a Request for each seed}.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import shlex
 import sys
@@ -28,7 +30,7 @@ def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
     first = next(iter(requests.values()))[0]
     rows = {} if first.check else show_plan(requests, backbone)
     began = time.time()
-    of_main(note, first, backbone, rows, began)
+    of_main(note, requests, backbone, rows, began)
     status = 0
     for task, of_seeds in requests.items():
         try:
@@ -42,7 +44,7 @@ def run_suite(requests: dict[str, list[Request]], backbone: Backbone) -> int:
                 print(f"{task}: not run: {one_line(error)}", file=sys.stderr, flush=True)
             if rows:
                 rows[task]["problem"] = one_line(error)
-                of_main(note, first, backbone, rows, began)
+                of_main(note, requests, backbone, rows, began)
     if not first.check:
         show_tables(backbone, first.results)
     return status
@@ -68,14 +70,20 @@ def missing(of_seeds: list[Request], backbone: Backbone | None) -> list[Request]
             or not store.find(dataclasses.replace(draft, seed=request.seed), request.results)]
 
 
-def note(first: Request, backbone: Backbone, rows: dict[str, dict], began: float,
+def note(requests: dict[str, list[Request]], backbone: Backbone, rows: dict[str, dict], began: float,
          **process: str | int) -> None:
-    """Leave the plan of a suite beside its runs' folders, for results/watch.py. rows: of show_plan, none for
-    nothing. began: when; with --rerun, older records are not its own. process: the one that works through it,
-    if it is not this one."""
-    if rows:
-        folder = Path(first.output).parent if first.output else Path("output")
-        write_whole(folder / f"suite-{slug(backbone.name)}-{backbone.sha256[:8]}.json", json.dumps({
+    """Leave the plan of a suite beside its runs' folders, for results/watch.py; the runs go on where it
+    cannot be written. rows: of show_plan, none for nothing. began: when; with --rerun, older records are not
+    its own. process: the one that works through it, if it is not this one."""
+    if not rows:
+        return
+    first = next(iter(requests.values()))[0]
+    # Suites of other tasks and seeds may be at work beside it.
+    asked = [(task, request.seed, request.smoke) for task in requests for request in requests[task]]
+    name = f"{backbone.sha256[:8]}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
+    folder = Path(first.output).parent if first.output else Path("output")
+    with contextlib.suppress(OSError):
+        write_whole(folder / f"suite-{slug(backbone.name)}-{name}.json", json.dumps({
             "backbone": backbone.name, "source": first.source, "results": str(Path(first.results).resolve()),
             "since": began if first.rerun else 0, "process": process or this_process(),
             "tasks": rows}, indent=1) + "\n")
