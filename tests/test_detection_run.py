@@ -296,7 +296,8 @@ def test_eval_only_gives_the_figures_of_the_run_again_and_stores_nothing(tmp_pat
     status, said = run("--output", "out")
     first, detected = figures(said), list(found)
     assert status == 0 and len(detected) > 10
-    kept = [tmp_path / "out" / "metrics.json", *(tmp_path / "runs").rglob("*.json")]
+    kept = [tmp_path / "out" / "metrics.json", tmp_path / "out" / "run.json",
+            *(tmp_path / "runs").rglob("*.json")]
     before = [path.read_bytes() for path in kept]
     status, said = run("--output", "out", "--eval-only")
     assert status == 0 and figures(said) == first and found == detected
@@ -310,14 +311,16 @@ def test_eval_only_gives_the_figures_of_the_run_again_and_stores_nothing(tmp_pat
     test.write_bytes(test.read_bytes() + b"x")
     mark = json.loads((tmp_path / "out" / "run.json").read_text())
     status, said = run("--output", "out", "--eval-only")
+    evaluated = said.out
+    assert status == 0 and figures(said) == first
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == mark  # how watch.py knows the run
+    status, said = run("--output", "out", "--resume")  # for a record
     assert status == 0 and figures(said) == first
     now = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert f"fingerprint {now['data']['fingerprint'][:12]}" in said.out
+    assert f"fingerprint {now['data']['fingerprint'][:12]}" in evaluated
     assert now["data"]["fingerprint"] != mark["data"]["fingerprint"]
     assert now["training data"] == mark["training data"]
-    status, said = run("--output", "out", "--resume")  # for a record
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("*-s0.json")]
-    assert status == 0 and figures(said) == first
     assert {record["data"]["fingerprint"] for record in records} == {
         one["data"]["fingerprint"] for one in (mark, now)}
     label = root / "VOC2012" / "Annotations" / "000005.xml"

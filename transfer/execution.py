@@ -102,7 +102,8 @@ def drafted(request: Request, backbone: Backbone) -> tuple[TaskConfig, Condition
 def claimed(task: Task, conditions: Conditions, identity: dict, out: Path, resume: bool, rerun: bool,
             eval_only: bool = False, about: dict | None = None) -> Context:
     """Make the output folder this run's, and return its context. about: see workspace.claim."""
-    continues = of_main(workspace.claim, out, identity, resume, rerun, task.config.resolved(), about)
+    continues = of_main(workspace.claim, out, identity, resume, rerun, task.config.resolved(), about,
+                        not eval_only)
     if continues and not resume:
         say(f"{task.name} seed {conditions.seed}: the job was started again, its run in {out} continues")
     return Context(**vars(conditions), out=out, resume=continues, eval_only=eval_only)

@@ -32,12 +32,14 @@ OWN = "barlow-transfer"  # its version is recorded beside theirs
 
 
 def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
-          usual: Mapping[str, Any] | None = None, about: Mapping[str, Any] | None = None) -> bool:
+          usual: Mapping[str, Any] | None = None, about: Mapping[str, Any] | None = None,
+          sign: bool = True) -> bool:
     """Make `out` this run's folder: new, continued (resume) or emptied (rerun); never somebody else's.
 
     identity: JSON dict that a run shares only with its own continuation; kept in out/run.json, with the job
     and the process that run it, and with `about`, which results/watch.py shows, too. usual: values of
-    settings that an older file does not know. Returns whether the run continues what the
+    settings that an older file does not know. sign: whether run.json is written; an evaluation of what a
+    run left does not make it another's. Returns whether the run continues what the
     folder holds: with resume, and where SLURM or torchrun started the same job again. Raises ValueError where
     the folder holds something else, or an earlier run and neither resume nor rerun is set. A folder with
     nothing but run.json is that of a run which was refused before it began: it counts as new.
@@ -59,8 +61,9 @@ def claim(out: Path, identity: Mapping[str, Any], resume: bool, rerun: bool,
         elif not continues:
             raise ValueError(f"{out} holds an earlier run; --resume continues it, --rerun starts over")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(mark, json.dumps({**identity, "job": this_job(), "process": this_process(), **(about or {})},
-                                 indent=1) + "\n")
+    if sign:
+        write_whole(mark, json.dumps({**identity, "job": this_job(), "process": this_process(),
+                                      **(about or {})}, indent=1) + "\n")
     return continues
 
 
