@@ -39,11 +39,11 @@ def listed(root, *names):
         (root / f"{name}.txt").write_text("".join(lines))
 
 
-def packed(root, *names):
+def packed(root, *names, first=0):
     for place, name in enumerate(names):
         pixels = np.random.default_rng(place).integers(0, 255, (9, 8, 8, 3)).astype(np.uint8)
         root.mkdir(exist_ok=True)
-        np.savez(root / f"{name}.npz", images=pixels, labels=np.arange(9) % 3)
+        np.savez(root / f"{name}.npz", images=pixels, labels=first + np.arange(9) % 3)
 
 
 def vehicles(root):
@@ -119,8 +119,10 @@ def test_packed_pictures_are_known_by_their_file(tmp_path):
     (lambda root: (split(root, "train", "test"), shutil.rmtree(root / "test" / "cat")),
      "test: expected the 3 classes of .*train, found"),
     (lambda root: packed(root, "test"), "expected npz or parquet files of train and of test or val"),
+    (lambda root: packed(root, "train", "test", first=1), "all 4 classes, 1 have none, first 0; .* from 0"),
+    (lambda root: packed(root, "train", first=1), "all 4 classes, 1 have none, first 0; .* from 0"),
 ], ids=["none", "Train", "cells_train", "val alone", "flat", "one picture", "one class", "an empty class",
-        "a class missing", "npz of test"])
+        "a class missing", "npz of test", "npz from 1", "one npz from 1"])
 def test_what_is_refused(tmp_path, write, message):
     write(tmp_path / "cells")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:

@@ -131,7 +131,7 @@ def run(backbone: Backbone, config: Config, context: Context) -> dict[str, float
                                                     device)
     queries, truth = all_gather_rows(queries), all_gather_rows(truth)
     classes = train.classes
-    fitting = {k: k or min(20, np.bincount(train.labels).min().item()) for k in config.k}
+    fitting = {k: k or max(1, min(20, np.bincount(train.labels).min().item())) for k in config.k}
     with tf32(allowed=False):
         votes = predict(bank, bank_labels, queries, len(classes), list(fitting.values()), config.temperature,
                         device, config.distance)

@@ -101,10 +101,7 @@ def split_pair(root: Path) -> tuple[Samples, Samples]:
     require_apart(train, val)
     require_classes(train, val)
     for samples in (train, val):
-        empty = np.flatnonzero(np.bincount(samples.labels, minlength=len(train.classes)) == 0)
-        if len(empty):
-            raise ValueError(f"{samples.source}: expected images of all {len(train.classes)} classes, "
-                             f"{len(empty)} have none, first {train.classes[empty[0]]}; complete the set")
+        require_each(samples)
     return train, val
 
 
@@ -264,6 +261,15 @@ def hold_out(whole: Samples, share: float, seed: int) -> tuple[Samples, Samples]
     held = stratified(whole.labels, lambda count: min(count - 1, max(1, round(share * count))), seed)
     return (whole.subset(np.flatnonzero(~held), f"{whole.source} without the held-out part"),
             whole.subset(np.flatnonzero(held), f"{whole.source}, held-out part"))
+
+
+def require_each(samples: Samples) -> None:
+    """ValueError for a class without an image, as there may be where numbers are the classes."""
+    empty = np.flatnonzero(np.bincount(samples.labels, minlength=len(samples.classes)) == 0)
+    if len(empty):
+        raise ValueError(f"{samples.source}: expected images of all {len(samples.classes)} classes, "
+                         f"{len(empty)} have none, first {samples.classes[empty[0]]}; complete the set, or "
+                         "number its classes from 0 without gaps")
 
 
 def require_classes(train: Samples, other: Samples) -> None:

@@ -28,6 +28,7 @@ def read(place: Path) -> Halves:
                                 "pictures itself")
     found = from_file(place) if place.is_file() else from_folder(place)
     title = place.resolve().stem if place.is_file() else place.resolve().name
+    layouts.require_each(found if isinstance(found, Samples) else found[0])
     if isinstance(found, Samples):
         train, test = layouts.hold_out(found, HELD_OUT, seed=0)
         found, title = (train, None, test), f"{title} (a fifth held out)"
