@@ -150,7 +150,7 @@ def test_the_small_sets_have_the_votes_of_their_sources():
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"k": (3, 15)}, r"k: expected values from 1 to the 14 training images of .*train, found \(3, 15\)"),
+    ({"k": (3, 15)}, r"k: expected values up to the 14 training images of .*train, found \(3, 15\)"),
     ({"precision": "int8"}, "precision: expected one of"),
     ({"distance": "manhattan"}, "distance: expected one of cosine, euclidean, found 'manhattan'"),
 ])

@@ -37,7 +37,8 @@ MOMENTUM = each(lambda number: 0 <= number < 1), "a number from 0 to below 1"
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": COUNT, "batch_size": COUNT, "max_iterations": COUNT, "strengths": COUNT, "draws": COUNT,
     "folds": (each(lambda number: 2 <= number <= MOST), f"from 2 to {MOST}"),
-    "image_size": (each(lambda number: number == 0 or 8 <= number <= 4096), "from 8 to 4096, or 0"),
+    "image_size": (each(lambda number: number == 0 or 8 <= number <= 4096),
+                   "from 8 to 4096, or 0 for the stem's size"),
     "k": (some(lambda number: 0 <= number <= MOST), f"values from 0 to {MOST}"),
     "shots": (some(counted), f"values from 1 to {MOST}"),
     "temperature": (some(positive), "finite values above 0"),

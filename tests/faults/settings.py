@@ -28,7 +28,8 @@ OF_PRETRAINING = {
     "probability": ("--flip", "--grey", "--warmup-start"),
 }
 OTHERS = (
-    ("task imagenet_linear", ("image_size", "1"), "image_size: expected from 8 to 4096, or 0, found 1"),
+    ("task imagenet_linear", ("image_size", "1"),
+     "image_size: expected from 8 to 4096, or 0 for the stem's size, found 1"),
     ("task imagenet_linear", ("image_size", "100000"), "image_size: expected from 8 to 4096"),
     ("task imagenet_linear", ("momentum", "1"), "momentum: expected a number from 0 to below 1"),
     ("task imagenet_linear", ("nesterov", "true", "momentum", "0"), "nesterov: expected sgd and a momentum"),

@@ -100,9 +100,9 @@ CIFAR10, CIFAR100 = Small(), Small("cifar100")
 TINY_IMAGENET = Small("tiny_imagenet", image_size=64)
 STL10 = Small("stl10", image_size=64, resize="bicubic_crop")
 # imagenet100_benchmark.py of lightly-ai/lightly, docs/source/getting_started/benchmarks
+IMAGENET100 = Small("imagenet100", k=(20,), temperature=(0.1,), image_size=224, resize="bilinear")
 # DINO's and VICReg's 20 neighbours with DINO's temperature, pictures as in SimCLR B.8.
 FOLDER = Small(own_sets.NAME, k=(0,), temperature=(0.07,), image_size=0, resize="bicubic")
-IMAGENET100 = Small("imagenet100", k=(20,), temperature=(0.1,), image_size=224, resize="bilinear")
 
 
 def data(config: Config, conditions: Conditions) -> dict:
@@ -115,7 +115,7 @@ def data(config: Config, conditions: Conditions) -> dict:
 def check(config: Config, count: int, source: str) -> None:
     """ValueError for more neighbours than there are images."""
     if max(config.k) > count:
-        raise ValueError(f"k: expected values from 1 to the {count} training images of {source}, "
+        raise ValueError(f"k: expected values up to the {count} training images of {source}, "
                          f"found {config.k}")
     if config.distance not in DISTANCES:
         raise ValueError(f"distance: expected one of {', '.join(DISTANCES)}, found {config.distance!r}")
