@@ -60,12 +60,13 @@ def vehicles(root):
     (lambda root: split(root, "train", "test"), "cells", (15, 6)),
     (lambda root: (split(root, "train", "test"), classes(root / "val", 1)), "cells", (15, 6)),
     (lambda root: listed(root, "train", "val"), "cells", (9, 9)),
+    (lambda root: listed(root, "train", "test"), "cells", (9, 9)),
     (lambda root: listed(root, "train"), "cells (a fifth held out)", (6, 3)),
     (lambda root: packed(root, "train", "test"), "cells", (9, 9)),
     (lambda root: packed(root, "train"), "cells (a fifth held out)", (6, 3)),
     (vehicles, "cells (a fifth held out)", (12, 3)),
 ], ids=["classes", "train alone", "folders in a class", "val", "valid", "test", "val and test", "lists",
-        "one list", "npz", "one npz", "a class called train"])
+        "a list of test", "one list", "npz", "one npz", "a class called train"])
 def test_each_form(tmp_path, write, name, counts):
     write(tmp_path / "cells")
     parts = halves(tmp_path / "cells", "folder")
@@ -118,11 +119,13 @@ def test_packed_pictures_are_known_by_their_file(tmp_path):
     (lambda root: (classes(root), (root / "empty").mkdir()), "1 of 4 class folders hold no picture"),
     (lambda root: (split(root, "train", "test"), shutil.rmtree(root / "test" / "cat")),
      "test: expected the 3 classes of .*train, found"),
+    (lambda root: (listed(root, "train"), shutil.copy(root / "train.txt", root / "test.txt")),
+     "test.txt: expected other images than in .*train.txt, found 9 of them"),
     (lambda root: packed(root, "test"), "expected npz or parquet files of train and of test or val"),
     (lambda root: packed(root, "train", "test", first=1), "all 4 classes, 1 have none, first 0; .* from 0"),
     (lambda root: packed(root, "train", first=1), "all 4 classes, 1 have none, first 0; .* from 0"),
 ], ids=["none", "Train", "cells_train", "val alone", "flat", "one picture", "one class", "an empty class",
-        "a class missing", "npz of test", "npz from 1", "one npz from 1"])
+        "a class missing", "lists of the same", "npz of test", "npz from 1", "one npz from 1"])
 def test_what_is_refused(tmp_path, write, message):
     write(tmp_path / "cells")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:

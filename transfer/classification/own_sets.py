@@ -56,8 +56,14 @@ def from_folder(root: Path) -> Halves | Samples:
     splits = splits_of(folders)
     if "train" in folders and splits:
         return from_folders(root)
-    if (root / "train.txt").is_file() and not (root / "val.txt").is_file():
-        return from_file(root / "train.txt")
+    lists = [half for half in packed_sets.HALVES if (root / f"{half}.txt").is_file()]
+    if "train" in lists and lists != ["train", "val"]:
+        parts = {half: from_file(root / f"{half}.txt") for half in lists}
+        if lists == ["train"]:
+            return parts["train"]
+        for other in lists[1:]:
+            layouts.require_apart(parts["train"], parts[other])
+        return parts["train"], parts.get("val"), parts["test"]
     if manifests.list_of(root) or layouts.train_folder(root) == root / layouts.KAGGLE:
         train, test = layouts.split_pair(root)
         return train, None, test
