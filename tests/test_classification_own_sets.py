@@ -59,15 +59,16 @@ def vehicles(root):
     (lambda root: split(root, "train", "valid"), "cells", (15, 6)),
     (lambda root: split(root, "train", "test"), "cells", (15, 6)),
     (lambda root: (split(root, "train", "test"), classes(root / "val", 1)), "cells", (15, 6)),
+    (lambda root: (split(root, "train", "test"), classes(root / "valid", 1)), "cells", (15, 6)),
     (lambda root: listed(root, "train", "val"), "cells", (9, 9)),
     (lambda root: listed(root, "train", "test"), "cells", (9, 9)),
     (lambda root: listed(root, "train"), "cells (a fifth held out)", (6, 3)),
     (lambda root: packed(root, "train", "test"), "cells", (9, 9)),
     (lambda root: packed(root, "train"), "cells (a fifth held out)", (6, 3)),
     (vehicles, "cells (a fifth held out)", (12, 3)),
-], ids=["classes", "train alone", "folders in a class", "val", "valid", "test", "val and test", "lists",
-        "a list of test", "one list", "npz", "one npz", "a class called train"])
-def test_each_form(tmp_path, write, name, counts):
+], ids=["classes", "train alone", "folders in a class", "val", "valid", "test", "val and test",
+        "valid and test", "lists", "a list of test", "one list", "npz", "one npz", "a class called train"])
+def test_each_form(request, tmp_path, write, name, counts):
     write(tmp_path / "cells")
     parts = halves(tmp_path / "cells", "folder")
     found = stated("folder", parts)
@@ -77,6 +78,7 @@ def test_each_form(tmp_path, write, name, counts):
     assert not {train.place(row) for row in range(len(train))} & {test.place(row) for row in range(len(test))}
     assert np.bincount(test.labels, minlength=3).min() > 0
     assert train.read(0) is not None and test.read(0) is not None
+    assert (own_sets.read(tmp_path / "cells")[1] is not None) == request.node.callspec.id.endswith("and test")
 
 
 @pytest.mark.parametrize("file, write", [("train.txt", listed), ("photos.npz", packed)])
@@ -111,6 +113,8 @@ def test_packed_pictures_are_known_by_their_file(tmp_path):
     (lambda root: None, "cells: no such folder; with this task --data is the folder of the pictures itself"),
     (lambda root: split(root, "Train", "Test"), "found Test, Train; call them so"),
     (lambda root: split(root, "cells_train", "cells_test"), "found cells_test, cells_train; call"),
+    (lambda root: split(root, "train", "val", "unlabeled"), "found unlabeled beside them; rename it or"),
+    (lambda root: split(root, "train", "val", "valid"), "found valid beside them; rename it or"),
     (lambda root: split(root, "val"), "found val; call them so"),
     (lambda root: toys.picture(root / "a.png", 0, 0), "found 1 pictures directly in it"),
     (lambda root: toys.picture(root / "one" / "a.png", 0, 0), "expects 2 images or more, found 1 of"),
@@ -124,8 +128,9 @@ def test_packed_pictures_are_known_by_their_file(tmp_path):
     (lambda root: packed(root, "test"), "expected npz or parquet files of train and of test or val"),
     (lambda root: packed(root, "train", "test", first=1), "all 4 classes, 1 have none, first 0; .* from 0"),
     (lambda root: packed(root, "train", first=1), "all 4 classes, 1 have none, first 0; .* from 0"),
-], ids=["none", "Train", "cells_train", "val alone", "flat", "one picture", "one class", "an empty class",
-        "a class missing", "lists of the same", "npz of test", "npz from 1", "one npz from 1"])
+], ids=["none", "Train", "cells_train", "unlabelled pictures", "val and valid", "val alone", "flat",
+        "one picture", "one class", "an empty class", "a class missing",
+        "lists of the same", "npz of test", "npz from 1", "one npz from 1"])
 def test_what_is_refused(tmp_path, write, message):
     write(tmp_path / "cells")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:

@@ -80,6 +80,7 @@ def fingerprint(*sets: Samples, also: str = "") -> str:
 # Reading the layouts
 
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # in the archive of imagenet-object-localization-challenge
+VAL = "val", "valid", "validation"  # names of the folder, the first that is there
 # Which class a picture is of that lies directly in val: Kaggle's, Caffe's and mmpretrain's, Tiny ImageNet's.
 TABLES = ("LOC_val_solution.csv", "val.txt", "meta/val.txt", "val/val_annotations.txt")
 
@@ -117,11 +118,15 @@ def image_folder(root: Path) -> Samples:
     return _samples(root, [name for own in files.values() for name in own], labels, files, str(root))
 
 
+def val_folder(folder: Path) -> Path:
+    """Return folder/val, or as which of VAL it is there."""
+    return next((folder / name for name in VAL if (folder / name).is_dir()), folder / "val")
+
+
 def validation_folder(folder: Path, root: Path, train: Samples) -> Samples:
-    """folder/val, also called valid or validation, whose images lie in folders of their classes or together
-    in one. root: where a table may be, too."""
-    val = next((folder / name for name in ("val", "valid", "validation") if (folder / name).is_dir()),
-               folder / "val")
+    """The val_folder, whose images lie in folders of their classes or together in one. root: where a table
+    may be, too."""
+    val = val_folder(folder)
     tree = files_below(val)
     if len(tree) != 1 or not {"", "images"} & tree.keys():
         return image_folder(val)

@@ -55,6 +55,9 @@ def from_folder(root: Path) -> Halves | Samples:
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name))
     splits = splits_of(folders)
     if "train" in folders and splits:
+        if odd := sorted(splits.keys() - {"train", "test", layouts.val_folder(root).name}):
+            raise ValueError(f"{root}: expected train, val and test, found {', '.join(odd)} beside them; "
+                             "rename it or move it elsewhere")
         return from_folders(root)
     lists = [half for half in packed_sets.HALVES if (root / f"{half}.txt").is_file()]
     if "train" in lists and lists != ["train", "val"]:
@@ -78,11 +81,12 @@ def from_folder(root: Path) -> Halves | Samples:
 
 
 def from_folders(root: Path) -> Halves:
-    """train/ and test/; without test/, val/ is the test set, else an official val set."""
+    """train/ and test/; without test/, val/, which may have another of VAL's names, is the test set, else an
+    official val set."""
     has_test = (root / "test").is_dir()
     if not has_test:  # pictures of val may lie together in one folder
         train, test = layouts.split_pair(root)
         return train, None, test
     train = layouts.image_folder(root / "train")
-    val = layouts.image_folder(root / "val") if (root / "val").is_dir() else None
-    return train, val, layouts.image_folder(root / "test")
+    val = layouts.val_folder(root)
+    return train, layouts.image_folder(val) if val.is_dir() else None, layouts.image_folder(root / "test")
