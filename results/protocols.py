@@ -29,8 +29,9 @@ def departures(result: Result) -> dict[str, list]:
     if protocol is None:
         return {"protocol": [None, f"{result.task} version {result.version}"]}
     fitted = known["architectures"].get(result.arch, {}) if protocol["detects"] else {}
-    if protocol["config"].get("image_size") == 0:  # what the weights' stem is made for
-        fitted = {"image_size": known["sides"][result.arch.partition("-")[2] or "imagenet"]}
+    side = known["sides"].get(result.arch.partition("-")[2] or "imagenet")  # None: not of this version
+    if protocol["config"].get("image_size") == 0 and side:  # what the weights' stem is made for
+        fitted = {"image_size": side}
     return departing(protocol["config"] | fitted, result.config, protocol["counts"], result.data)
 
 

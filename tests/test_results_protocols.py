@@ -57,3 +57,13 @@ def test_a_detector_of_another_architecture_has_its_own_keys():
     keys = protocols.protocols()["architectures"]["resnet101"]
     deeper = toy(backbone={**toy().backbone, "arch": "resnet101"}, config=toy().config | keys)
     assert keys == {"MODEL.RESNETS.DEPTH": 101} and protocols.departures(deeper) == {}
+
+
+def test_a_record_of_a_stem_that_is_not_known_is_scaled_and_breaks_nothing(tmp_path):
+    config = protocols.protocols()["tasks"]["folder_knn"]["1"]["config"] | {"image_size": 64}
+    backbone = {**toy().backbone, "arch": "resnet18-new"}
+    one = toy("folder_knn", {"top1": 50.0}, config=config, backbone=backbone)
+    assert protocols.departures(one) == {"image_size": [0, 64]}
+    store.save(one, tmp_path)
+    [result], problems = store.load(tmp_path)
+    assert not problems and not result.paper_protocol
