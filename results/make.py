@@ -26,7 +26,7 @@ if not __package__:
 import tabulate
 
 from parallel.files import write_whole
-from parallel.places import HOME, RUNS, TABLES
+from parallel.places import CHECKOUT, HOME, RUNS, TABLES
 from parallel.process import one_line
 from results import ablations, assembly, evidence, methods, pretraining, render, store
 from results.cells import Sheet
@@ -74,10 +74,11 @@ def make(arguments: argparse.Namespace) -> int:
         if not arguments.list:
             raise ValueError(f"{given}: expected --list with it, found none; add it")
     results, problems = store.load(arguments.runs or RUNS)
-    standard = not (arguments.list or arguments.runs or arguments.out) and DOCUMENTS[0].exists()
+    standard = not (arguments.list or arguments.runs or arguments.out)
+    own = standard and CHECKOUT  # where the suite is installed, README.md and tables may be somebody else's
     studies, damaged = ablations.load() if standard else ([], [])
-    pretrained, hurt = pretraining.load() if standard else ([], [])
-    ranks, torn = evidence.ranks(results, RUNS) if standard else ({}, [])
+    pretrained, hurt = pretraining.load() if own else ([], [])
+    ranks, torn = evidence.ranks(results, RUNS) if own else ({}, [])
     problems += damaged + hurt + torn
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
@@ -88,13 +89,13 @@ def make(arguments: argparse.Namespace) -> int:
         return 1 if problems else 0
     sheets = [*assembly.build(results), *ablations.sheets(studies)]
     documents = [arguments.readme] if arguments.readme else []
-    if standard:
+    if own:
         sheets += [methods.sheet(), *evidence.sheets(results, pretrained, ranks)]
         documents = documents or [one for one in DOCUMENTS if one.exists()]
     texts = wanted(sheets, arguments.out or OUT, documents)
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     orphans = sorted(path for path in OUT.glob("*.*") if path not in texts and path.name not in MEASURED) \
-        if standard else []
+        if own else []
     if arguments.show:
         print("\n\n".join(render.plain(sheet).rstrip() for sheet in sheets))
     for path in stale:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from results import assembly, make, render, store
+from results import ablations, assembly, make, render, store
 from tests.test_results_record import departing, toy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +90,23 @@ def test_a_file_of_no_table_is_stale_in_our_own_folder(folder, capsys, monkeypat
     assert make.main(["--check"]) == 1
     assert "gone.md; no table has this name, delete it" in capsys.readouterr().err
     assert run(folder, "--check") == 0  # a folder of somebody else's may hold anything
+
+
+def test_where_the_suite_is_installed_studies_have_tables_and_other_files_are_left_alone(
+        folder, capsys, monkeypatch):
+    for name, place in (("RUNS", "runs"), ("OUT", "tables")):
+        monkeypatch.setattr(make, name, folder / place)
+    monkeypatch.setattr(make, "DOCUMENTS", (folder / "README.md",))
+    monkeypatch.setattr(make, "CHECKOUT", False)
+    theirs = "<!-- table:mine -->\n<!-- /table:mine -->\n"
+    (folder / "README.md").write_text(theirs)
+    (folder / "tables").mkdir()
+    (folder / "tables" / "mine.csv").write_text("a,b\n")
+    assert make.main([]) == 0 and make.main(["--check"]) == 0, capsys.readouterr().err
+    written = {path.name for path in (folder / "tables").glob("*.md")}
+    assert {f"{sheet.name}.md" for sheet in ablations.sheets(ablations.load()[0])} < written
+    assert not {name for name in written if name.startswith("evidence")}  # of this repository's own runs
+    assert (folder / "README.md").read_text() == theirs
 
 
 def test_a_bad_record_is_named_and_the_rest_is_written(folder, capsys):
@@ -216,6 +233,7 @@ def test_the_defaults_are_the_repositorys_folders(tmp_path):
     for name in ("parallel", "results"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=others)
     (tmp_path / "README.md").write_text(README)
+    (tmp_path / "pyproject.toml").touch()  # of a checkout
     store.save(toy("imagenet_linear", {"top1": 73.5, "top5": 91.0}), tmp_path / "results" / "runs")
     for flags in (["--out", "elsewhere"], []):  # with --out the README stays as it is
         assert (tmp_path / "README.md").read_text() == README
