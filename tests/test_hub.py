@@ -80,6 +80,7 @@ def test_a_checkpoint_becomes_a_folder_that_says_what_is_known(run, tmp_path, ca
 
 def test_what_is_not_known_is_said_to_be_unknown(run, tmp_path, capsys):
     output = tmp_path / "given"
+    (tmp_path / "none").mkdir()
     words = [str(run / "resnet18.pth"), str(output), "--to", "hub", "--results", str(tmp_path / "none")]
     assert main(words) == 0
     front, text, config = given(output)
@@ -113,7 +114,8 @@ def test_the_checkpoint_of_the_run_says_the_recipe_and_has_records_too(run, tmp_
     (["--license", "MIT License"], "--license: expected an identifier such as mit"),
     (["--to", "timm", "--license", "mit"], "--license: expected --to hub with it, found --to timm"),
     (["--checkpoint", "no.pth"], "no.pth: no such weights file"),
-], ids=["license", "another layout", "no checkpoint"])
+    (["--results", "no/runs"], "no/runs: expected a folder of records, found none; check --results"),
+], ids=["license", "another layout", "no checkpoint", "no records"])
 def test_a_wrong_call_writes_nothing(run, tmp_path, capsys, words, message):
     output = tmp_path / "given"
     assert main([str(run / "resnet18.pth"), str(output), "--to", "hub", *words]) == 2

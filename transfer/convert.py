@@ -78,6 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _convert(options: argparse.Namespace) -> tuple[str, Report]:
     """The file that was read, in a folder perhaps, and what was proven."""
     if options.to == "hub":
+        if options.results and not Path(options.results).is_dir():
+            raise FileNotFoundError(f"{options.results}: expected a folder of records, found none; check "
+                                    "--results")
         backbone = read(options.weights, options.format, options.name, options.encoder, options.stem)
         require_free(options)
         return backbone.path, hub.write(backbone, options.output, options.results or RUNS, options.license,
