@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from pretrain.methods import build, recipe
 from results import store
 from tests.test_results_record import departing, toy
+from transfer import hub
 from transfer.convert import main
 from transfer.weights import backbone
 from transfer.weights.readers import read
@@ -95,6 +97,24 @@ def test_what_is_not_known_is_said_to_be_unknown(run, tmp_path, capsys):
     (output / "README.md").write_text("older")
     assert main([*words, "--force"]) == 0
     assert given(output)[1] == text and (output / ".gitattributes").read_text() == "kept"
+
+
+def test_a_write_that_ends_in_the_middle_leaves_no_card_beside_other_weights(run, tmp_path, monkeypatch):
+    output = tmp_path / "given"
+    output.mkdir()
+    names = ("model.safetensors", "model.safetensors.proof.json", "config.json", "README.md")
+    for name in (*names, "notes.txt"):
+        (output / name).write_text("older")
+
+    def replace(source, target):
+        if Path(target).parent == output:
+            raise OSError("killed")
+        os.rename(source, target)
+
+    monkeypatch.setattr(hub.os, "replace", replace)
+    with pytest.raises(OSError, match="killed"):
+        hub.write(read(run / "resnet18.pth"), output, tmp_path / "runs")
+    assert {path.name for path in output.iterdir()} == {"notes.txt"}
 
 
 def test_the_checkpoint_of_the_run_says_the_recipe_and_has_records_too(run, tmp_path, capsys):

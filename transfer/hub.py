@@ -58,7 +58,8 @@ class Training:
 
 def write(backbone: Backbone, output: Path, records: str | Path, license: str | None = None,
           datasets: Sequence[str] = (), checkpoint: str | Path | None = None) -> Report:
-    """Write the folder, whole or not at all. Of one that exists the files of the same names are replaced.
+    """Write the folder, whole or not at all. Of one that exists the files of the same names are removed, then
+    written: what ends the process in between leaves some out, but never a card beside other weights.
 
     records: folder of the stored records. license, datasets: of the weights and of the training pictures, as
     the hub names them. checkpoint: of the run that left the weights, which are bit-equal then.
@@ -87,7 +88,10 @@ def write(backbone: Backbone, output: Path, records: str | Path, license: str | 
         write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
         write_whole(folder / "README.md", card(backbone, training, sheet, license, datasets))
         if output.exists():
-            for file in folder.iterdir():
+            files = list(folder.iterdir())
+            for file in files:
+                (output / file.name).unlink(missing_ok=True)
+            for file in files:
                 os.replace(file, output / file.name)
         else:
             folder.rename(output)
