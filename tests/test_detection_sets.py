@@ -160,6 +160,21 @@ def test_four_flags_stand_for_a_declaration(place, monkeypatch, capsys):
         assert "expected all four and a task of detection" in err and found in err and err.count("\n") == 1
 
 
+def test_a_folder_of_any_name_is_a_declaration_and_its_errors_name_the_flag(place):
+    for name, title in (("cells \U0001f9a0", "cells \U0001f9a0"), ("bccd", "own_bccd"), ("a.b", "a.b")):
+        folder = (place / "coco").rename(place / name)
+        halves = [(str(folder / f"annotations/instances_{split}.json"), str(folder / split))
+                  for split in ("train2017", "val2017")]
+        parts = sets.declared(sets.declaration(*halves))
+        assert list(parts) == [f"{title}_train", f"{title}_test"]
+        assert parts[f"{title}_train"].contents()[2] == 6
+        folder.rename(place / "coco")
+    for text, message in (("{kind: coco}", "^--train-json: expected JSON, found"),
+                          ('{"kind": "coco"}', "^--train-json: train: expected keys below it, found None")):
+        with pytest.raises(ValueError, match=message):
+            sets.declared(text)
+
+
 def test_later_pairs_win_and_a_named_set_may_stand_beside_one_s_own(place, tmp_path):
     other = declare(place, VOC_STYLE.replace("trainval", "test"), "other.yaml")
     config = VOC.override(["dataset", declare(place, VOC_STYLE), "dataset", other, "SOLVER.BASE_LR", "1"])

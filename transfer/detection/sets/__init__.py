@@ -35,10 +35,12 @@ def find(name: str, root: Path, own: dict[str, Part]) -> Part:
 def declaration(train: Sequence[str], test: Sequence[str]) -> str:
     """Return the declaration of a set in COCO's form as a value of the pair `dataset`, which stands for a
     file's: train and test are (annotation file, folder of images). It is called after the folder that all
-    lie in."""
+    lie in, `own_...` where a known set is called so."""
     paths = [os.path.abspath(path) for half in (train, test) for path in half]
     keys = [dict(zip(("annotations", "images"), half)) for half in (paths[:2], paths[2:])]
     name = Path(os.path.commonpath(paths)).name or "own"
+    if {f"{name}_train", f"{name}_test"} & _named().keys():
+        name = f"own_{name}"
     return json.dumps({"name": name, "kind": "coco", "train": keys[0], "test": keys[1]})
 
 
@@ -49,24 +51,26 @@ def declared(file: str) -> dict[str, Part]:
     Their paths are absolute. FileNotFoundError without the file; ValueError, one line, where a key is
     unknown, missing or of another type, or where the name is that of a known set.
     """
-    path, inline = Path(file), file.startswith("{")
+    inline = file.startswith("{")
+    path = Path("--train-json" if inline else file)  # what messages name
     if not inline and not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a YAML that declares a data set, see "
                                 "docs/detection.md")
     try:
-        values = yaml.safe_load(file if inline else path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected YAML, found {' '.join(str(error).split())}; repair it") from None
+        # YAML would not join the two halves as which JSON writes an emoji.
+        values = json.loads(file) if inline else yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected {'JSON' if inline else 'YAML'}, found "
+                         f"{' '.join(str(error).split())}; repair it") from None
     if not isinstance(values, dict) or values.get("kind") not in tuple(KINDS):
         found = values.get("kind") if isinstance(values, dict) else values
         raise ValueError(f"{path}: expected a kind of {', '.join(KINDS)}, found {found!r}; write e.g. "
                          f"`kind: {next(iter(KINDS))}`")
-    if inline:
-        path = Path(f"{values.pop('name', 'own')}.yaml")
+    title = values.pop("name", "own") if inline else path.stem
     cls = KINDS[values.pop("kind")].Part
     root = (path.parent / Path(_typed(path, "root", values.pop("root", "."), str)).expanduser()).absolute()
     halves = {side: _typed(path, side, values.pop(side, None), dict) for side in ("train", "test")}
-    parts = {f"{path.stem}_{side}": _located(_part(path, cls, {**values, **half}), root)
+    parts = {f"{title}_{side}": _located(_part(path, cls, {**values, **half}), root)
              for side, half in halves.items()}
     for name in parts.keys() & _named():
         raise ValueError(f"{path}: {name} is a known data set; give the file another name")
