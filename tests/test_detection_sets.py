@@ -131,6 +131,8 @@ def test_a_schedule_fits_the_number_of_images_unless_pairs_say_another(place):
             assert [key for key in changed if key.startswith("SOLVER.")] == [pairs[0]]
     kept = VOC.override(["dataset", file, "SOLVER.WARMUP_ITERS", "7"]).resolved()
     assert (kept["SOLVER.MAX_ITER"], kept["SOLVER.WARMUP_ITERS"]) == (420, 7)
+    both = VOC.override(["dataset", file, "DATASETS.TRAIN", "('mine_train', 'bccd_trainval')"]).resolved()
+    assert both["SOLVER.MAX_ITER"] == 3210  # 297 images
     again = VOC.override(["dataset", file]).override(["SOLVER.BASE_LR", "1"]).resolved()
     assert again["SOLVER.MAX_ITER"] == 420
 
@@ -141,6 +143,10 @@ def test_a_schedule_fits_the_number_of_images_unless_pairs_say_another(place):
 def test_the_rule_of_schedules(yaml, pictures, iterations):
     found = configuration.fitting(configuration.build(yaml), pictures)
     assert found["SOLVER.MAX_ITER"] == str(iterations)
+
+
+def test_the_size_of_each_set_with_a_name_is_known():
+    assert configuration.OFFICIAL.keys() == {name for kind in sets.KINDS.values() for name in kind.SETS}
 
 
 def test_four_flags_stand_for_a_declaration(place, monkeypatch, capsys):
@@ -158,6 +164,13 @@ def test_four_flags_stand_for_a_declaration(place, monkeypatch, capsys):
         assert command.main(["--task", task, *words[2:], *wrong]) == 2
         err = capsys.readouterr().err
         assert "expected all four and a task of detection" in err and found in err and err.count("\n") == 1
+
+
+def test_the_flags_and_a_declaration_at_once_are_refused(capsys):
+    flags = ["--train-json", "a", "--train-images", "b", "--val-json", "c", "--val-images", "d"]
+    words = ["--task", "coco_det", "--weights", "random", "--check", *flags]
+    assert command.main([*words, "TEST.DETECTIONS_PER_IMAGE", "5", "dataset", "mine.yaml"]) == 2
+    assert "--train-json: expected it or the pair dataset FILE, found both" in capsys.readouterr().err
 
 
 def test_a_folder_of_any_name_is_a_declaration_and_its_errors_name_the_flag(place):

@@ -163,6 +163,8 @@ def requested(arguments: argparse.Namespace, words: list[str]) -> dict[str, list
         if not all(own) or not all(task.detects for task in chosen):
             raise ValueError("--train-json, --train-images, --val-json, --val-images: expected all four and "
                              f"a task of detection, found {sum(map(bool, own))} and --task {arguments.task}")
+        if "dataset" in pairs[::2]:
+            raise ValueError("--train-json: expected it or the pair dataset FILE, found both; leave one out")
         from transfer.detection.sets import declaration
 
         pairs = ("dataset", declaration(own[:2], own[2:]), *pairs)

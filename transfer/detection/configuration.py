@@ -30,7 +30,10 @@ LATER = {"DATALOADER.REPEAT_SQRT": True, "FLOAT32_PRECISION": "", "MODEL.ROI_BOX
 # LOAD_PROPOSALS would have Detectron2 unpickle files of proposals.
 UNREAD = ("DATALOADER.SAMPLER_TRAIN", "TEST.AUG.ENABLED", "CUDNN_BENCHMARK", "MODEL.LOAD_PROPOSALS")
 REFERENCE_GPUS = 8  # of every published recipe here
-OFFICIAL = {"voc_2007_trainval": 5_011, "voc_2012_trainval": 11_540, "coco_2017_train": 118_287}  # images
+OFFICIAL = {  # images of the sets that are known by name
+    "voc_2007_trainval": 5_011, "voc_2007_train": 2_501, "voc_2007_val": 2_510, "voc_2007_test": 4_952,
+    "voc_2012_trainval": 11_540, "voc_2012_train": 5_717, "voc_2012_val": 5_823,
+    "bccd_trainval": 292, "bccd_test": 72, "coco_2017_train": 118_287, "coco_2017_val": 5_000}
 
 
 def defaults() -> CfgNode:

@@ -44,7 +44,8 @@ class Config(TaskConfig):
     def override(self, pairs: Sequence[str]) -> "Config":
         """Return a Config with more pairs; a later value replaces an earlier one, `preset` the YAML below.
         `dataset` stands for the pairs that follow from the set which a file declares (sets.settings), and,
-        where no other pair says so, for a schedule that fits its size (configuration.fitting).
+        where no other pair says so, for a schedule that fits the size of DATASETS.TRAIN, other sets in it
+        included (configuration.fitting).
 
         ValueError: unknown key (naming the nearest), value of another type than the default's, a key that a
         flag of the command line owns, a YAML that is tested on other data, or a bad declaration.
@@ -62,7 +63,10 @@ class Config(TaskConfig):
         if yaml != self.yaml:
             configuration.check_preset(yaml, self.yaml)
         if own and not {"SOLVER.MAX_ITER", "SOLVER.STEPS"} & merged.keys():
-            pictures = next(iter(own.values())).contents()[2]
+            words = [word for pair in merged.items() for word in pair]
+            # The names of others without a number are wrong, which `data` says.
+            pictures = sum(own[name].contents()[2] if name in own else configuration.OFFICIAL.get(name, 0)
+                           for name in configuration.build(yaml, words).DATASETS.TRAIN)
             merged = configuration.fitting(configuration.build(yaml), pictures) | merged
         options = tuple(word for pair in merged.items() for word in pair)
         configuration.build(yaml, options)  # checks keys and values
