@@ -107,7 +107,7 @@ def test_run_on_images(tmp_path, arch):
     assert kept["classes"] == list(toys.CLASSES)
     assert kept["matrix"] == [[sum(pair == (row, column) for pair in zip(truth.tolist(), nearest))
                                for column in range(3)] for row in range(3)]
-    assert (context.out / "log.txt").read_text().startswith('{"top1_k1": ')
+    assert (context.out / "log.txt").read_text().startswith('{"k": [1, 3], "top1_k1": ')
 
 
 def test_a_small_set_has_one_figure_by_the_vote_of_mixed_barlow_twins(tmp_path):

@@ -40,7 +40,7 @@ OTHERS = (
     ("task imagenet_linear", ("crop_scale", "1,0.5"), "crop_scale: expected two shares in rising order"),
     ("task imagenet_semi1", ("drop_epochs", "-1"), "drop_epochs: expected values from 0"),
     *(("task imagenet_knn", ("k", value), "k: expected values from 0") for value in ("", "-1", "3000000000")),
-    ("task imagenet_knn", ("k", "1,100000"), "k: expected values from 1 to the"),
+    ("task imagenet_knn", ("k", "1,100000"), "k: expected values up to the"),
     ("task voc07_svm", ("folds", "1"), "folds: expected from 2"),
     ("task cifar10_probe", ("weakest", "10", "strongest", "1"), "expected weakest <= strongest"),
     *(("task voc_det", (key, value), f"{key}: expected") for key, value in (
