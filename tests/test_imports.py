@@ -54,7 +54,7 @@ def allowed(path):
         if place.startswith(f"transfer/{wing}/"):
             return (f"transfer.{wing}", "transfer.weights", "transfer.settings", "transfer.limits",
                     "transfer.precision", "parallel")
-    if place in ("transfer/execution.py", "transfer/suite.py", "transfer/hub.py"):  # of records
+    if place in (f"transfer/{name}.py" for name in ("execution", "suite", "hub", "doctor")):  # of records
         return ("transfer", "results", "parallel")
     return ("transfer", "parallel")
 
