@@ -63,5 +63,5 @@ def test_bad_requests_are_one_clear_line(toy, changes, error, words):  # noqa: F
 
 def test_several_runs_have_folders_of_their_own(toy):  # noqa: F811
     assert toy("--task", "all", "--seeds", "2", "--output", "out") == 0
-    assert sorted(path.name for path in Path("out").iterdir()) == [
+    assert sorted(path.name for path in Path("out").iterdir() if path.is_dir()) == [
         "toy_linear-s0", "toy_linear-s1", "toy_other-s0", "toy_other-s1"]
