@@ -29,9 +29,9 @@ def departures(result: Result) -> dict[str, list]:
     if protocol is None:
         return {"protocol": [None, f"{result.task} version {result.version}"]}
     fitted = known["architectures"].get(result.arch, {}) if protocol["detects"] else {}
-    side = known["sides"].get(result.arch.partition("-")[2] or "imagenet")  # None: not of this version
-    if protocol["config"].get("image_size") == 0 and side:  # what the weights' stem is made for
-        fitted = {"image_size": side}
+    if protocol["config"].get("image_size") == 0:  # what the weights' stem is made for, if we know that
+        side = known["sides"].get(result.arch.partition("-")[2] or "imagenet")
+        fitted = {"image_size": side} if side else {}
     return departing(protocol["config"] | fitted, result.config, protocol["counts"], result.data)
 
 

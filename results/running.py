@@ -196,7 +196,7 @@ def _cost(mark, seconds):
 def _rows(path, axis):
     """(rows with a whole number on the axis, time of the last change), ((), None) without the file."""
     try:
-        lines, changed = read_tail(path, 4 * MEGABYTE), os.stat(path).st_mtime
+        lines, changed = read_tail(path), os.stat(path).st_mtime
     except (ValueError, OSError):
         return (), None
     return tuple(row for row in _numbers(lines) if type(row.get(axis)) is int and row[axis] >= 0), changed

@@ -57,7 +57,7 @@ def catalogue(monkeypatch, *found):
     """Let these tasks be all there are, their protocols known to the tables."""
     monkeypatch.setattr(tasks, "TASKS", {task.name: task for task in found})
     known = {task.name: {str(task.version): stated(task)} for task in found}
-    monkeypatch.setattr(protocols, "protocols", lambda: {"architectures": {}, "sides": {}, "tasks": known})
+    monkeypatch.setattr(protocols, "protocols", lambda: {"architectures": {}, "tasks": known})
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -112,7 +111,7 @@ def machine() -> dict[str, str]:
         "Detectron2": workspace.detectron2() + (f", in {Path(place.origin).parent}" if place and place.origin
                                                 else "; make setup installs it"),
         "SLURM": slurm(), "pictures": pictures(),
-        "optional": ", ".join(f"{name} {version(name) or f'missing (for {use})'}"
+        "optional": ", ".join(f"{name} {workspace.version(name) or f'missing (for {use})'}"
                               for name, use in OPTIONAL.items())}
 
 
@@ -183,16 +182,9 @@ def pictures() -> str:
     turbo = features.version("libjpeg_turbo")
     formats = ", ".join(name for codec, name in (("webp", "WebP"), ("jpg_2000", "JPEG 2000"))
                         if features.check(codec))
-    return (f"simplejpeg {version('simplejpeg') or 'missing'}, Pillow {version('pillow')} with "
-            f"libjpeg{f'-turbo {turbo}' if turbo else ''}{f', {formats}' if formats else ''}")
-
-
-def version(name: str) -> str:
-    """A package's version; "" where it is not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return (f"simplejpeg {workspace.version('simplejpeg') or 'missing'}, "
+            f"Pillow {workspace.version('pillow')} with libjpeg{f'-turbo {turbo}' if turbo else ''}"
+            f"{f', {formats}' if formats else ''}")
 
 
 if __name__ == "__main__":

@@ -95,6 +95,7 @@ def show_plan(requests: dict[str, list[Request]], backbone: Backbone, quiet: boo
     run."""
     first = next(iter(requests.values()))[0]
     records = store.load(first.results)[0]
+    stored = set() if first.rerun else {one.place for one in records}
     to_go, rows = [], dict[str, dict]()
     for task, of_seeds in requests.items():
         try:
@@ -103,8 +104,7 @@ def show_plan(requests: dict[str, list[Request]], backbone: Backbone, quiet: boo
             text, seconds = plan.line(drafts, records, first.rerun)
             to_go.append(seconds)
             places = [one.place for one in drafts]
-            rows[task] = {"places": places, "seconds": seconds,
-                          "stored": 0 if first.rerun else len({one.place for one in records} & {*places})}
+            rows[task] = {"places": places, "seconds": seconds, "stored": len(stored.intersection(places))}
         except (ValueError, OSError, RuntimeError) as error:
             text = f"cannot run: {one_line(error)}"
             rows[task] = {"problem": one_line(error)}

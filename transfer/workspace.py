@@ -193,14 +193,18 @@ def _detectron2() -> tuple[Path, str] | None:
     return folder, f"{version} at {commit[:12]}" if commit else version
 
 
+def version(name: str) -> str:
+    """Return a package's version; "" where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def packages() -> dict[str, str]:
     """Return {package: version} of what can influence a number; what is not installed is left out."""
     found = {"python": platform.python_version()}
-    for name in (*PACKAGES, OWN):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found |= {name: version(name) for name in (*PACKAGES, OWN) if version(name)}
     if there := _detectron2():
         found["detectron2"] = there[1]
     return found
